@@ -1,0 +1,93 @@
+"""What the public functions check of their input, once, with messages that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+__all__ = ["as_labels", "as_points", "is_concrete", "one_of", "positive_integer"]
+
+
+def is_concrete(*values: Any) -> bool:
+    """Whether all arrays hold values now, that is, none of them is being traced by jit, vmap or grad."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def one_of(value: Any, choices: Sequence[str], name: str) -> str:
+    """The value, if it is one of the choices. Raises ValueError otherwise."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+    return value
+
+
+def positive_integer(value: Any, name: str, *, most: int | None = None, why: str = "") -> int:
+    """The value as an int, if it is a whole number from 1 to `most`. Raises ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name} must be a whole number known before tracing; got {value!r}.")
+    if value < 1 or (most is not None and value > most):
+        limit = "at least 1" if most is None else f"between 1 and {most}"
+        raise ValueError(f"{name} must be {limit}{why}; got {value}.")
+    return int(value)
+
+
+def as_points(x: Any, name: str = "x", *, rank: int | None = 2) -> Float[Array, "n ..."]:
+    """The points as a floating-point array: float64 stays (where JAX's x64 is on), all else becomes float32.
+
+    Raises ValueError for a wrong rank, no points, a type that is not a number, and, where the values are concrete, NaN
+    or infinity, naming the rows. Values being traced are not looked at: the functions then return nan.
+    """
+    if not isinstance(x, jax.Array):
+        x = np.asarray(x)
+        if x.dtype.kind not in "biuf" and x.dtype != jnp.bfloat16:
+            raise ValueError(f"{name} must hold real numbers; got an array of type {x.dtype}.")
+    if rank is not None and x.ndim != rank:
+        what = "one row a point, (n, d)" if rank == 2 else f"{rank} axes"
+        raise ValueError(f"{name} must have {what}; got shape {x.shape}. Pool or reshape it first.")
+    if x.ndim < 1 or 0 in x.shape:
+        raise ValueError(f"{name} must hold at least one point and one feature; got shape {x.shape}.")
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} must hold real numbers; got an array of type {x.dtype}.")
+    points = jnp.asarray(x)
+    if points.dtype != jnp.float64:
+        points = points.astype(jnp.float32)
+    if is_concrete(points):
+        bad = np.flatnonzero(~np.asarray(_finite_rows(points)))
+        if bad.size:
+            rows = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
+            raise ValueError(
+                f"{name} must be finite; {bad.size} of {len(points)} rows hold NaN or infinity in {points.dtype} "
+                f"(rows {rows}). Remove these rows and their labels, or mend the values."
+            )
+    return points
+
+
+@jax.jit
+def _finite_rows(points: Float[Array, "n ..."]) -> Array:
+    return jnp.all(jnp.isfinite(points), axis=tuple(range(1, points.ndim)))
+
+
+def as_labels(labels: Any, num_points: int, num_classes: int, name: str = "labels") -> Int[Array, " n"]:
+    """The labels as int32. Raises ValueError for floats, a wrong shape, and concrete labels outside -1..num_classes-1."""
+    positive_integer(num_classes, "num_classes")
+    if not isinstance(labels, jax.Array):
+        labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} must be integers (0 to num_classes - 1, and -1 for background); got type {labels.dtype}. "
+            "Strings and other labels are taken by evaluate()."
+        )
+    if labels.shape != (num_points,):
+        raise ValueError(f"{name} must have one entry a point, shape ({num_points},); got shape {labels.shape}.")
+    if is_concrete(labels) and num_points:
+        low, high = int(labels.min()), int(labels.max())
+        if low < -1 or high >= num_classes:
+            raise ValueError(
+                f"{name} must lie in 0..{num_classes - 1} (num_classes={num_classes}), or be -1 for background; "
+                f"got values from {low} to {high}. Pass num_classes={max(high + 1, 1)} or relabel."
+            )
+    return jnp.asarray(labels).astype(jnp.int32)

@@ -1,0 +1,229 @@
+"""Comparison: the paired differences between two reports on the same points, layer by layer and class by class."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxconvex import formats
+from jaxconvex.formats import Table, name_text, percent_text
+from jaxconvex.report import FEW_FAILING, Report, Row, distinct, failing_pairs, row_key, select
+from jaxconvex.statistics import paired_difference
+
+__all__ = ["Comparison", "Difference", "compare_reports", "read_comparison"]
+
+FORMAT, VERSION = "jaxconvex comparison", 1
+
+
+class Difference(NamedTuple):
+    """The difference b - a of one score, with the paired jackknife interval; fractions, NaN where not defined."""
+
+    kind: str
+    layer: str
+    layer_index: int
+    labeling: str
+    k: int | None
+    level: str  # "class", "micro" or "macro"
+    label: int | str | None
+    score_a: float
+    score_b: float
+    difference: float
+    se: float
+    lower: float
+    upper: float
+    num_pairs_a: int
+    num_pairs_b: int
+    failing_a: int | None  # pairs that leave the class; None where not known
+    failing_b: int | None
+
+    @property
+    def few_failing(self) -> bool:
+        """Whether nearly all pairs of both score 1, so that the counts say more than the interval."""
+        counts = (self.failing_a, self.failing_b)
+        return all(count is not None and count < FEW_FAILING for count in counts)
+
+
+class Comparison(NamedTuple):
+    """The differences, the settings (the two names, the confidence) and what both reports say of themselves."""
+
+    rows: tuple[Difference, ...]
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of the two reports."""
+        first, second = self.settings["names"]
+        return first, second
+
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        """The path, after writing everything to it as strict JSON (NaN: null), which `read_comparison` reads back."""
+        entries = {"settings": self.settings, "provenance": self.provenance}
+        return formats.write_file(path, formats.json_text(FORMAT, VERSION, self.rows, **entries))
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """The path, after writing one line a difference to it. Raises OSError for a path that cannot be written."""
+        return formats.write_file(path, formats.csv_text(Difference._fields, self.rows))
+
+    def to_dataframe(self) -> Any:
+        """A `pandas.DataFrame`, one line a difference. Needs pandas."""
+        frame = formats.require("pandas").DataFrame(list(self.rows), columns=list(Difference._fields))
+        return frame.astype({"k": "Int64", "label": object, "failing_a": "Int64", "failing_b": "Int64"})
+
+    def tables(self, *, classes: bool = False) -> list[Table]:
+        """One table for each kind, labeling and k: a line a layer and level, or, with `classes`, a layer and class.
+
+        In percent. Where fewer than 10 pairs fail in both, the two counts stand in place of the interval.
+        """
+        keys = list(dict.fromkeys((row.kind, row.labeling, row.k) for row in self.rows))
+        return [_table(self, *key, classes=classes) for key in keys]
+
+    def table(self, *, classes: bool = False, width: int | None = None) -> str:
+        """The tables as text to print, with `classes` those of the classes after those of the layers. Needs rich."""
+        tables = self.tables() + (self.tables(classes=True) if classes else [])
+        return "\n\n".join(table.to_text(width) for table in tables)
+
+
+def read_comparison(path: str | os.PathLike[str]) -> Comparison:
+    """The comparison that `Comparison.to_json` wrote, equal to it field by field; errors as `read_report`'s."""
+    rows, entries = formats.read_json(path, FORMAT, VERSION, Difference)
+    settings, provenance = entries.get("settings"), entries.get("provenance")
+    if not (isinstance(settings, dict) and isinstance(provenance, dict) and len(settings.get("names") or ()) == 2):
+        raise ValueError(f"{path} must hold settings with two names, and provenance; got {settings!r}.")
+    return Comparison(rows, settings, provenance)
+
+
+def compare_reports(
+    a: Report, b: Report, *, names: Sequence[str] = ("a", "b"), confidence: float | None = None
+) -> Comparison:
+    """The paired differences b - a of every score that the two reports have in common.
+
+    d = b - a, se(d)^2 = (g-1)/g sum_i (d_i - mean d)^2 over the g leave-a-group-out differences d_i, and the interval
+    d +- t se(d), t with g - 1 degrees of freedom. Both reports left out the same points, so what the two scores share
+    of the sampling error cancels.
+
+    Args:
+        a, b: reports of the same points, in the same jackknife groups, with the same layers, labelings and k.
+        names: what to call them in tables and figures.
+        confidence: of the intervals, in (0, 1); None takes that of report a, 0.95 if it has none.
+
+    Returns a Comparison with a row for every class, micro and macro score. A class that only one report has, and a
+    score without replicates, has NaN where something is missing. The estimand is the difference at this number of
+    points.
+
+    Raises ValueError if layers, labelings, kinds or k do not match, or if the groups are absent or are not the same.
+
+    Source: delete-a-group jackknife, Kott 2001, "The delete-a-group jackknife", Journal of Official Statistics 17.
+    """
+    if len(names) != 2:
+        raise ValueError(f"names must be two, one for each report; got {names!r}.")
+    first, second = map(str, names)
+    settled = a.settings.get("confidence", 0.95) if confidence is None else confidence
+    _check_layers(a, b, (first, second))
+    _check_groups(a, b, (first, second))
+    rows_a, rows_b = ({row_key(row): row for row in report.rows} for report in (a, b))
+    keys = list(dict.fromkeys((*rows_a, *rows_b)))
+    pairs = [(rows_a.get(key), rows_b.get(key)) for key in keys]
+    failing = failing_pairs(a.rows), failing_pairs(b.rows)
+    intervals = _intervals(pairs, settled)
+    order = {layer: place for place, layer in enumerate(distinct(sorted(a.rows, key=_index), "layer"))}
+    rows = tuple(
+        Difference(
+            *(key[0], key[1], order[key[1]], *key[2:]),
+            *(math.nan if row is None else row.score for row in pair),
+            *interval,
+            *(0 if row is None else row.num_pairs for row in pair),
+            *(counts.get(key) for counts in failing),
+        )
+        for key, pair, interval in zip(keys, pairs, intervals, strict=True)
+    )
+    settings = {"names": [first, second], "confidence": settled}
+    return Comparison(rows, settings, {"a": a.provenance, "b": b.provenance})
+
+
+def _index(row: Row) -> int:
+    return row.layer_index
+
+
+def _check_layers(a: Report, b: Report, names: tuple[str, str]) -> None:
+    scored = [{(row.kind, row.layer, row.labeling, row.k) for row in report.rows} for report in (a, b)]
+    for mine, other, name in ((scored[0], scored[1], names[0]), (scored[1], scored[0], names[1])):
+        alone = sorted(mine - other, key=str)
+        if alone:
+            kind, layer, labeling, k = alone[0]
+            what = f"kind {kind!r}, layer {layer!r}, labeling {labeling!r}, k {k}"
+            raise ValueError(
+                f"the two reports must have the same kinds, layers, labelings and k; only {name!r} has {what} "
+                f"({len(alone)} in all). Score both with the same settings and layer names."
+            )
+
+
+def _check_groups(a: Report, b: Report, names: tuple[str, str]) -> None:
+    groups = [report.provenance.get("groups") for report in (a, b)]
+    for found, name in zip(groups, names, strict=True):
+        if not found:
+            raise ValueError(
+                f"a paired comparison needs the jackknife of both reports; {name!r} has none (no groups in its "
+                "provenance). Score it again with jackknife=True."
+            )
+    if groups[0] != groups[1]:
+        raise ValueError(
+            "a paired comparison needs both reports to leave out the same groups of points; those of "
+            f"{names[0]!r} and {names[1]!r} differ. Score both on the same points in the same order, with the same key."
+        )
+
+
+def _intervals(pairs: Sequence[tuple[Row | None, Row | None]], confidence: float) -> list[tuple[float, ...]]:
+    """Difference, standard error, lower and upper end for every pair of rows."""
+    lengths = {len(row.replicates) for pair in pairs for row in pair if row is not None and row.replicates}
+    if len(lengths) > 1:
+        raise ValueError(f"the scores must all have one number of replicates; got {sorted(lengths)}. Score both again.")
+    nothing = (math.nan,) * max(lengths, default=2)
+    scores, replicates = [], []
+    for side in (0, 1):
+        rows = [pair[side] for pair in pairs]
+        scores.append(np.array([math.nan if row is None else row.score for row in rows]))
+        values = [nothing if row is None else row.replicates or nothing for row in rows]
+        replicates.append(np.array(values).reshape(len(rows), -1).T)
+    found = paired_difference(*scores, *replicates, confidence=confidence)
+    return [tuple(map(float, values)) for values in zip(*(np.asarray(field) for field in found), strict=True)]
+
+
+def _table(comparison: Comparison, kind: str, labeling: str, k: int | None, *, classes: bool) -> Table:
+    rows = [row for row in select(comparison, kind=kind, labeling=labeling) if row.k == k]
+    shown = [row for row in rows if (row.level == "class") == classes]
+    first, second = map(name_text, comparison.names)
+    confidence = f"{100 * comparison.settings.get('confidence', 0.95):g}%"
+    lines = tuple(
+        (
+            name_text(row.layer),
+            name_text(row.label if classes else row.level),
+            percent_text(row.score_a),
+            percent_text(row.score_b),
+            _signed(row.difference),
+            _beside(row),
+        )
+        for row in shown
+    )
+    title = f"{kind.capitalize()} convexity, {second} minus {first}, labels {name_text(labeling)!r}"
+    title += f", k = {k}" if k is not None else ""
+    notes = f"In percent; in brackets the {confidence} interval of the paired jackknife"
+    if any(row.few_failing for row in shown):
+        notes += f"; below {FEW_FAILING} failing pairs in both, their counts in its place"
+    columns = ("layer", "class" if classes else "level", first, second, "difference", f"{confidence} interval")
+    return Table(title, columns, lines, (notes + ".",), 2)
+
+
+def _signed(fraction: float) -> str:
+    return "–" if math.isnan(fraction) else f"{100 * fraction:+.1f}"
+
+
+def _beside(row: Difference) -> str:
+    if row.few_failing:
+        return f"{row.failing_a} -> {row.failing_b} pairs fail"
+    return "" if math.isnan(row.lower) else f"[{_signed(row.lower)}, {_signed(row.upper)}]"

@@ -1,0 +1,237 @@
+"""How results are written: strict JSON without loss, tidy CSV, tables for people; every file whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+__all__ = ["Table", "csv_text", "interval_text", "json_text", "name_text", "number_text", "percent_text", "plain"]
+__all__ += ["read_json", "require", "write_file"]
+
+
+def require(module: str, extra: str = "report") -> Any:
+    """The imported module. Raises ModuleNotFoundError that names the extra to install if it is not there."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        what = f'{module} is needed here and is not installed; run: pip install "jaxconvex[{extra}]"'
+        raise ModuleNotFoundError(what, name=error.name) from error
+
+
+def write_file(path: str | os.PathLike[str], content: str | bytes) -> Path:
+    """The path, after the content has been written to it: a reader sees the old file or the new one, never a part.
+
+    Text is written as UTF-8. Raises OSError (FileNotFoundError, PermissionError, ...) that names the path and says why
+    it cannot be written.
+    """
+    target = Path(path)
+    final = Path(os.path.realpath(target))
+    data = content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content
+    temporary = final.with_name(f".{final.name[:200]}.{os.getpid()}.part")
+    try:
+        if final.exists() and not final.is_file():
+            raise OSError(0, "it is there already and is not a file")
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        what = f"cannot write {target}: {reason}. Give a path in a folder that exists and can be written."
+        raise type(error)(what) from error
+    return target
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON's own types: arrays become lists, tuples lists, paths strings, NaN and infinities their names.
+
+    What it returns comes back from JSON unchanged. Raises ValueError for anything else, naming its type.
+
+    >>> plain({"k": (5, 10), "radius": float("inf")})
+    {'k': [5, 10], 'radius': 'inf'}
+    """
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, (str, os.PathLike)):
+        return str(os.fspath(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    raise ValueError(
+        f"settings and provenance must be plain data (numbers, strings, lists, dicts); got {type(value)!r}."
+    )
+
+
+# JSON: one NamedTuple class says, by its annotations, what a row of a file holds ------------------------------------
+
+
+@cache
+def _type_hints(row_type: Any) -> dict[str, Any]:
+    return get_type_hints(row_type)
+
+
+
+def _encode(value: Any, hint: Any) -> Any:
+    if hint is float:
+        number = float(value)
+        return None if math.isnan(number) else number if math.isfinite(number) else str(number)
+    if hint == tuple[float, ...]:
+        return [_encode(entry, float) for entry in value]
+    encoded = plain(value)
+    if isinstance(encoded, hint):
+        return encoded
+    raise ValueError(f"a row must hold {getattr(hint, '__name__', hint)} here; got {encoded!r}.")
+
+
+def _decode(value: Any, hint: Any) -> Any:
+    if hint is float:
+        if value is None:
+            return math.nan
+        if (isinstance(value, (int, float)) and not isinstance(value, bool)) or value in ("inf", "-inf"):
+            return float(value)
+    elif hint == tuple[float, ...]:
+        if isinstance(value, list):
+            return tuple(_decode(entry, float) for entry in value)
+    elif isinstance(value, hint):
+        return value
+    raise ValueError(f"expected {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def json_text(name: str, version: int, rows: Iterable[Any], **entries: Any) -> str:
+    """Strict JSON: format and version, the entries, then the rows (NamedTuples), one a line; NaN becomes null."""
+    head = [f" {json.dumps(key)}: {json.dumps(plain(value))}" for key, value in entries.items()]
+    lines = []
+    for row in rows:
+        hints = _type_hints(type(row))
+        encoded = {field: _encode(value, hints[field]) for field, value in zip(row._fields, row, strict=True)}
+        lines.append("  " + json.dumps(encoded, allow_nan=False))
+    head = [f' "format": {json.dumps(name)}', f' "version": {version}', *head]
+    return "{\n" + ",\n".join(head) + ',\n "rows": [\n' + ",\n".join(lines) + "\n ]\n}\n"
+
+
+def read_json(path: str | os.PathLike[str], name: str, version: int, row_type: Any) -> tuple[tuple[Any, ...], dict]:
+    """The rows and the other entries of a file that `json_text` made.
+
+    Raises ValueError, naming the file and what came, for a file that is not JSON, was cut short, is not of this format
+    and version, or holds a row that is not of `row_type`; OSError for one that cannot be read.
+    """
+
+    def refuse(token: str) -> None:
+        raise ValueError(f"{token} is not strict JSON")
+
+    try:
+        data = json.loads(Path(path).read_bytes().decode("utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        what = f"{path} is not a whole {name}: {error}. It may have been cut short or be of another kind"
+        raise ValueError(f"{what}; write it again with to_json.") from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != name:
+        what = f"format {found!r}" if found is not None else f"JSON of another kind ({type(data).__name__})"
+        raise ValueError(f"{path} must be a {name}, as written by to_json; got {what}.")
+    if data.get("version") != version:
+        what = f"{path} must be a {name} of version {version}; got version {data.get('version')!r}"
+        raise ValueError(f"{what}. Read it with the jaxconvex that wrote it, or score again.")
+    entries = {key: value for key, value in data.items() if key not in ("format", "version")}
+    rows = entries.pop("rows", None)
+    if isinstance(rows, list):
+        return tuple(_decode_row(path, place, row, row_type) for place, row in enumerate(rows)), entries
+    raise ValueError(f"{path} must hold a list of rows; got {type(rows).__name__}.")
+
+
+def _decode_row(path: str | os.PathLike[str], place: int, row: Any, row_type: Any) -> Any:
+    hints = _type_hints(row_type)
+    if not isinstance(row, dict) or set(row) != set(hints):
+        got = ", ".join(sorted(row)) if isinstance(row, dict) else repr(row)
+        raise ValueError(f"{path}: row {place} must have the fields {', '.join(hints)}; got {got}.")
+    values = {}
+    for field, hint in hints.items():
+        try:
+            values[field] = _decode(row[field], hint)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{path}: row {place}, {field}: {error}.") from error
+    return row_type(**values)
+
+
+def csv_text(fields: Sequence[str], rows: Iterable[Any]) -> str:
+    """A header and one line a row (NamedTuples); NaN and None are empty, floats are written in full."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(fields)
+    for row in rows:
+        values = (getattr(row, field) for field in fields)
+        writer.writerow(
+            ["" if value is None or (isinstance(value, float) and math.isnan(value)) else value for value in values]
+        )
+    return stream.getvalue()
+
+
+# Tables for people --------------------------------------------------------------------------------------------------
+
+
+def number_text(value: float, digits: int = 3) -> str:
+    """The number with so many significant digits, or a dash if it is NaN."""
+    return "–" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def percent_text(fraction: float, digits: int = 1) -> str:
+    """The fraction in percent, without the sign %, or a dash if it is NaN."""
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.{digits}f}"
+
+
+def interval_text(lower: float, upper: float) -> str:
+    """The interval in percent, in brackets; nothing if either end is NaN."""
+    return "" if math.isnan(lower) or math.isnan(upper) else f"[{percent_text(lower)}, {percent_text(upper)}]"
+
+
+def name_text(name: Any) -> str:
+    """The name of a class or layer on one line, characters that cannot be shown escaped."""
+    text = str(name)
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+class Table(NamedTuple):
+    """A title, column names, rows of strings and notes; all but the first `num_names` columns are aligned right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    num_names: int = 1
+
+    def to_rich(self) -> Any:
+        """The same as a `rich.table.Table`, which fits itself to the terminal when printed by a rich Console."""
+        box, table, text = require("rich.box"), require("rich.table"), require("rich.text")
+        notes = text.Text("\n".join(self.notes))
+        made = table.Table(title=text.Text(self.title), caption=notes, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        made.title_justify = made.caption_justify = "left"
+        for place, column in enumerate(self.columns):
+            made.add_column(text.Text(column), justify="left" if place < self.num_names else "right")
+        for row in self.rows:
+            made.add_row(*map(text.Text, row))
+        return made
+
+    def to_text(self, width: int | None = None) -> str:
+        """The same as plain text, as wide as it needs, or folded to `width` characters."""
+        console, stream = require("rich.console"), io.StringIO()
+        wide = (
+            4
+            + 2 * len(self.columns)
+            + sum(max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True))
+        )
+        made = self.to_rich()
+        console.Console(file=stream, width=width or max(wide, 60), color_system=None, legacy_windows=False).print(made)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")

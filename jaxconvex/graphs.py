@@ -1,0 +1,218 @@
+"""The undirected graph of nearest neighbours, as a list of edges, and its packed layout for fast paths."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxconvex.checks import is_concrete, one_of
+from jaxconvex.neighbors import KNNGraph
+
+__all__ = ["Graph", "PackedGraph", "as_graph", "pack", "undirected"]
+
+UNREACHED = 2**30 - 1  # infinity of fixed-point lengths: two of them still add up without wrapping
+FINE = 2**16  # quanta the median edge needs; with fewer the lengths stay floating-point
+SLICE, WIDTH = 256, 4  # rows packed together, and neighbours read at a time
+
+
+class Graph(NamedTuple):
+    """An undirected graph of static size: every edge is listed from both ends; absent ones have length inf."""
+
+    senders: Int[Array, " e"]
+    receivers: Int[Array, " e"]
+    lengths: Float[Array, " e"]
+    degrees: Int[Array, " n"]
+
+
+class PackedGraph(NamedTuple):
+    """A graph laid out for shortest paths from many sources at once; made by `pack`, and a pytree like any other.
+
+    Nodes are ordered by degree and cut in slices of `SLICE` rows. Slice i owns the groups starts[i] to starts[i + 1] of
+    `neighbors` and `lengths`, each `WIDTH` neighbours wide, so that a hub pads its own slice alone. Lengths are int32
+    multiples of `quantum` (a power of two; the shortest is 1), or floating-point where one far outlier would make that coarse.
+    """
+
+    neighbors: Int[Array, "groups slice width"]
+    lengths: Array  # [groups slice width] int32, or floating-point
+    starts: Int[Array, " slices+1"]
+    order: Int[Array, " rows"]  # the node of each row; rows that pad repeat the last node
+    position: Int[Array, " n"]  # the row of each node
+    component: Int[Array, " rows"]  # connected component of each row; -1 where the row pads
+    quantum: Float[Array, ""]
+    depth: Int[Array, ""]  # hops from one root of each component, the deepest: long chains need another engine
+    edges: Graph  # the graph it was made from
+
+
+@partial(jax.jit, static_argnames=("mode", "duplicates"))
+def undirected(knn: KNNGraph, *, mode: str = "union", duplicates: str = "link") -> Graph:
+    """The undirected graph of a nearest-neighbour graph: each edge once from either end, absent ones at length inf.
+
+    Args:
+        knn: neighbours, padded with index -1 where absent.
+        mode: "union": i and j are linked if either lists the other (the paper's choice); "mutual": if both do.
+        duplicates: "link" keeps edges of length 0 between equal points; "drop" removes them, as nnconvexity does.
+
+    Works under jit and vmap. Cost: n k^2.
+
+    >>> from jaxconvex import knn_graph
+    >>> undirected(knn_graph(jnp.array([[0.], [1.], [3.]]), k=1)).degrees.tolist()
+    [1, 2, 1]
+    """
+    one_of(mode, ("union", "mutual"), "mode")
+    one_of(duplicates, ("link", "drop"), "duplicates")
+    n, k = knn.indices.shape
+    own = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[:, None], (n, k))
+    listed = knn.indices >= 0
+    other = jnp.where(listed, knn.indices, own)
+
+    def look_back(j: Array, returned: Array) -> Array:
+        match = (knn.indices[other, j] == own) & listed
+        return jnp.where(match, knn.distances[other, j], returned)
+
+    returned = lax.fori_loop(0, k, look_back, jnp.full((n, k), -1, knn.distances.dtype))
+    mutual = listed & ~(returned == -1)  # nan counts as listed, so that it reaches the result
+    # Both ends get one length, should rounding differ between them.
+    length = jnp.where(mutual, jnp.maximum(knn.distances, returned), knn.distances)
+    there = listed & (mutual if mode == "mutual" else True)
+    if duplicates == "drop":
+        there &= length != 0
+    forward = jnp.where(there, length, jnp.inf)
+    backward = jnp.where(there & ~mutual, length, jnp.inf)
+    senders = jnp.concatenate([other.ravel(), own.ravel()])
+    receivers = jnp.concatenate([own.ravel(), other.ravel()])
+    lengths = jnp.concatenate([forward.ravel(), backward.ravel()])
+    degrees = jnp.zeros(n, jnp.int32).at[receivers].add((lengths < jnp.inf).astype(jnp.int32))
+    return Graph(senders, receivers, lengths, degrees)
+
+
+def as_graph(graph: KNNGraph | Graph | PackedGraph) -> Graph:
+    """The graph as a list of edges: neighbours are symmetrised by union, a packed graph gives what it was made from.
+
+    >>> from jaxconvex import knn_graph
+    >>> as_graph(knn_graph(jnp.array([[0.], [1.], [3.]]), k=1)).lengths.shape
+    (6,)
+    """
+    if isinstance(graph, KNNGraph):
+        return undirected(graph)
+    if isinstance(graph, PackedGraph):
+        return graph.edges
+    if isinstance(graph, Graph):
+        return graph
+    raise ValueError(f"graph must be a KNNGraph, a Graph or a PackedGraph; got {type(graph).__name__}. See knn_graph().")
+
+
+def pack(graph: KNNGraph | Graph) -> PackedGraph:
+    """The graph in the layout of the fast path engine: a step on the host, since the layout depends on the data.
+
+    Args:
+        graph: a KNNGraph (symmetrised by union) or a Graph, with concrete values.
+
+    Lengths become whole numbers of one quantum, a power of two, chosen so that no shortest path is longer than 2^30
+    quanta: twice the largest distance from one root of each component bounds them all. Sums are then exact and the same
+    in any order. If the median edge has fewer than 2^16 quanta, which takes an outlier far away, lengths stay floating-point.
+
+    Raises:
+        ValueError: under jit, vmap or grad, where values are not known: pack before, or pass the Graph.
+
+    Cost: a sort of the edges and one shortest-path tree, on the host.
+
+    >>> from jaxconvex import knn_graph
+    >>> pack(knn_graph(jnp.array([[0.], [1.], [3.]]), k=1)).position.shape
+    (3,)
+    """
+    if not is_concrete(graph):
+        raise ValueError("pack() lays a graph out by its values, so it must run outside jit, vmap and grad: pass a Graph there.")
+    from scipy import sparse
+
+    edges = as_graph(graph)
+    n = len(edges.degrees)
+    lengths = np.asarray(edges.lengths)
+    keep = ~np.isposinf(lengths)
+    poisoned = bool(np.isnan(lengths).any())
+    weights = np.where(np.isnan(lengths), 1, lengths)[keep].astype(np.float64)
+    # scipy.sparse drops explicit zeros in some operations, so edges of length 0 travel as the smallest positive number.
+    matrix = sparse.coo_matrix(
+        (np.maximum(weights, np.finfo(np.float64).tiny), (np.asarray(edges.receivers)[keep], np.asarray(edges.senders)[keep])),
+        shape=(n, n),
+    ).tocsr()
+    component, eccentricity, depth = _survey(matrix)
+    quantum = power_of_two_quantum(np.float64(eccentricity))
+    positive = weights[weights > 0]  # many equal points make no graph coarse
+    fine = positive.size == 0 or np.median(positive) >= FINE * quantum
+    if fine:
+        values = np.maximum(1, np.rint(matrix.data / quantum)).clip(max=UNREACHED).astype(np.int32)
+        absent: float = UNREACHED
+    else:
+        values = matrix.data.astype(lengths.dtype)
+        absent = np.inf
+
+    degree = np.diff(matrix.indptr)
+    order = np.lexsort((np.arange(n), -(-degree // WIDTH)))
+    slices = -(-n // SLICE)
+    rows = slices * SLICE
+    position = np.empty(n, np.int32)
+    position[order] = np.arange(n)
+    padded = np.concatenate([degree[order], np.zeros(rows - n, degree.dtype)])
+    groups = np.maximum(1, -(-padded.reshape(slices, SLICE).max(axis=1) // WIDTH))
+    starts = np.concatenate([[0], np.cumsum(groups)]).astype(np.int32)
+    total = bucket(int(starts[-1]))
+    neighbors = np.zeros((total, SLICE, WIDTH), np.int32)
+    packed = np.full((total, SLICE, WIDTH), absent, values.dtype)
+    row = np.repeat(np.arange(n), degree[order])
+    entry = np.arange(len(row)) - np.repeat(np.cumsum(degree[order]) - degree[order], degree[order])
+    source = np.repeat(matrix.indptr[order], degree[order]) + entry
+    group = starts[row // SLICE] + entry // WIDTH
+    neighbors[group, row % SLICE, entry % WIDTH] = position[matrix.indices[source]]
+    packed[group, row % SLICE, entry % WIDTH] = values[source]
+    return PackedGraph(
+        neighbors=jnp.asarray(neighbors),
+        lengths=jnp.asarray(packed),
+        starts=jnp.asarray(starts),
+        order=jnp.asarray(np.concatenate([order, np.full(rows - n, order[-1])]).astype(np.int32)),
+        position=jnp.asarray(position),
+        component=jnp.asarray(np.concatenate([component[order], np.full(rows - n, -1)]).astype(np.int32)),
+        quantum=jnp.float32(np.nan if poisoned else quantum),
+        depth=jnp.int32(depth),
+        edges=edges,
+    )
+
+
+def power_of_two_quantum(eccentricity: Array | np.floating) -> Array:
+    """The quantum of lengths for graphs whose roots see no node farther than this, so that every path fits 2^30 quanta.
+
+    A power of two, so that it hardly depends on the root, and scaling the data by two changes nothing.
+    """
+    numpy = np if isinstance(eccentricity, np.floating) else jnp
+    _, exponent = numpy.frexp(2.002 * eccentricity / UNREACHED)  # the surplus leaves room for rounding
+    return numpy.where(eccentricity > 0, numpy.ldexp(numpy.ones_like(eccentricity), exponent), numpy.ones_like(eccentricity))
+
+
+def bucket(size: int) -> int:
+    """The size rounded up to one of eight steps an octave, so that graphs of similar size share one compilation."""
+    step = max(1, 2 ** (max(size, 1).bit_length() - 4))
+    return -(-size // step) * step
+
+
+def _survey(matrix) -> tuple[np.ndarray, float, int]:
+    """Components, and the largest distance and number of hops from the first node of each component."""
+    from scipy.sparse import csgraph
+
+    _, component = csgraph.connected_components(matrix, directed=False)
+    roots = np.unique(component, return_index=True)[1]
+    distance, parent, _ = csgraph.dijkstra(
+        matrix, directed=True, indices=roots, min_only=True, return_predecessors=True
+    )
+    hops = np.zeros(len(component), np.int64)
+    ancestor = np.where(parent < 0, np.arange(len(component)), parent)
+    hops[parent >= 0] = 1
+    while True:  # pointer doubling: hops to the ancestor, and on from there
+        further = hops + hops[ancestor]
+        if np.array_equal(further, hops):
+            return component, float(distance.max(initial=0)), int(hops.max(initial=0))
+        hops, ancestor = further, ancestor[ancestor]

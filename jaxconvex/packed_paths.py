@@ -1,0 +1,193 @@
+"""The fast engine for shortest paths: the packed graph, blocks of sources, parents and walks.
+
+Rows of near-equal degree are swept together, with the sources in the minor axis, so that every read fetches whole cache
+lines. Sweeps stop at the farthest target. It counts the same as `paths.edge_path_counts`, pair by pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int
+
+from jaxconvex.graphs import SLICE, UNREACHED, PackedGraph
+from jaxconvex.paths import (
+    OUTSIDE,
+    PathCounts,
+    cheapest,
+    counts_of_cost,
+    from_sources,
+    infinity,
+    rounding_slack,
+    settle,
+)
+
+__all__ = ["packed_path_counts"]
+
+NARROW = 16  # sources with ties, solved together
+WALKED = 128  # targets walked together
+
+
+@jax.jit
+def packed_path_counts(
+    packed: PackedGraph, labels: Int[Array, " rows"], sources: Int[Array, " s"], targets: Int[Array, "t s"]
+) -> PathCounts:
+    """`PathCounts` [t s] of one block of sources, each with its own targets, all named by their rows in the packed graph.
+
+    Distances first, by sweeps bounded by the farthest target; then each row's parent; then a walk from every target to its
+    source. Only sources with a tie on a walked path take the lexicographic pass.
+    """
+    column = jnp.arange(sources.shape[0])
+    far = infinity(packed.lengths.dtype)
+    within = packed.component[targets] == packed.component[sources][None, :]
+
+    def limit(distance: Array) -> Array:
+        farthest = jnp.max(jnp.where(within, distance[targets, column], 0), axis=0)
+        return farthest + rounding_slack(farthest, packed.edges.lengths.dtype) + 1
+
+    distance = settle(partial(_packed_relax, packed), from_sources(labels.shape[0], sources, packed.lengths.dtype), limit)
+    reached = (distance[targets, column] < far) & within
+    if jnp.issubdtype(distance.dtype, jnp.integer):
+        parent = _packed_parents(packed, distance)
+        counts, tied = _walk(parent, labels, sources, targets, reached)
+    else:  # edges may have length 0, along which parents would go in circles
+        counts = PathCounts(jnp.zeros(targets.shape, jnp.int32), jnp.zeros(targets.shape, jnp.int32))
+        tied = jnp.ones(sources.shape, bool)
+    return _resolve_ties(packed, labels, sources, targets, distance, limit(distance), reached, counts, tied)
+
+
+def _over_neighbors(packed: PackedGraph, index: Array, initial: Array, step: Callable) -> Array:
+    """Fold the neighbours of one slice of rows, a few at a time."""
+
+    def group(g: Array, accumulated: Array) -> Array:
+        neighbors, lengths = packed.neighbors[g], packed.lengths[g]
+        for j in range(neighbors.shape[1]):
+            accumulated = step(accumulated, neighbors[:, j], lengths[:, j : j + 1])
+        return accumulated
+
+    return lax.fori_loop(packed.starts[index], packed.starts[index + 1], group, initial)
+
+
+def _by_slice(values: Array) -> tuple[Array, Array]:
+    slices = values.shape[0] // SLICE
+    return jnp.arange(slices), values.reshape(slices, SLICE, *values.shape[1:])
+
+
+def _rows(values: Array, rows: Array) -> Array:
+    return values.at[rows].get(mode="promise_in_bounds")
+
+
+def _packed_relax(packed: PackedGraph, distance: Array) -> tuple[Array, Array]:
+    far = infinity(distance.dtype)
+
+    def one(item: tuple[Array, Array]) -> tuple[Array, Array]:
+        index, old = item
+        new = _over_neighbors(packed, index, old, lambda a, u, w: jnp.minimum(a, _rows(distance, u) + w))
+        return new, jnp.min(jnp.where(new < old, new, far), axis=0)
+
+    new, least = lax.map(one, _by_slice(distance))
+    return new.reshape(distance.shape), jnp.min(least, axis=0)
+
+
+def _packed_parents(packed: PackedGraph, distance: Array) -> Int[Array, "rows s"]:
+    """Each row's predecessor on its shortest path, as 2 * row + 1 if another path is as short."""
+    none = jnp.int32(2**30)
+
+    def one(item: tuple[Array, Array]) -> Array:
+        index, own = item
+        reach = jnp.where(own < UNREACHED, own + rounding_slack(own, packed.edges.lengths.dtype), -1)
+
+        def step(found: Array, u: Array, w: Array) -> Array:
+            tight = jnp.where(_rows(distance, u) + w <= reach, 2 * u[:, None], none)
+            second = (tight < none) & (found < none)
+            return jnp.minimum(found, tight) | second.astype(jnp.int32)
+
+        return _over_neighbors(packed, index, jnp.full(own.shape, none), step)
+
+    return lax.map(one, _by_slice(distance)).reshape(distance.shape)
+
+
+def _walk(
+    parent: Array, labels: Array, sources: Array, targets: Array, reached: Array
+) -> tuple[PathCounts, Bool[Array, " s"]]:
+    """Walk from every target to its source, counting; and the sources on one of whose walks a tie lay."""
+    t, s = targets.shape
+    column = jnp.arange(s)
+    flat = parent.reshape(-1)
+    own = labels[sources]
+
+    def chunk(some: Array) -> tuple[Array, Array, Array]:
+        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            at, hops, outside, tied, _ = state
+            active = at != sources
+            link = _rows(flat, jnp.where(active, at * s + column, 0))
+            after = jnp.where(active, link >> 1, at)
+            foreign = active & (after != sources) & (_rows(labels, after) != own)
+            tied |= active & ((link & 1) > 0)
+            return after, hops + active, outside + foreign, tied, jnp.any(after != sources)
+
+        at = jnp.where(reached[some], targets[some], sources)
+        zero = jnp.zeros(at.shape, jnp.int32)
+        state = at, zero, zero, jnp.zeros(at.shape, bool), jnp.any(at != sources)
+        _, hops, outside, tied, _ = lax.while_loop(lambda state: state[-1], step, state)
+        return hops, outside, jnp.any(tied, axis=0)
+
+    rows = min(WALKED, t)
+    whole = jnp.minimum(jnp.arange(-(-t // rows) * rows), t - 1).reshape(-1, rows)
+    hops, outside, tied = lax.map(chunk, whole)
+    hops, outside = hops.reshape(-1, s)[:t], outside.reshape(-1, s)[:t]
+    interior = jnp.where(reached, jnp.maximum(hops - 1, 0), -1)
+    return PathCounts(interior, outside), jnp.any(tied, axis=0)
+
+
+def _resolve_ties(
+    packed: PackedGraph,
+    labels: Array,
+    sources: Array,
+    targets: Array,
+    distance: Array,
+    limit: Array,
+    reached: Array,
+    counts: PathCounts,
+    tied: Bool[Array, " s"],
+) -> PathCounts:
+    """The lexicographic pass (fewest outside, then fewest hops) for the tied sources, some at a time."""
+    s = sources.shape[0]
+    narrow = min(NARROW, s)
+    waiting = jnp.concatenate([jnp.nonzero(tied, size=s, fill_value=s)[0], jnp.full(narrow, s)])
+
+    def some(state: tuple[Array, PathCounts]) -> tuple[Array, PathCounts]:
+        first, counts = state
+        columns = lax.dynamic_slice(waiting, (first,), (narrow,))
+        index = jnp.minimum(columns, s - 1)
+        near, own, bound = distance[:, index], labels[sources[index]], limit[index]
+
+        def relax(cost: Array) -> Array:
+            def one(item: tuple[Array, tuple[Array, Array]]) -> Array:
+                slice_index, (own_distance, old) = item
+                reach = jnp.where(own_distance < bound, own_distance + rounding_slack(own_distance, packed.edges.lengths.dtype), -1)
+
+                def step(least: Array, u: Array, w: Array) -> Array:
+                    foreign = (_rows(labels, u)[:, None] != own).astype(jnp.int32)
+                    offer = _rows(cost, u) + (1 + OUTSIDE * foreign)
+                    return jnp.where(_rows(near, u) + w <= reach, jnp.minimum(least, offer), least)
+
+                return _over_neighbors(packed, slice_index, old, step)
+
+            slices, distances = _by_slice(near)
+            return lax.map(one, (slices, (distances, _by_slice(cost)[1]))).reshape(cost.shape)
+
+        cost = cheapest(relax, from_sources(labels.shape[0], sources[index], jnp.int32))
+        found = counts_of_cost(cost[targets[:, index], jnp.arange(narrow)], reached[:, index])
+
+        return first + narrow, PathCounts(
+            counts.interior.at[:, columns].set(found.interior, mode="drop"),
+            counts.outside.at[:, columns].set(found.outside, mode="drop")
+        )
+
+    total = jnp.sum(tied)
+    return lax.while_loop(lambda state: state[0] < total, some, (jnp.int32(0), counts))[1]

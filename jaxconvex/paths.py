@@ -1,0 +1,209 @@
+"""Shortest paths from many sources at once, and how many of the points inside them lie outside a class.
+
+Of equally short paths the one with the fewest points outside the class counts, then the one with the fewest hops. That is
+Definition 3 of the paper ("there exists a shortest path inside"), and it does not depend on the order of the points. Equal
+means equal but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxconvex.checks import as_labels
+from jaxconvex.graphs import FINE, UNREACHED, Graph, PackedGraph, as_graph, power_of_two_quantum
+from jaxconvex.neighbors import KNNGraph
+
+__all__ = ["PathCounts", "edge_path_counts", "fixed_point", "shortest_path_counts", "shortest_path_lengths"]
+
+EQUAL = 16  # quanta by which rounding to quanta may part equal lengths
+OUTSIDE = 2**16  # what a point outside costs in the lexicographic pass, where a hop costs 1
+
+Relax = Callable[[Array], tuple[Array, Array]]
+
+
+class PathCounts(NamedTuple):
+    """What the shortest path of each pair holds between its ends; interior is -1 where there is no path."""
+
+    interior: Int[Array, "s t"]
+    outside: Int[Array, "s t"]
+
+
+def shortest_path_counts(
+    graph: KNNGraph | Graph | PackedGraph, labels: Int[Array, " n"], sources: Int[Array, " s"], targets: Int[Array, " t"]
+) -> PathCounts:
+    """Points inside the shortest path from each source to each target, and those whose label is not the source's.
+
+    Args:
+        graph: a nearest-neighbour graph (symmetrised by union), a graph, or a packed graph.
+        labels: any integers.
+        sources, targets: indices of points.
+
+    Pure and of static size: it runs under jit and vmap, one block of sources at a time. A source as its own target has
+    an empty path: interior 0. nan lengths give interior -1 throughout.
+
+    Cost: sources x edges x hops. `graph_convexity` on concrete arrays uses a faster engine for the same numbers.
+
+    >>> from jaxconvex import knn_graph
+    >>> chain = knn_graph(jnp.array([[0.], [1.], [2.1], [3.3]]), k=1)
+    >>> counts = shortest_path_counts(chain, jnp.array([0, 1, 0, 0]), jnp.array([0]), jnp.array([1, 2, 3]))
+    >>> counts.interior.tolist(), counts.outside.tolist()
+    ([[0, 1, 2]], [[0, 1, 1]])
+    """
+    edges = as_graph(graph)
+    n = edges.degrees.shape[0]
+    labels = as_labels(labels, n, 2**30)
+    sources, targets = jnp.asarray(sources, jnp.int32), jnp.asarray(targets, jnp.int32)
+    block = min(sources_per_block(n), max(sources.shape[0], 1))
+    padded = jnp.pad(sources, (0, -len(sources) % block)).reshape(-1, block)
+    columns = jnp.broadcast_to(targets[:, None], (len(targets), block))
+    counts = lax.map(lambda some: edge_path_counts(edges, labels, some, columns), padded)
+    return PathCounts(*(jnp.moveaxis(c, 1, 2).reshape(-1, len(targets))[: len(sources)] for c in counts))
+
+
+def shortest_path_lengths(graph: KNNGraph | Graph | PackedGraph, sources: Int[Array, " s"]) -> Float[Array, "s n"]:
+    """Lengths of the shortest paths from each source to every point; inf where there is none.
+
+    Args:
+        graph: as for `shortest_path_counts`.
+        sources: indices of points.
+
+    Lengths are sums of fixed-point edges, so they are right to about 2^-29 of the longest of them. nan if an edge is nan.
+
+    >>> from jaxconvex import knn_graph
+    >>> chain = knn_graph(jnp.array([[0.], [1.], [2.5]]), k=1)
+    >>> shortest_path_lengths(chain, jnp.array([0])).tolist()
+    [[0.0, 1.0, 2.5]]
+    """
+    edges = as_graph(graph)
+    sources = jnp.asarray(sources, jnp.int32)
+    lengths, quantum = fixed_point(edges)
+    dtype = edges.lengths.dtype
+    fixed = settle(_edge_relax(edges, lengths), from_sources(edges.degrees.shape[0], sources, jnp.int32), _no_limit)
+    floating = settle(_edge_relax(edges, edges.lengths), from_sources(edges.degrees.shape[0], sources, dtype), _no_limit)
+    exact = jnp.where(fixed < UNREACHED, fixed.astype(dtype) * quantum.astype(dtype), jnp.inf)
+    return jnp.where(jnp.any(jnp.isnan(edges.lengths)), jnp.nan, jnp.where(quantum > 0, exact, floating)).T
+
+
+def sources_per_block(n: int) -> int:
+    """How many sources share one block, so that their distances to all points stay in the cache of a processor."""
+    return 64 if n <= 16_384 else 32 if n <= 32_768 else 16
+
+
+def edge_path_counts(
+    edges: Graph, labels: Int[Array, " n"], sources: Int[Array, " s"], targets: Int[Array, "t s"]
+) -> PathCounts:
+    """`PathCounts` [t s] of one block of sources, each with its own targets, from the list of edges: jit and vmap."""
+    edges = edges._replace(lengths=lax.stop_gradient(edges.lengths))
+    n = edges.degrees.shape[0]
+    column = jnp.arange(sources.shape[0])
+    lengths, quantum = fixed_point(edges)
+
+    def solve(lengths: Array) -> PathCounts:
+        distance = settle(_edge_relax(edges, lengths), from_sources(n, sources, lengths.dtype), _no_limit)
+        slack = rounding_slack(distance, edges.lengths.dtype)
+        far = infinity(lengths.dtype)
+
+        def relax(cost: Array) -> Array:
+            tight = distance[edges.senders] + lengths[:, None] <= (distance + slack)[edges.receivers]
+            tight &= (distance[edges.senders] < far) & (lengths[:, None] < far)
+            step = 1 + OUTSIDE * (labels[edges.senders][:, None] != labels[sources][None, :]).astype(jnp.int32)
+            offer = jnp.where(tight, cost[edges.senders] + step, UNREACHED)
+            return jnp.minimum(cost, jnp.full_like(cost, UNREACHED).at[edges.receivers].min(offer))
+
+        cost = cheapest(relax, from_sources(n, sources, jnp.int32))[targets, column]
+        return counts_of_cost(cost, distance[targets, column] < far)
+
+    counts = lax.cond(quantum > 0, lambda: solve(lengths), lambda: solve(edges.lengths))
+    broken = jnp.any(jnp.isnan(edges.lengths))
+    return PathCounts(jnp.where(broken, -1, counts.interior), jnp.where(broken, 0, counts.outside))
+
+
+def fixed_point(edges: Graph) -> tuple[Int[Array, " e"], Float[Array, ""]]:
+    """Lengths in whole quanta, and the quantum: 0 where an outlier would make it coarse. As `pack` does, but under jit."""
+    n = edges.degrees.shape[0]
+    there = edges.lengths < jnp.inf
+    nodes = jnp.arange(n, dtype=jnp.int32)
+
+    def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        root, _ = state
+        offer = jnp.where(there, root[edges.senders], n)
+        lowest = jnp.minimum(root, jnp.full_like(root, n).at[edges.receivers].min(offer))
+        lowest = lowest[lowest]
+        return lowest, jnp.any(lowest != root)
+
+    root, _ = lax.while_loop(lambda state: state[1], spread, (nodes, jnp.array(True)))
+    start = jnp.where(root == nodes, 0, jnp.inf).astype(edges.lengths.dtype)[:, None]
+    eccentricity = jnp.max(settle(_edge_relax(edges, edges.lengths), start, _no_limit))
+    quantum = power_of_two_quantum(eccentricity)
+    positive = there & (edges.lengths > 0)  # many equal points make no graph coarse
+    ordered = jnp.sort(jnp.where(positive, edges.lengths, jnp.inf))
+    count = jnp.sum(positive)
+    median = 0.5 * (ordered[jnp.maximum(count - 1, 0) // 2] + ordered[count // 2])
+    fine = (count == 0) | (median >= FINE * quantum)
+    whole = jnp.maximum(1, jnp.rint(jnp.where(there, edges.lengths, 0) / quantum)).astype(jnp.int32)
+    return jnp.where(there, whole, UNREACHED), jnp.where(fine, quantum, 0)
+
+
+def _edge_relax(edges: Graph, lengths: Array) -> Relax:
+    def relax(distance: Array) -> tuple[Array, Array]:
+        far = infinity(distance.dtype)
+        offer = distance[edges.senders] + lengths[:, None]
+        new = jnp.minimum(distance, jnp.full_like(distance, far).at[edges.receivers].min(offer))
+        return new, jnp.min(jnp.where(new < distance, new, far), axis=0)
+
+    return relax
+
+
+def from_sources(n: int, sources: Array, dtype: jnp.dtype) -> Array:
+    return jnp.full((n, sources.shape[0]), infinity(dtype), dtype).at[sources, jnp.arange(sources.shape[0])].set(0)
+
+
+def infinity(dtype: jnp.dtype) -> float | int:
+    return UNREACHED if jnp.issubdtype(dtype, jnp.integer) else jnp.inf
+
+
+def rounding_slack(distance: Array, dtype: jnp.dtype) -> Array:
+    """By how much a path may exceed the distance and still be as short, given the type the lengths came in.
+
+    An edge in float32 is off by up to an eps (2^-23): its squares, their sum and the root are rounded. Two paths of equal
+    length then differ by up to 2 eps. Whole quanta add what rounding to them takes; floating-point sums round once more.
+    """
+    if jnp.issubdtype(distance.dtype, jnp.integer):
+        return EQUAL + (distance >> 22 if dtype == jnp.float32 else 0)
+    return 8 * float(jnp.finfo(dtype).eps) * jnp.where(jnp.isfinite(distance), distance, 0)
+
+
+def _no_limit(distance: Array) -> float | int:
+    return infinity(distance.dtype)
+
+
+def settle(relax: Relax, distance: Array, limit: Callable[[Array], Array | float | int]) -> Array:
+    """Sweeps until no distance below the limit changes any more.
+
+    A change at or above the limit cannot reach a target. A path has at most n - 1 edges, which bounds the sweeps.
+    """
+
+    def sweep(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        new, least = relax(state[0])
+        return new, jnp.any(least < limit(new)), state[2] + 1
+
+    state = distance, jnp.array(True), jnp.int32(0)
+    return lax.while_loop(lambda s: s[1] & (s[2] <= distance.shape[0]), sweep, state)[0]
+
+
+def cheapest(relax: Callable[[Array], Array], cost: Array) -> Array:
+    def sweep(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        new = relax(state[0])
+        return new, jnp.any(new != state[0])
+
+    return lax.while_loop(lambda s: s[1], sweep, (cost, jnp.array(True)))[0]
+
+
+def counts_of_cost(cost: Int[Array, "t s"], reached: Bool[Array, "t s"]) -> PathCounts:
+    hops = cost % OUTSIDE
+    return PathCounts(jnp.where(reached, jnp.maximum(hops - 1, 0), -1), jnp.where(reached, cost // OUTSIDE, 0))

@@ -1,0 +1,408 @@
+"""Graph and Euclidean convexity of classes, with their closed-form errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from jaxconvex.blocks import Block, blocks_of_pairs, class_partners, in_streams, pair_partners
+from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer
+from jaxconvex.graphs import Graph, PackedGraph, as_graph, bucket, pack
+from jaxconvex.neighbors import KNNGraph
+from jaxconvex.packed_paths import packed_path_counts
+from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
+from jaxconvex.paths import PathCounts, edge_path_counts, sources_per_block
+
+__all__ = ["ConvexityScore", "euclidean_convexity", "graph_convexity", "graph_pair_scores"]
+
+SEGMENT_BYTES = 64 * 2**20  # points between pairs, run through the network at once
+
+
+class ConvexityScore(NamedTuple):
+    """Convexity of each class, as fractions in [0, 1]; nan, with 0 pairs, for classes of fewer than two points.
+
+    The closed-form errors answer different questions. `sem_paper` is std(pair scores, ddof=1) / sqrt(number of points), as
+    the paper reports. `se_pairs` is for the graph (or network) held fixed: with a_i the mean score of point i with its
+    partners, 2 sd(a_i) / sqrt(n) (n - 1) / (n - 2); nan below three points and where pairs were drawn. Neither covers
+    the sampling of the points, which changes the graph: see `statistics.graph_jackknife`.
+    """
+
+    per_class: Float[Array, " c"]
+    num_pairs: Int[Array, " c"]  # unordered
+    num_points: Int[Array, " c"]
+    sem_paper: Float[Array, " c"]
+    se_pairs: Float[Array, " c"]
+    adjacent: Float[Array, " c"]  # share of pairs joined by an edge; nan for Euclidean convexity
+    disconnected: Float[Array, " c"]  # share of pairs without a path; nan for Euclidean convexity
+    inside: Float[Array, " c"]  # share of pairs whose path, or segment, lies wholly inside the class
+    nonadjacent: Float[Array, " c"]  # score over the pairs without an edge; nan for Euclidean convexity
+
+    @property
+    def micro(self) -> Float[Array, ""]:
+        """Mean score over all pairs of all classes: what nnconvexity reports."""
+        total = (self.num_pairs > 0) * self.per_class * self.num_pairs
+        xp = np if isinstance(self.per_class, np.ndarray) else jnp
+        pairs = self.num_pairs.sum(-1)
+        return xp.where(self.num_pairs > 0, total, 0).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
+
+    @property
+    def macro(self) -> Float[Array, ""]:
+        """Mean of the class scores, over classes with pairs: what the paper's code reports."""
+        xp = np if isinstance(self.per_class, np.ndarray) else jnp
+        scored = self.num_pairs > 0
+        count = scored.sum(-1)
+        return xp.where(scored, self.per_class, 0).sum(-1) / xp.where(count > 0, count, xp.nan)
+
+
+class PairSums(NamedTuple):
+    """Sums over the partners of each point; a deficit is 1 - score."""
+
+    deficit: Array
+    squared_deficit: Array
+    adjacent: Array
+    disconnected: Array
+    inside: Array
+    partners: Array
+
+
+def graph_convexity(
+    graph: KNNGraph | Graph | PackedGraph,
+    labels: Int[Array, " n"],
+    *,
+    num_classes: int,
+    max_pairs: int | None = None,
+    key: PRNGKeyArray | None = None,
+) -> ConvexityScore:
+    """Graph convexity of each class: the mean, over its pairs, of the share of the path between them that is inside.
+
+    A pair scores 1 if it is adjacent, 0 if there is no path, and otherwise the share of the points strictly inside their
+    shortest path that belong to the class. Of equally short paths the one with the fewest points outside counts.
+
+    Args:
+        graph: a nearest-neighbour graph (symmetrised by union), a graph, or a packed graph.
+        labels: the class of each point, 0 to num_classes - 1; -1 is background, which shapes the graph but has no class.
+        num_classes: number of classes, static.
+        max_pairs: score only this many pairs of a class, drawn with the key (the paper: 5,000). By default all pairs.
+        key: a JAX random key, for max_pairs.
+
+    On concrete arrays the graph is packed (pack it yourself to score several labelings) and solved by a fast engine.
+    Under jit and vmap a slower form of static size runs, with the same result. The gradient is zero: the score is
+    piecewise constant. An edge of length nan makes every score nan.
+
+    Raises:
+        ValueError: labels that are no integers, or lie outside -1..num_classes - 1 (under jit: nan); lengths that differ.
+
+    Cost: about n^2 edges hops / 64 vector operations for all pairs; memory of some blocks of 64 sources.
+
+    >>> from jaxconvex import knn_graph
+    >>> x = jnp.array([[0.0], [1.0], [2.1], [3.3]])
+    >>> score = graph_convexity(knn_graph(x, k=1), jnp.array([0, 1, 0, 0]), num_classes=2)
+    >>> score.per_class.tolist(), score.num_pairs.tolist()
+    ([0.5, nan], [3, 0])
+
+    Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 3.
+    """
+    edges = as_graph(graph)
+    n = edges.degrees.shape[0]
+    known = is_concrete(graph, labels, key)
+    checked = as_labels(labels, n, num_classes)
+    if max_pairs is not None:
+        positive_integer(max_pairs, "max_pairs")
+    if known:
+        packed = graph if isinstance(graph, PackedGraph) else pack(edges)
+        score = packed_graph_convexity(packed, np.asarray(checked), num_classes=num_classes, max_pairs=max_pairs, key=key)
+        dtype = edges.lengths.dtype
+        return ConvexityScore(*(jnp.asarray(f, dtype if f.dtype.kind == "f" else jnp.int32) for f in score))
+    pairs = None
+    if max_pairs is not None:
+        pairs = same_class_pairs(checked, num_classes=num_classes, max_pairs=max_pairs, key=key)
+    score = _static_graph_convexity(edges, checked, num_classes, pairs)
+    broken = jnp.any((checked < -1) | (checked >= num_classes))
+    return score._replace(per_class=jnp.where(broken, jnp.nan, score.per_class))
+
+
+def packed_graph_convexity(
+    packed: PackedGraph,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    max_pairs: int | None = None,
+    key: PRNGKeyArray | None = None,
+) -> ConvexityScore:
+    """`graph_convexity` of a packed graph on the host, aggregated in float64: arrays of NumPy."""
+    n = len(labels)
+    sizes = np.bincount(labels[labels >= 0], minlength=num_classes)
+    drawn = np.zeros(num_classes, bool) if max_pairs is None else sizes * (sizes - 1) // 2 > max_pairs
+    partners = class_partners(labels, num_classes)
+    if drawn.any():
+        pairs = jax.tree.map(np.asarray, same_class_pairs(labels, num_classes=num_classes, max_pairs=max_pairs, key=key))
+        partners = pair_partners(pairs.first[pairs.valid], pairs.second[pairs.valid])
+    labels_of_rows = jnp.asarray(labels, jnp.int32)[packed.order]
+    position = np.asarray(packed.position)
+
+    def solve(block: Block) -> tuple[np.ndarray, PairSums]:
+        sums = _block_sums(packed, labels_of_rows, position[block.sources], position[block.targets])
+        return block.sources[: block.count], PairSums(*(np.asarray(s)[: block.count] for s in sums))
+
+    sums = PairSums(*np.zeros((6, n)))
+    for sources, some in in_streams(solve, blocks_of_pairs(partners, n)):
+        for total, part in zip(sums, some, strict=True):
+            total[sources] = part
+    score = _summarise(sums, labels, num_classes, ordered=not drawn.any(), complete=~drawn, xp=np)
+    if np.isnan(packed.quantum):
+        score = jax.tree.map(lambda f: np.full_like(f, np.nan) if f.dtype.kind == "f" else f, score)
+    return score
+
+
+def graph_pair_scores(
+    graph: KNNGraph | Graph | PackedGraph, labels: Int[Array, " n"], *, num_classes: int
+) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """For each class its points and the score of every pair of them: (members [m], scores [m m]), nan on the diagonal.
+
+    On the host, in NumPy; it needs memory for the pairs of the largest class times 8 bytes. Arguments as for `graph_convexity`.
+
+    >>> from jaxconvex import knn_graph
+    >>> x = jnp.array([[0.0], [1.0], [2.1], [3.3]])
+    >>> members, scores = graph_pair_scores(knn_graph(x, k=1), jnp.array([0, 1, 0, 0]), num_classes=1 + 1)[0]
+    >>> members.tolist(), scores[0].tolist()
+    ([0, 2, 3], [nan, 0.0, 0.5])
+    """
+    packed = graph if isinstance(graph, PackedGraph) else pack(graph)
+    n = packed.position.shape[0]
+    labels = np.asarray(as_labels(labels, n, num_classes))
+    labels_of_rows = jnp.asarray(labels)[packed.order]
+    position = np.asarray(packed.position)
+    found = []
+    for c in range(num_classes):
+        members = np.flatnonzero(labels == c)
+        scores = np.full((len(members), len(members)), np.nan)
+
+        def solve(block: Block) -> np.ndarray:
+            counts = packed_path_counts(packed, labels_of_rows, position[block.sources], position[block.targets])
+            return 1 - np.asarray(_deficit(counts))[:, : block.count]
+
+        start = 0
+        partners = [(members, np.broadcast_to(members, scores.shape))] if len(members) > 1 else []
+        for columns in in_streams(solve, blocks_of_pairs(partners, n)):
+            stop = start + columns.shape[1]
+            scores[start:stop] = columns[: len(members)].T
+            start = stop
+        if np.isnan(packed.quantum):
+            scores[:] = np.nan
+        np.fill_diagonal(scores, np.nan)
+        found.append((members, scores))
+    return tuple(found)
+
+
+def euclidean_convexity(
+    predict_fn: Callable[[Array], Array],
+    x: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+    *,
+    num_classes: int,
+    num_points: int = 10,
+    max_pairs: int | None = 5000,
+    key: PRNGKeyArray | None = None,
+    batch_size: int | None = None,
+) -> ConvexityScore:
+    """Euclidean convexity of each class: the mean, over its pairs, of the share of the segment between them that is inside.
+
+    The score of a pair is the share of m equally spaced points inside its segment that the rest of the network assigns
+    to the class.
+
+    Args:
+        predict_fn: the rest of the network, batched: (b, ...) -> (b, c) logits; class i is column i.
+        x: activations of the layer, whole (every token), one a point.
+        labels: the class of each point, 0 to num_classes - 1; -1 is background.
+        num_classes: number of classes, static.
+        num_points: m, the points inside each segment.
+        max_pairs: most pairs of a class; None for all. A class with more is sampled with the key, without repeats.
+        key: a JAX random key, needed where pairs are drawn.
+        batch_size: points run through predict_fn at once, rounded up to whole pairs. By default what fits 64 MB of x.
+
+    Works under jit and vmap, where every class takes room for as many pairs as max_pairs allows. A logit of nan makes the
+    score of its class nan. `adjacent`, `disconnected` and `nonadjacent` are nan: a segment has no edges.
+
+    Raises:
+        ValueError: as `graph_convexity`; logits of a wrong shape; a key missing.
+
+    Cost: pairs times num_points through predict_fn.
+
+    >>> x = jnp.array([[0.0], [1.0], [3.0], [4.0]])
+    >>> middle = lambda h: jnp.concatenate([jnp.abs(h - 2) - 0.5, 0 * h], axis=1)  # class 0 is all but the middle
+    >>> euclidean_convexity(middle, x, jnp.array([0, 0, 0, 0]), num_classes=2, num_points=3).per_class.round(3).tolist()
+    [0.778, nan]
+
+    Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 1.
+    """
+    points = as_points(x, rank=None)
+    n = points.shape[0]
+    checked = as_labels(labels, n, num_classes)
+    positive_integer(num_points, "num_points")
+    sizes = jnp.bincount(checked + 1, length=num_classes + 1)[1:]
+    pairs = same_class_pairs(checked, num_classes=num_classes, max_pairs=max_pairs, key=key)
+    complete = (sizes * (sizes - 1.0)) / 2 <= pairs.valid.shape[1]
+    item = points[0].size * points.dtype.itemsize
+    if batch_size is None:
+        batch_size = min(4096, max(1, SEGMENT_BYTES // item))
+    together = -(-positive_integer(batch_size, "batch_size") // num_points)
+    logits = jax.eval_shape(predict_fn, jax.ShapeDtypeStruct((together * num_points, *points.shape[1:]), points.dtype))
+    if len(getattr(logits, "shape", ())) != 2 or logits.shape[0] != together * num_points or logits.shape[1] < num_classes:
+        raise ValueError(
+            f"predict_fn must map (b, ...) to logits (b, c) with c at least num_classes={num_classes}; for a batch of "
+            f"{together * num_points} points it gives {getattr(logits, 'shape', type(logits).__name__)}."
+        )
+    if is_concrete(points, checked, pairs):  # leave the padding out
+        valid = np.flatnonzero(np.asarray(pairs.valid).ravel())
+        total = bucket(-(-max(len(valid), 1) // together)) * together
+        chosen = np.concatenate([valid, np.zeros(total - len(valid), valid.dtype)])
+        keep = np.arange(total) < len(valid)
+        first, second = (np.asarray(p).ravel()[chosen] for p in (pairs.first, pairs.second))
+    else:
+        total = -(-pairs.valid.size // together) * together
+        first, second, keep = (jnp.pad(p.ravel(), (0, total - p.size)) for p in pairs)
+    shares = _segment_shares(predict_fn, points, checked, jnp.asarray(first), jnp.asarray(second), num_points, together)
+    score = _summarise_segments(shares, jnp.asarray(first), jnp.asarray(second), jnp.asarray(keep), checked, complete)
+    broken = jnp.any((checked < -1) | (checked >= num_classes))
+    return score._replace(per_class=jnp.where(broken, jnp.nan, score.per_class))
+
+
+@partial(jax.jit, static_argnames=("predict_fn", "num_points", "together"))
+def _segment_shares(
+    predict_fn: Any, x: Array, labels: Array, first: Array, second: Array, num_points: int, together: int
+) -> Float[Array, " p"]:
+    between = jax.vmap(partial(segment_points, num_points=num_points))
+
+    def some(rows: tuple[Array, Array]) -> Array:
+        i, j = rows
+        segments = between(x[i], x[j])
+        logits = predict_fn(segments.reshape(-1, *x.shape[1:])).astype(x.dtype)
+        right = jnp.argmax(logits, axis=-1).reshape(together, num_points) == labels[i][:, None]
+        broken = jnp.any(jnp.isnan(logits).reshape(together, -1), axis=-1)
+        return jnp.where(broken, jnp.nan, jnp.mean(right.astype(x.dtype), axis=1))
+
+    shares = lax.map(some, (first.reshape(-1, together), second.reshape(-1, together)))
+    return shares.reshape(-1)
+
+
+@jax.jit
+def _summarise_segments(
+    shares: Array, first: Array, second: Array, keep: Array, labels: Array, complete: Bool[Array, " c"]
+) -> ConvexityScore:
+    n = labels.shape[0]
+    deficit = jnp.where(keep, 1 - shares, 0)
+
+    def at_both(values: Array) -> Array:
+        return jnp.zeros(n, values.dtype).at[first].add(values).at[second].add(values)
+
+    none = jnp.zeros(n, jnp.int32)
+    whole = jnp.where(keep, deficit == 0, False).astype(jnp.int32)
+    sums = PairSums(at_both(deficit), at_both(deficit**2), none, none, at_both(whole), at_both(keep.astype(jnp.int32)))
+    score = _summarise(sums, labels, complete.shape[0], ordered=True, complete=complete, xp=jnp)
+    undefined = jnp.full_like(score.per_class, jnp.nan)
+    return score._replace(adjacent=undefined, disconnected=undefined, nonadjacent=undefined)
+
+
+def _static_graph_convexity(edges: Graph, labels: Array, num_classes: int, pairs: Pairs | None) -> ConvexityScore:
+    """Graph convexity of static size, a block of sources at a time."""
+    n = labels.shape[0]
+    size = min(sources_per_block(n), n)
+    nodes = jnp.arange(n, dtype=jnp.int32)
+    starts = jnp.arange(0, n, size, dtype=jnp.int32)
+    targets = jnp.broadcast_to(nodes[:, None], (n, size))
+
+    def some(start: Array) -> PairSums:
+        sources = jnp.minimum(start + jnp.arange(size, dtype=jnp.int32), n - 1)
+        counts = edge_path_counts(edges, labels, sources, targets)
+        wanted = (labels[:, None] == labels[sources]) & (labels[sources] >= 0) & (nodes[:, None] != sources)
+        if pairs is not None:
+            column = jnp.where(pairs.valid & (pairs.first >= start), pairs.first - start, size)
+            wanted &= jnp.zeros((n, size), bool).at[pairs.second, column].set(True, mode="drop")
+        return _sums(counts, wanted, edges.lengths.dtype)
+
+    sums = jax.tree.map(lambda s: s.reshape(-1)[:n], lax.map(some, starts))
+    limit = n * n if pairs is None else pairs.valid.shape[1]
+    sizes = jnp.bincount(labels + 1, length=num_classes + 1)[1:]
+    complete = (sizes * (sizes - 1.0)) / 2 <= limit
+    score = _summarise(sums, labels, num_classes, ordered=pairs is None, complete=complete, xp=jnp)
+    broken = jnp.any(jnp.isnan(edges.lengths))
+    return ConvexityScore(*(jnp.where(broken, jnp.nan, f) if f.dtype.kind == "f" else f for f in score))
+
+
+@jax.jit
+def _block_sums(packed: PackedGraph, labels: Array, sources: Array, targets: Array) -> PairSums:
+    counts = packed_path_counts(packed, labels, sources, targets)
+    return _sums(counts, targets != sources, packed.edges.lengths.dtype)
+
+
+def _deficit(counts: PathCounts) -> Array:
+    share = counts.outside / jnp.maximum(counts.interior, 1)
+    return jnp.where(counts.interior < 0, 1, share)
+
+
+def _sums(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> PairSums:
+    deficit = jnp.where(wanted, _deficit(counts).astype(dtype), 0)
+
+    def count(condition: Array) -> Array:
+        return jnp.sum(wanted & condition, axis=0, dtype=jnp.int32)
+
+    return PairSums(
+        deficit=_sum_in_two_steps(deficit),
+        squared_deficit=_sum_in_two_steps(deficit**2),
+        adjacent=count(counts.interior == 0),
+        disconnected=count(counts.interior < 0),
+        inside=count((counts.interior >= 0) & (counts.outside == 0)),
+        partners=count(jnp.ones_like(wanted)),
+    )
+
+
+def _sum_in_two_steps(values: Float[Array, "t s"], step: int = 64) -> Float[Array, " s"]:
+    # Sums of sums round less than one long sum.
+    padded = jnp.pad(values, ((0, -len(values) % step), (0, 0)))
+    return jnp.sum(jnp.sum(padded.reshape(-1, step, values.shape[1]), axis=1), axis=0)
+
+
+def _summarise(sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, complete: Any, xp: Any) -> ConvexityScore:
+    """From sums over the partners of each point to scores of classes.
+
+    `ordered` tells that every pair stands in the sums of both its points; `complete`, which classes have all their pairs.
+    """
+    index = xp.where(labels < 0, num_classes, labels)
+
+    def by_class(values: Any) -> Any:
+        if xp is np:
+            return np.bincount(index, weights=values, minlength=num_classes + 1)[:num_classes]
+        return jnp.zeros(num_classes + 1, values.dtype).at[index].add(values)[:num_classes]
+
+    points = by_class(xp.ones_like(labels))
+    times = 2 if ordered else 1
+    deficit, squared, adjacent, disconnected, inside, pairs = (by_class(s) / times for s in sums)
+    some = xp.where(pairs > 0, pairs, xp.nan)
+    mean = deficit / some
+    variance = xp.maximum(squared - deficit * mean, 0) / xp.where(pairs > 1, pairs - 1, xp.nan)
+    apart = pairs - adjacent
+    # The mean deficit of each point, and its spread over the points of the class.
+    own = sums.deficit / xp.maximum(sums.partners, 1)
+    centre = by_class(own) / xp.where(points > 0, points, xp.nan)
+    away = xp.where(labels < 0, 0, own - centre[xp.minimum(index, num_classes - 1)])
+    spread = xp.sqrt(by_class(away**2) / xp.where(points > 1, points - 1, xp.nan))
+    factor = 2 * (points - 1) / xp.where(points > 2, points - 2, xp.nan)
+    se_pairs = spread * factor / xp.sqrt(xp.where(points > 0, points, xp.nan))
+    return ConvexityScore(
+        per_class=1 - mean,
+        num_pairs=xp.rint(pairs).astype(xp.int64 if xp is np else xp.int32),
+        num_points=xp.rint(points).astype(xp.int64 if xp is np else xp.int32),
+        sem_paper=xp.sqrt(variance / xp.where(points > 0, points, xp.nan)),
+        se_pairs=xp.where(complete, se_pairs, xp.nan),
+        adjacent=adjacent / some,
+        disconnected=disconnected / some,
+        inside=inside / some,
+        nonadjacent=1 - (deficit / xp.where(apart > 0, apart, xp.nan)),
+    )

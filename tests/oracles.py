@@ -1,0 +1,411 @@
+"""Slow, obvious versions of what jaxconvex computes, written from the definitions alone.
+
+NumPy in float64, python loops, scipy's, igraph's and networkx's graph routines, and Python integers where ties must be
+exact. Nothing here knows of blocks, fixed-point lengths or JAX. A graph is a dense symmetric matrix `adjacency[n, n]` of edge
+lengths, inf where there is no edge (so that an edge between duplicates may have length 0).
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse.csgraph import csgraph_from_dense, dijkstra
+from scipy.stats import t as student_t
+
+METRICS = ("euclidean", "squared_euclidean", "cosine", "manhattan")
+ROUNDING = 1e-6  # two float32 path lengths closer than this, relative to the length, are equal but for rounding
+DIGITS = 10**60  # exact lengths are integers in units of 1e-60 ...
+EXACT = 10**20  # ... and two of them are equal if they differ by less than 1e-40
+
+
+# Distances and neighbours
+
+
+def pairwise(x, y=None, metric="euclidean"):
+    """[n m] distances between the rows of x [n d] and of y [m d], by differences."""
+    x = np.asarray(x, np.float64)
+    y = x if y is None else np.asarray(y, np.float64)
+    if metric == "cosine":  # |x/|x| - y/|y||^2 = 2 - 2 cos, without the cancellation
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        y = y / np.linalg.norm(y, axis=1, keepdims=True)
+    difference = x[:, None, :] - y[None, :, :]
+    if metric == "manhattan":
+        return np.abs(difference).sum(-1)
+    squared = (difference**2).sum(-1)
+    return squared if metric == "squared_euclidean" else np.sqrt(squared)
+
+
+def neighbors(x, k, metric="euclidean"):
+    """(indices [n k], distances [n k]): a full sort by (distance, index), never the point itself."""
+    distances = pairwise(x, metric=metric)
+    n = len(distances)
+    rows = [sorted((distances[i, j], j) for j in range(n) if j != i)[:k] for i in range(n)]
+    return np.array([[j for _, j in row] for row in rows]), np.array([[d for d, _ in row] for row in rows])
+
+
+def undirected(indices, distances, mode="union", duplicates="link"):
+    """[n n] edge lengths of the symmetrised neighbour lists: an edge if either lists the other, or only if both do."""
+    n = len(indices)
+    directed = np.full((n, n), np.inf)
+    for i in range(n):
+        for j, length in zip(indices[i], distances[i]):
+            if j >= 0 and not (duplicates == "drop" and length == 0):
+                directed[i, j] = length
+    return np.minimum(directed, directed.T) if mode == "union" else np.maximum(directed, directed.T)
+
+
+def knn_adjacency(x, k, metric="euclidean", mode="union", duplicates="link"):
+    """[n n] edge lengths of the k-nearest-neighbour graph of x [n d]."""
+    return undirected(*neighbors(x, k, metric), mode=mode, duplicates=duplicates)
+
+
+def epsilon_adjacency(x, radius, metric="euclidean"):
+    """[n n] edge lengths of the graph that joins points at most `radius` apart."""
+    distances = pairwise(x, metric=metric)
+    np.fill_diagonal(distances, np.inf)
+    return np.where(distances <= radius, distances, np.inf)
+
+
+# Shortest paths: shortest, equal but for rounding; of those, fewest outside nodes; of those, fewest hops
+
+
+class Paths(NamedTuple):
+    """Interior nodes on the chosen path of every ordered pair, and how many of them are not of the source's class."""
+
+    interior: np.ndarray  # [n n], -1 where there is no path, 0 on the diagonal
+    outside: np.ndarray  # [n n]
+
+
+def path_lengths(adjacency):
+    """[n n] lengths of the shortest paths, by scipy's Dijkstra in float64."""
+    return dijkstra(csgraph_from_dense(adjacency, null_value=np.inf), directed=True)
+
+
+def _fewest(tight, outside, source):
+    """Fewest (outside nodes, hops) from the source to every node along tight edges u -> v."""
+    best = {source: (0, 0)}
+    queue = [(0, 0, source)]
+    while queue:
+        strays, hops, u = heapq.heappop(queue)
+        if (strays, hops) > best[u]:
+            continue
+        for v in tight(u):
+            cost = (strays + int(outside[v]), hops + 1)
+            if v not in best or cost < best[v]:
+                best[v] = cost
+                heapq.heappush(queue, (*cost, v))
+    return best
+
+
+def shortest_paths(adjacency, labels, sources=None, tolerance=ROUNDING):
+    """Paths by Dijkstra, then the least (outside, hops) over the edges that lie on shortest paths.
+
+    The edge u -> v does if d(u) + length <= d(v) (1 + tolerance). Counting a target of another class as outside only adds
+    one to every way of reaching it, so it changes no choice; it is taken off again at the end.
+    """
+    adjacency, labels = np.asarray(adjacency, np.float64), np.asarray(labels)
+    n = len(adjacency)
+    interior, outside = np.full((n, n), -1), np.zeros((n, n), int)
+    lengths = path_lengths(adjacency)
+    for s in range(n) if sources is None else sources:
+        reach = lengths[s]
+        with np.errstate(invalid="ignore"):
+            on_path = np.isfinite(adjacency) & (reach[:, None] + adjacency <= reach[None, :] * (1 + tolerance))
+        on_path &= np.isfinite(reach)[:, None]
+        strays = labels != labels[s]
+        best = _fewest(lambda u: np.flatnonzero(on_path[u]).tolist(), strays, s)
+        for t, (count, hops) in best.items():
+            interior[s, t] = max(hops - 1, 0)
+            outside[s, t] = count - int(strays[t])
+    return Paths(interior, outside)
+
+
+def exact_length(squared):
+    """sqrt(squared) as an integer in units of 1e-60, for an integer `squared`."""
+    return math.isqrt(int(squared) * DIGITS * DIGITS)
+
+
+def exact_edges(adjacency, x):
+    """node -> {node: exact length} for a graph on points with integer coordinates, Euclidean lengths."""
+    x = np.asarray(x)
+    assert np.issubdtype(x.dtype, np.integer)
+    edges = {u: {} for u in range(len(x))}
+    for u, v in np.argwhere(np.isfinite(adjacency)).tolist():
+        edges[u][v] = exact_length(((x[u] - x[v]) ** 2).sum())
+    return edges
+
+
+def exact_shortest_paths(adjacency, x, labels):
+    """Paths on integer coordinates: lengths are Python integers of 60 decimals, so that a tie is a tie."""
+    edges, labels, n = exact_edges(adjacency, x), np.asarray(labels), len(labels)
+    interior, outside = np.full((n, n), -1), np.zeros((n, n), int)
+    for s in range(n):
+        reach, queue = {s: 0}, [(0, s)]
+        while queue:
+            length, u = heapq.heappop(queue)
+            if length > reach[u]:
+                continue
+            for v, edge in edges[u].items():
+                if v not in reach or length + edge < reach[v]:
+                    reach[v] = length + edge
+                    heapq.heappush(queue, (length + edge, v))
+        strays = labels != labels[s]
+        best = _fewest(lambda u: [v for v, e in edges[u].items() if reach[u] + e < reach[v] + EXACT], strays, s)
+        for t, (count, hops) in best.items():
+            interior[s, t] = max(hops - 1, 0)
+            outside[s, t] = count - int(strays[t])
+    return Paths(interior, outside)
+
+
+def enumerated_paths(adjacency, x, labels):
+    """Paths on tiny graphs with integer coordinates, by listing every simple path and comparing exact lengths."""
+    import networkx
+
+    edges, labels, n = exact_edges(adjacency, x), np.asarray(labels), len(labels)
+    graph = networkx.Graph()
+    graph.add_nodes_from(range(n))
+    graph.add_edges_from((u, v) for u in edges for v in edges[u])
+    interior, outside = np.full((n, n), -1), np.zeros((n, n), int)
+    np.fill_diagonal(interior, 0)
+    for s, t in itertools.permutations(range(n), 2):
+        listed = []
+        for path in networkx.all_simple_paths(graph, s, t):
+            strays = sum(labels[v] != labels[s] for v in path[1:-1])
+            listed.append((sum(edges[u][v] for u, v in itertools.pairwise(path)), strays, len(path) - 2))
+        if listed:
+            least = min(listed)[0]
+            outside[s, t], interior[s, t] = min(entry[1:] for entry in listed if entry[0] < least + EXACT)
+    return Paths(interior, outside)
+
+
+# Scores
+
+
+class Score(NamedTuple):
+    """What ConvexityScore holds, by the same names, in float64; fractions in [0, 1]."""
+
+    per_class: np.ndarray
+    num_pairs: np.ndarray
+    num_points: np.ndarray
+    sem_paper: np.ndarray
+    se_pairs: np.ndarray
+    adjacent: np.ndarray
+    disconnected: np.ndarray
+    inside: np.ndarray
+    nonadjacent: np.ndarray
+    micro: float
+    macro: float
+
+
+def pair_scores(adjacency, paths):
+    """[n n] score of every ordered pair: adjacent 1, no path 0, else the share of interior nodes inside; nan on the diagonal."""
+    n = len(adjacency)
+    scores = np.full((n, n), np.nan)
+    for s, t in itertools.permutations(range(n), 2):
+        interior, outside = int(paths.interior[s, t]), int(paths.outside[s, t])
+        if np.isfinite(adjacency[s, t]):
+            scores[s, t] = 1.0
+        elif interior < 0:
+            scores[s, t] = 0.0
+        else:
+            scores[s, t] = (interior - outside) / interior
+    return scores
+
+
+def summary(scores, labels, num_classes, pairs_of=None, adjacency=None, paths=None):
+    """Score from the [n n] matrix of pair scores: every field over the unordered pairs of each class."""
+    labels = np.asarray(labels)
+    fields = {name: np.full(num_classes, np.nan) for name in Score._fields[:-2]}
+    fields["num_pairs"] = np.zeros(num_classes, int)
+    fields["num_points"] = np.zeros(num_classes, int)
+    everything = []
+    for c in range(num_classes):
+        members = np.flatnonzero(labels == c)
+        pairs = list(itertools.combinations(members.tolist(), 2)) if pairs_of is None else pairs_of[c]
+        size = len(members)
+        fields["num_points"][c] = size
+        fields["num_pairs"][c] = len(pairs)
+        if not pairs:
+            continue
+        values = np.array([scores[i, j] for i, j in pairs])
+        everything.extend(values)
+        fields["per_class"][c] = values.mean()
+        fields["inside"][c] = (values == 1).mean()
+        if adjacency is not None:
+            beside = np.array([np.isfinite(adjacency[i, j]) for i, j in pairs])
+            fields["adjacent"][c] = beside.mean()
+            fields["disconnected"][c] = np.mean([paths.interior[i, j] < 0 for i, j in pairs])
+            fields["nonadjacent"][c] = values[~beside].mean() if (~beside).any() else np.nan
+        if size > 2:
+            partners = {i: [scores[i, j] for j in members if j != i] for i in members}
+            means = np.array([np.mean(partners[i]) for i in members])
+            fields["sem_paper"][c] = values.std(ddof=1) / np.sqrt(size)
+            fields["se_pairs"][c] = 2 * means.std(ddof=1) / np.sqrt(size) * (size - 1) / (size - 2)
+    counted = fields["per_class"][fields["num_pairs"] > 0]
+    micro = float(np.mean(everything)) if everything else np.nan
+    macro = float(np.mean(counted)) if len(counted) else np.nan
+    return Score(**fields, micro=micro, macro=macro)
+
+
+def graph_convexity(adjacency, labels, num_classes, tolerance=ROUNDING, paths=None):
+    """Score of a graph and labels (-1: background), from the matrix of all pairs."""
+    labels = np.asarray(labels)
+    if paths is None:
+        paths = shortest_paths(adjacency, labels, np.flatnonzero(labels >= 0), tolerance)
+    return summary(pair_scores(adjacency, paths), labels, num_classes, adjacency=adjacency, paths=paths)
+
+
+def knn_convexity(x, labels, num_classes, k=10, metric="euclidean", mode="union", duplicates="link", tolerance=ROUNDING):
+    """Score of points [n d]: neighbours, graph, paths, pairs."""
+    return graph_convexity(knn_adjacency(x, k, metric, mode, duplicates), labels, num_classes, tolerance)
+
+
+def segment(x, y, num_points):
+    """[m ...] the interior points t x + (1 - t) y, t = i/(m+1), from y towards x."""
+    return np.stack([i / (num_points + 1) * x + (1 - i / (num_points + 1)) * y for i in range(1, num_points + 1)])
+
+
+def euclidean_convexity(predict, x, labels, num_classes, num_points=10):
+    """Score over all pairs, one pair at a time; predict: (b, ...) -> (b, c) logits."""
+    x, labels = np.asarray(x, np.float64), np.asarray(labels)
+    scores = np.full((len(x), len(x)), np.nan)
+    for i, j in itertools.permutations(range(len(x)), 2):
+        if labels[i] == labels[j] >= 0:
+            logits = np.asarray(predict(segment(x[i], x[j], num_points)))
+            scores[i, j] = np.mean(logits.argmax(-1) == labels[i])
+    return summary(scores, labels, num_classes)
+
+
+# Statistics
+
+
+class Interval(NamedTuple):
+    estimate: np.ndarray
+    se: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+def jackknife_interval(estimate, replicates, confidence=0.95):
+    """Delete-a-group jackknife: se^2 = (g-1)/g sum (r - mean r)^2, t with g-1 degrees of freedom."""
+    replicates = np.asarray(replicates, np.float64)
+    g = len(replicates)
+    se = np.sqrt((g - 1) / g * ((replicates - replicates.mean(0)) ** 2).sum(0))
+    half = student_t.ppf((1 + confidence) / 2, g - 1) * se
+    return Interval(np.asarray(estimate), se, np.asarray(estimate) - half, np.asarray(estimate) + half)
+
+
+def jackknife_scores(x, labels, groups, num_classes, k=10, **options):
+    """The Score of every leave-a-group-out sample, each rebuilt from its points alone."""
+    x, labels, groups = np.asarray(x), np.asarray(labels), np.asarray(groups)
+    kept = [groups != g for g in sorted(set(groups.tolist()))]
+    return [knn_convexity(x[keep], labels[keep], num_classes, k=k, **options) for keep in kept]
+
+
+def permuted_scores(adjacency, permutations, num_classes, tolerance=ROUNDING):
+    """The Score of the same graph under every row of permutations [p n], each scored from scratch."""
+    return [graph_convexity(adjacency, labels, num_classes, tolerance) for labels in permutations]
+
+
+def random_label_score(adjacency, labels, num_classes):
+    """[c] expected score of a class if the labels that are not background are dealt out at random; no ties.
+
+    p_adj + (1 - p_adj - p_disc) (n_c - 2)/(n - 2), the shares taken over the pairs of points that are dealt a label.
+    Only for graphs in which every point is dealt one, so that interior nodes are too.
+    """
+    labels = np.asarray(labels)
+    assert (labels >= 0).all()
+    n = len(labels)
+    upper = np.triu_indices(n, 1)
+    p_adjacent = np.isfinite(adjacency)[upper].mean()
+    p_disconnected = np.isinf(path_lengths(adjacency))[upper].mean()
+    sizes = np.bincount(labels, minlength=num_classes)
+    return p_adjacent + (1 - p_adjacent - p_disconnected) * (sizes - 2) / (n - 2)
+
+
+def nnconvexity(x, labels, k=10):
+    """(micro, {label: score}) in percent, as nnconvexity 0.1.1 reports them for labels 0..C-1 and all pairs.
+
+    Its graph: of the k+1 nearest (the point itself among them, ties to the lowest index) those at a positive distance, joined
+    either way. Its path: whichever shortest one igraph returns. Means over ordered pairs, rounded to two decimals.
+    """
+    import igraph
+
+    labels = np.asarray(labels)
+    distances = pairwise(x)
+    n = len(distances)
+    lengths = np.zeros((n, n))
+    for i in range(n):
+        for j in np.argsort(distances[i], kind="stable")[: k + 1]:
+            if distances[i, j] > 0:
+                lengths[i, j] = lengths[j, i] = distances[i, j]
+    edges = np.argwhere(np.triu(lengths) > 0)
+    graph = igraph.Graph(n=n, edges=edges.tolist())
+    weights = [lengths[u, v] for u, v in edges]
+    everything, per_class = [], {}
+    for c in sorted(set(labels.tolist())):
+        members = np.flatnonzero(labels == c)
+        scores = []
+        for s in members.tolist():
+            targets = [t for t in members.tolist() if t != s]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # that some targets cannot be reached
+                found = graph.get_shortest_paths(s, to=targets, weights=weights, output="vpath")
+            for path in found:
+                inner = path[1:-1]
+                scores.append(0.0 if not path else np.mean(labels[inner] == c) if inner else 1.0)
+        everything.extend(scores)
+        per_class[c] = round(float(np.mean(scores)) * 100, 2)
+    return round(float(np.mean(everything)) * 100, 2), per_class
+
+
+# Cases and comparison
+
+
+def exact_points(rng, n, d, spread=128):
+    """[n d] float32 multiples of 1/64 whose distances float32 holds apart: the order by (distance, index) has no doubt.
+
+    Differences are whole multiples below 2 spread, so squares and their sums stay below 2^20 for d <= 16, and so do not round.
+    """
+    return (rng.integers(-spread, spread, (n, d)) / 64).astype(np.float32)
+
+
+def awkward_labels(rng, n, num_classes):
+    """[n] labels with background points (-1), of which class 0 has one point, class 1 two, and the last none."""
+    labels = rng.integers(-1, num_classes - 1, n)
+    labels[labels <= 1] = -1
+    labels[rng.permutation(n)[:3]] = [0, 1, 1]
+    return labels.astype(np.int32)
+
+
+def dense(senders, receivers, lengths, n):
+    """[n n] edge lengths of a list of edges, which must name every edge once from either end, all at one length."""
+    senders, receivers, lengths = (np.asarray(a) for a in (senders, receivers, lengths))
+    there = lengths < np.inf
+    edges = list(zip(senders[there].tolist(), receivers[there].tolist()))
+    assert len(edges) == len(set(edges)), "an edge is listed twice"
+    adjacency = np.full((n, n), np.inf)
+    adjacency[senders[there], receivers[there]] = lengths[there]
+    assert np.array_equal(adjacency, adjacency.T), "an edge is not listed from both ends"
+    return adjacency
+
+
+def clear(adjacency, labels):
+    """Whether no choice between paths hangs on lengths that differ by more than float64's rounding, yet hardly by more."""
+    narrow, wide = (shortest_paths(adjacency, labels, tolerance=tolerance) for tolerance in (1e-12, 10 * ROUNDING))
+    return all(np.array_equal(a, b) for a, b in zip(narrow, wide))
+
+
+def assert_score(got, want, atol=1e-6):
+    """Every field of a ConvexityScore (or what has its names) is the oracle's."""
+    for name in Score._fields:
+        actual, expected = np.asarray(getattr(got, name)), np.asarray(getattr(want, name))
+        if name.startswith("num_"):
+            np.testing.assert_array_equal(actual, expected, err_msg=name)
+        else:
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=atol, err_msg=name)
