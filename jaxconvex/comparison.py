@@ -184,12 +184,13 @@ def _intervals(pairs: Sequence[tuple[Row | None, Row | None]], confidence: float
     if len(lengths) > 1:
         raise ValueError(f"the scores must all have one number of replicates; got {sorted(lengths)}. Score both again.")
     nothing = (math.nan,) * max(lengths, default=2)
-    scores, replicates = [], []
+    scores: list[Any] = []
+    replicates: list[Any] = []
     for side in (0, 1):
         rows = [pair[side] for pair in pairs]
         scores.append(np.array([math.nan if row is None else row.score for row in rows]))
         values = [nothing if row is None else row.replicates or nothing for row in rows]
-        replicates.append(np.array(values).reshape(len(rows), -1).T)
+        replicates.append(np.array(values).reshape(len(rows), len(nothing)).T)
     found = paired_difference(*scores, *replicates, confidence=confidence)
     return [tuple(map(float, values)) for values in zip(*(np.asarray(field) for field in found), strict=True)]
 

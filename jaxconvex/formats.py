@@ -9,7 +9,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -79,12 +78,6 @@ def plain(value: Any) -> Any:
 # JSON: one NamedTuple class says, by its annotations, what a row of a file holds ------------------------------------
 
 
-@cache
-def _type_hints(row_type: Any) -> dict[str, Any]:
-    return get_type_hints(row_type)
-
-
-
 def _encode(value: Any, hint: Any) -> Any:
     if hint is float:
         number = float(value)
@@ -111,12 +104,11 @@ def _decode(value: Any, hint: Any) -> Any:
     raise ValueError(f"expected {getattr(hint, '__name__', hint)}, got {value!r}")
 
 
-def json_text(name: str, version: int, rows: Iterable[Any], **entries: Any) -> str:
+def json_text(name: str, version: int, rows: Sequence[Any], **entries: Any) -> str:
     """Strict JSON: format and version, the entries, then the rows (NamedTuples), one a line; NaN becomes null."""
     head = [f" {json.dumps(key)}: {json.dumps(plain(value))}" for key, value in entries.items()]
-    lines = []
+    lines, hints = [], get_type_hints(type(rows[0])) if rows else {}
     for row in rows:
-        hints = _type_hints(type(row))
         encoded = {field: _encode(value, hints[field]) for field, value in zip(row._fields, row, strict=True)}
         lines.append("  " + json.dumps(encoded, allow_nan=False))
     head = [f' "format": {json.dumps(name)}', f' "version": {version}', *head]
@@ -147,13 +139,13 @@ def read_json(path: str | os.PathLike[str], name: str, version: int, row_type: A
         raise ValueError(f"{what}. Read it with the jaxconvex that wrote it, or score again.")
     entries = {key: value for key, value in data.items() if key not in ("format", "version")}
     rows = entries.pop("rows", None)
+    hints = get_type_hints(row_type)
     if isinstance(rows, list):
-        return tuple(_decode_row(path, place, row, row_type) for place, row in enumerate(rows)), entries
+        return tuple(_decode_row(path, place, row, row_type, hints) for place, row in enumerate(rows)), entries
     raise ValueError(f"{path} must hold a list of rows; got {type(rows).__name__}.")
 
 
-def _decode_row(path: str | os.PathLike[str], place: int, row: Any, row_type: Any) -> Any:
-    hints = _type_hints(row_type)
+def _decode_row(path: str | os.PathLike[str], place: int, row: Any, row_type: Any, hints: dict[str, Any]) -> Any:
     if not isinstance(row, dict) or set(row) != set(hints):
         got = ", ".join(sorted(row)) if isinstance(row, dict) else repr(row)
         raise ValueError(f"{path}: row {place} must have the fields {', '.join(hints)}; got {got}.")

@@ -26,7 +26,7 @@ from jaxconvex.paths import (
     settle,
 )
 
-__all__ = ["packed_path_counts"]
+__all__ = ["over_neighbors", "packed_path_counts", "packed_relax", "rows_of", "slices_of"]
 
 NARROW = 16  # sources with ties, solved together
 WALKED = 128  # targets walked together
@@ -49,7 +49,7 @@ def packed_path_counts(
         farthest = jnp.max(jnp.where(within, distance[targets, column], 0), axis=0)
         return farthest + rounding_slack(farthest, packed.edges.lengths.dtype) + 1
 
-    distance = settle(partial(_packed_relax, packed), from_sources(labels.shape[0], sources, packed.lengths.dtype), limit)
+    distance = settle(partial(packed_relax, packed), from_sources(labels.shape[0], sources, packed.lengths.dtype), limit)
     reached = (distance[targets, column] < far) & within
     if jnp.issubdtype(distance.dtype, jnp.integer):
         parent = _packed_parents(packed, distance)
@@ -60,7 +60,7 @@ def packed_path_counts(
     return _resolve_ties(packed, labels, sources, targets, distance, limit(distance), reached, counts, tied)
 
 
-def _over_neighbors(packed: PackedGraph, index: Array, initial: Array, step: Callable) -> Array:
+def over_neighbors(packed: PackedGraph, index: Array, initial: Array, step: Callable) -> Array:
     """Fold the neighbours of one slice of rows, a few at a time."""
 
     def group(g: Array, accumulated: Array) -> Array:
@@ -72,29 +72,32 @@ def _over_neighbors(packed: PackedGraph, index: Array, initial: Array, step: Cal
     return lax.fori_loop(packed.starts[index], packed.starts[index + 1], group, initial)
 
 
-def _by_slice(values: Array) -> tuple[Array, Array]:
+def slices_of(values: Array) -> tuple[Array, Array]:
     slices = values.shape[0] // SLICE
     return jnp.arange(slices), values.reshape(slices, SLICE, *values.shape[1:])
 
 
-def _rows(values: Array, rows: Array) -> Array:
+def rows_of(values: Array, rows: Array) -> Array:
     return values.at[rows].get(mode="promise_in_bounds")
 
 
-def _packed_relax(packed: PackedGraph, distance: Array) -> tuple[Array, Array]:
+def packed_relax(packed: PackedGraph, distance: Array) -> tuple[Array, Array]:
     far = infinity(distance.dtype)
 
     def one(item: tuple[Array, Array]) -> tuple[Array, Array]:
         index, old = item
-        new = _over_neighbors(packed, index, old, lambda a, u, w: jnp.minimum(a, _rows(distance, u) + w))
+        new = over_neighbors(packed, index, old, lambda a, u, w: jnp.minimum(a, rows_of(distance, u) + w))
         return new, jnp.min(jnp.where(new < old, new, far), axis=0)
 
-    new, least = lax.map(one, _by_slice(distance))
+    new, least = lax.map(one, slices_of(distance))
     return new.reshape(distance.shape), jnp.min(least, axis=0)
 
 
 def _packed_parents(packed: PackedGraph, distance: Array) -> Int[Array, "rows s"]:
-    """Each row's predecessor on its shortest path, as 2 * row + 1 if another path is as short."""
+    """Each row's predecessor on its shortest path, as 2 * row + 1 if another path is as short.
+
+    The predecessor's path is shortest to the quantum, so that parents never go in circles, as equal points would.
+    """
     none = jnp.int32(2**30)
 
     def one(item: tuple[Array, Array]) -> Array:
@@ -102,13 +105,15 @@ def _packed_parents(packed: PackedGraph, distance: Array) -> Int[Array, "rows s"
         reach = jnp.where(own < UNREACHED, own + rounding_slack(own, packed.edges.lengths.dtype), -1)
 
         def step(found: Array, u: Array, w: Array) -> Array:
-            tight = jnp.where(_rows(distance, u) + w <= reach, 2 * u[:, None], none)
-            second = (tight < none) & (found < none)
-            return jnp.minimum(found, tight) | second.astype(jnp.int32)
+            length = rows_of(distance, u) + w
+            exact = length == own
+            tie = (length <= reach) & (~exact | (found < none))
+            parent = jnp.minimum(found | 1, jnp.where(exact, 2 * u[:, None] + 1, none + 1))
+            return parent - 1 + ((found & 1) | tie)
 
-        return _over_neighbors(packed, index, jnp.full(own.shape, none), step)
+        return over_neighbors(packed, index, jnp.full(own.shape, none), step)
 
-    return lax.map(one, _by_slice(distance)).reshape(distance.shape)
+    return lax.map(one, slices_of(distance)).reshape(distance.shape)
 
 
 def _walk(
@@ -124,9 +129,9 @@ def _walk(
         def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
             at, hops, outside, tied, _ = state
             active = at != sources
-            link = _rows(flat, jnp.where(active, at * s + column, 0))
+            link = rows_of(flat, jnp.where(active, at * s + column, 0))
             after = jnp.where(active, link >> 1, at)
-            foreign = active & (after != sources) & (_rows(labels, after) != own)
+            foreign = active & (after != sources) & (rows_of(labels, after) != own)
             tied |= active & ((link & 1) > 0)
             return after, hops + active, outside + foreign, tied, jnp.any(after != sources)
 
@@ -172,14 +177,14 @@ def _resolve_ties(
                 reach = jnp.where(own_distance < bound, own_distance + rounding_slack(own_distance, packed.edges.lengths.dtype), -1)
 
                 def step(least: Array, u: Array, w: Array) -> Array:
-                    foreign = (_rows(labels, u)[:, None] != own).astype(jnp.int32)
-                    offer = _rows(cost, u) + (1 + OUTSIDE * foreign)
-                    return jnp.where(_rows(near, u) + w <= reach, jnp.minimum(least, offer), least)
+                    foreign = (rows_of(labels, u)[:, None] != own).astype(jnp.int32)
+                    offer = rows_of(cost, u) + (1 + OUTSIDE * foreign)
+                    return jnp.where(rows_of(near, u) + w <= reach, jnp.minimum(least, offer), least)
 
-                return _over_neighbors(packed, slice_index, old, step)
+                return over_neighbors(packed, slice_index, old, step)
 
-            slices, distances = _by_slice(near)
-            return lax.map(one, (slices, (distances, _by_slice(cost)[1]))).reshape(cost.shape)
+            slices, distances = slices_of(near)
+            return lax.map(one, (slices, (distances, slices_of(cost)[1]))).reshape(cost.shape)
 
         cost = cheapest(relax, from_sources(labels.shape[0], sources[index], jnp.int32))
         found = counts_of_cost(cost[targets[:, index], jnp.arange(narrow)], reached[:, index])

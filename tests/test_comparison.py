@@ -54,6 +54,12 @@ def test_what_is_missing_on_one_side_is_nan():
     assert math.isfinite(found[0, "macro", None].se) and math.isfinite(found[0, "class", "zero"].se)
 
 
+def test_reports_without_rows_have_no_differences():
+    empty = sample_report()._replace(rows=())
+    found = compare_reports(empty, empty)
+    assert found.rows == () and found.tables() == [] and found.to_dataframe().empty
+
+
 def test_reports_that_do_not_match_are_refused():
     a = sample_report()
     with pytest.raises(ValueError, match=r"only 'b' has kind 'graph', layer 'layer 3'.*\(1 in all\)"):

@@ -164,6 +164,12 @@ def test_jit_vmap_and_eager_agree(metric):
     chex.assert_trees_all_close(jax.vmap(function)(layers), eager, rtol=1e-5, atol=1e-7)
 
 
+def test_constants_inside_jit():
+    x, y = points(0), points(1)
+    got = jax.jit(lambda y: distances.pairwise(x, y))(y)
+    np.testing.assert_allclose(got, oracles.pairwise(x, y), rtol=1e-5)
+
+
 def test_isometry_scale_and_order_of_rows():
     rng = np.random.default_rng(2)
     x = points(2, n=8, d=4)

@@ -239,6 +239,12 @@ def test_jit_vmap_and_eager_agree(metric):
             np.testing.assert_allclose(found.distances[i], eager[i].distances, rtol=1e-5)
 
 
+def test_constants_inside_jit():
+    x = jnp.asarray(np.random.default_rng(13).normal(size=(30, 4)), jnp.float32)
+    got = jax.jit(lambda scale: scale * knn_graph(x, k=4).distances)(2.0)
+    np.testing.assert_allclose(got, 2 * knn_graph(x, k=4).distances, rtol=1e-6)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_gradients_of_distances(metric):
     """Finite between duplicates, and elsewhere those of the distances to the same neighbours."""

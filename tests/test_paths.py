@@ -138,7 +138,8 @@ def test_near_duplicates_do_not_go_round_in_circles():
         adjacency = oracles.knn_adjacency(x, 5)
         reachable = np.isfinite(oracles.path_lengths(adjacency))
         np.testing.assert_array_equal(np.asarray(got.interior) >= 0, reachable)
-        np.testing.assert_array_equal(got.interior, got.interior.T)
+        same = labels[:, None] == labels[None]
+        np.testing.assert_array_equal(np.asarray(got.interior)[same], np.asarray(got.interior).T[same])
         if noise == 1e-3:
             assert oracles.clear(adjacency, labels)
             assert_paths(graph, labels, oracles.shortest_paths(adjacency, labels), adjacency)
