@@ -2,78 +2,256 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
-from jaxconvex import scoring
-from jaxconvex.scoring import Options
-
 __all__ = ["command"]
 
-ABOUT = """Convexity of the regions of concepts in the latent spaces of deep networks, layer by layer.
+ABOUT = """Convexity of the regions of concepts in the latent spaces of deep networks.
 
-A class is convex in a layer if, for every two of its points, all that lies between them belongs to it too.
-The graph score asks that of the shortest path in the graph of nearest neighbours: the share of the points on it that
-are of the class, averaged over pairs. 100 is convex; labels drawn at random give about 1 / number of classes (the null).
+A class is convex in a layer if all that lies between any two of its points is
+of the class too. The graph score asks that of the points on the shortest path
+in the graph of nearest neighbours: their share that is of the class, averaged
+over all pairs. 100 is convex; random labels give about 100 / number of classes.
 
 \b
-  jaxconvex demo                          the whole study on real digits, in two minutes
-  jaxconvex score embeddings.npz          your own representations: every array beside "labels" is a layer
-  jaxconvex compare before.npz after.npz  two models on the same points, with paired intervals
+  jaxconvex demo                           the whole study on real digits
+  jaxconvex score embeddings.npz           every array beside "labels" is a layer
+  jaxconvex compare before.npz after.npz   two models on the same points
 """
 
-SCORE = """Scores of every layer in FILE, with intervals, the null and figures.
+SCORE = """The convexity of every layer in FILE, with intervals, the null and figures.
 
 \b
 FILE is one of
-  .npz, .safetensors   every array (points, features) beside the labels is a layer
-  .csv                 the numeric columns are one layer; columns NAME/0, NAME/1, ... are the layer NAME
-  .parquet             likewise; a column of lists is a layer of its own
-  .npy                 one layer; its labels are in another file: --labels labels.txt
+  .npz, .safetensors  every array (points, features) beside the labels is a layer
+  .csv                the numeric columns are one layer; or columns NAME/0,
+                      NAME/1, ... are the layer NAME
+  .parquet            likewise; and a column of lists is a layer
+  .npy                one layer, the labels being in another file
 
 \b
 Examples
   jaxconvex score embeddings.npz
-  jaxconvex score embeddings.npz --labels species --labels genus --predictions predicted --k 5 --k 10
-  jaxconvex score hidden_states.safetensors --axis 1 --pool mean     (points, layers, tokens, features)
-  jaxconvex score embeddings.npy --labels labels.csv --max-points 5000 --out results
-  jaxconvex score embeddings.npz --protocol paper
+  jaxconvex score embeddings.npz --labels species --predictions predicted
+  jaxconvex score embeddings.npz --labels species --labels genus --k 5 --k 10
+  jaxconvex score embeddings.npy --labels labels.csv --max-points 5000
+  jaxconvex score states.npz --axis 1 --pool mean   # (points, layers, tokens, features)
+  jaxconvex score embeddings.npz --protocol paper --out results
 
-\b
-Labels are integers or text; without --labels they are the array called labels, label, targets, target or y.
-Names alike but for their numbers come in natural order (layer 2 before layer 10), others as in the file.
-An interrupted run goes on where it stopped when it is started again.
+Labels are integers or text. Layers whose names are alike but for numbers come
+in natural order (layer 2 before layer 10), others as in the file. A run that
+was interrupted goes on where it stopped when it is started again.
 """
 
-COMPARE = """Paired differences, B minus A, of every layer and class, with intervals and a figure.
+COMPARE = """The differences B - A of every layer and class, with paired intervals.
 
-\b
-A and B are two files as for `jaxconvex score`, with the same points in the same order and the same layers, or two
-results of it (folders, or their scores.json). Files are scored first, with the same groups left out by the jackknife.
+A and B are files as for `jaxconvex score`, with the same points in the same
+order and the same layers, which are scored first; or results of it: folders, or
+their scores.json. The jackknife leaves out the same points of both, so that what
+A and B share of the sampling error cancels.
 
 \b
 Examples
-  jaxconvex compare pretrained.npz finetuned.npz --labels species --predictions predicted
+  jaxconvex compare pretrained.npz finetuned.npz --labels species
   jaxconvex compare pretrained-convexity finetuned-convexity --classes
 """
 
-DEMO = """The whole study on real data: scikit-learn's 1,797 handwritten digits, in about two minutes on two cores.
+DEMO = """The whole study on real data: the 1,797 handwritten digits of scikit-learn.
 
-A small transformer is pretrained without labels, then fine-tuned. All its layers are scored before and after, on
-held-out digits; report.html shows the profiles, the classes and the correlation with recall.
+A small transformer is pretrained without labels (it fills in masked patches),
+then fine-tuned to tell the digits apart. All its layers are scored before and
+after, on held-out digits. Takes about two minutes on two cores; report.html
+shows the profiles, the classes and the correlation with recall.
 """
 
-NOTES = (
-    "Environment: JAXCONVEX_DEBUG=1 prints tracebacks. Compiled code is kept in ~/.cache/jaxconvex (or "
-    "$XDG_CACHE_HOME/jaxconvex); JAX_COMPILATION_CACHE_DIR moves it, JAX_ENABLE_COMPILATION_CACHE=false keeps none."
+NOTES = """JAXCONVEX_DEBUG=1 prints tracebacks. Compiled code is kept in
+$XDG_CACHE_HOME/jaxconvex or ~/.cache/jaxconvex; JAX_COMPILATION_CACHE_DIR names
+another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps none."""
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+app = typer.Typer(
+    help=ABOUT,
+    epilog=NOTES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings=SETTINGS,
 )
 
-app = typer.Typer(help=ABOUT, epilog=NOTES, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
-DATA, GRAPH, ERRORS, OUTPUT = "What is scored", "How it is scored", "Intervals and null", "What is written"
+def _option(name: str, metavar: str | None, text: str) -> Any:
+    return typer.Option(*name.split(), metavar=metavar, help=text, show_default=False)
 
 
-def _option(*names: str, panel: str, text: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+Names = list[str] | None
+Labels = Annotated[
+    Names,
+    _option(
+        "--labels",
+        "NAME",
+        "Array or column of labels, or a file of them (.npy, .txt, .csv); again for more labelings. "
+        "[default: labels, label, targets, target or y]",
+    ),
+]
+Predictions = Annotated[
+    str | None, _option("--predictions", "NAME", "Labels as the model predicts them: scored too, with recall.")
+]
+Layers = Annotated[
+    Names, _option("--layer", "NAME", "Take only this layer; again for more, in this order. NAME may have * and ?.")
+]
+Skip = Annotated[Names, _option("--skip", "NAME", "Leave out this array or column; again for more. NAME may have *.")]
+Axis = Annotated[
+    int | None, _option("--axis", "N", "The axis that counts layers in arrays (points, layers, features): 1.")
+]
+Pool = Annotated[
+    str | None, _option("--pool", "mean|cls", "How to pool arrays (points, tokens, features) over tokens.")
+]
+Background = Annotated[
+    str | None, _option("--background", "LABEL", "Points with this label shape the graph but are in no class.")
+]
+MaxPoints = Annotated[
+    int | None, _option("--max-points", "N", "Take N points at random, stratified by the first labels. [default: all]")
+]
+Neighbors = Annotated[
+    list[int] | None, _option("--k", "K", "Nearest neighbours of a point; again for more. [default: 10]")
+]
+Metric = Annotated[str, _option("--metric", "euclidean|cosine|manhattan", "The distance. [default: euclidean]")]
+GraphMode = Annotated[
+    str,
+    _option(
+        "--graph", "union|mutual", "Join two points if one, or both, is a neighbour of the other. [default: union]"
+    ),
+]
+Duplicates = Annotated[
+    str, _option("--duplicates", "link|drop", "Join equal points, or drop the edges of length 0. [default: link]")
+]
+Pairs = Annotated[int | None, _option("--pairs", "N", "Draw about N pairs of each class. [default: all pairs]")]
+Protocol = Annotated[str | None, _option("--protocol", "paper", "All choices as in the paper, exactly.")]
+Jackknife = Annotated[
+    bool | None,
+    _option("--jackknife/--no-jackknife", None, "Intervals, by leaving out points. [default: up to 10,000 points]"),
+]
+Permutations = Annotated[
+    int,
+    _option("--permutations", "N", "Permutations of the labels for the null. [default: 100 in score, 0 in compare]"),
+]
+Seed = Annotated[int, _option("--seed", "N", "Seed of all that is random. [default: 0]")]
+Out = Annotated[
+    Path | None, _option("--out -o", "FOLDER", "Where the results are written. [default: named after the input]")
+]
+Classes = Annotated[bool, _option("--classes", None, "Print the scores of the single classes too.")]
+Input = Annotated[Path, typer.Argument(show_default=False)]
+
+
+def _about(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+) -> None:
+    if version:
+        from jaxconvex import __version__
+
+        typer.echo(f"jaxconvex {__version__}")
+        raise typer.Exit()
+
+
+app.callback(invoke_without_command=True)(_about)
+
+
+def _options(context: typer.Context) -> Any:
+    """The options given, the rest by default."""
+    from jaxconvex.scoring import Options
+
+    given = {name: context.params.get(name) for name in Options._fields}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return Options(**{name: value for name, value in values.items() if value is not None and value != ()})
+
+
+def _print(result: Any, classes: bool) -> None:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    typer.echo(result.table(classes=classes, width=width))
+
+
+def _say_where(paths: Iterable[Path], folder: Path) -> None:
+    typer.echo(f"\nWritten to {folder}: {', '.join(str(path.relative_to(folder)) for path in paths)}")
+
+
+@app.command("score", help=SCORE, no_args_is_help=True)
+def _score(
+    context: typer.Context,
+    file: Input,
+    labels: Labels = None,
+    predictions: Predictions = None,
+    layers: Layers = None,
+    skip: Skip = None,
+    axis: Axis = None,
+    pool: Pool = None,
+    background: Background = None,
+    max_points: MaxPoints = None,
+    k: Neighbors = None,
+    metric: Metric = "euclidean",
+    graph: GraphMode = "union",
+    duplicates: Duplicates = "link",
+    max_pairs: Pairs = None,
+    protocol: Protocol = None,
+    jackknife: Jackknife = None,
+    permutations: Permutations = 100,
+    seed: Seed = 0,
+    out: Out = None,
+    classes: Classes = False,
+) -> None:
+    from jaxconvex import scoring, writing
+
+    data = scoring.read(file, _options(context))
+    with writing.output_folder(out or Path(f"{file.stem}-convexity")) as folder:
+        report = scoring.score(data, _options(context), folder / writing.CACHE)
+        _print(report, classes)
+        _say_where(writing.write_scores(report, folder), folder)
+
+
+@app.command("compare", help=COMPARE, no_args_is_help=True)
+def _compare(
+    context: typer.Context,
+    a: Input,
+    b: Input,
+    labels: Labels = None,
+    predictions: Predictions = None,
+    layers: Layers = None,
+    skip: Skip = None,
+    axis: Axis = None,
+    pool: Pool = None,
+    background: Background = None,
+    max_points: MaxPoints = None,
+    k: Neighbors = None,
+    metric: Metric = "euclidean",
+    graph: GraphMode = "union",
+    duplicates: Duplicates = "link",
+    max_pairs: Pairs = None,
+    permutations: Permutations = 0,
+    seed: Seed = 0,
+    out: Out = None,
+    classes: Classes = False,
+) -> None:
+    from jaxconvex import scoring, writing
+
+    sides = scoring.read_sides(a, b, _options(context))
+    with writing.output_folder(out or Path("-".join(sides) + "-comparison")) as folder:
+        comparison, reports = scoring.compare(sides, _options(context), folder / writing.CACHE)
+        _print(comparison, classes)
+        _say_where(writing.write_comparison(comparison, reports, folder), folder)
+
+
+@app.command("demo", help=DEMO)
+def _demo(out: Out = None, seed: Seed = 0) -> None:
+    from jaxconvex import scoring, writing
+
+    with writing.output_folder(out or Path("jaxconvex-demo")) as folder:
+        scoring.demonstrate(folder, seed)
+
+
+command = typer.main.get_command(app)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from jaxconvex.checks import as_labels, as_points, positive_integer
 from jaxconvex.distances import Metric
@@ -101,18 +101,22 @@ def spare_neighbors(k: int, num_points: int) -> int:
 
 def leave_group_out_graphs(
     knn: KNNGraph, x: Float[ArrayLike, "n d"], groups: Int[ArrayLike, " n"], *, k: int, metric: Metric = "euclidean"
-) -> Iterator[tuple[Int[np.ndarray, " m"], KNNGraph]]:
-    """For each group in turn: the points without it, and exactly the graph that `knn_graph(x[kept], k=k)` would give.
+) -> Iterator[tuple[Bool[np.ndarray, " n"], KNNGraph]]:
+    """For each group in turn: which points are left, and the graph of their k nearest neighbours among themselves.
+
+    The neighbours are exactly those that `knn_graph` finds on the points left. All points keep their rows and numbers,
+    so that every graph has one shape and nothing is compiled again: the points left out are isolated, padded with index
+    -1 and distance inf. Give them label -1, and the scores are those of the points left.
 
     Args:
         knn: neighbours of all points, more than k of them, as `knn_graph(x, k=spare_neighbors(k, n))` gives: what is
-            left of each list is the new list. Where fewer than k are left, the group's graph is searched afresh.
+            left of each list is the new list. Where fewer than k are left, that group's graph is searched afresh.
         x: the points.
-        groups: the group of each point, any integers; one group of all points has nothing left and is refused.
-        k: neighbours of the new graph; m - 1 where only m <= k points are left (one point left: padding).
+        groups: the group of each point, any integers, two groups or more. `groups // 2` leaves out two at a time.
+        k: neighbours of the new graph; rows are padded where only k points or fewer are left.
         metric: that of knn.
 
-    Lists are nearest first, so a smaller k needs no search of its own: cut the columns.
+    Lists are nearest first, so a smaller k needs no pass of its own: cut the columns.
 
     Raises:
         ValueError: groups of another length, or a single group.
@@ -121,33 +125,31 @@ def leave_group_out_graphs(
 
     >>> x = jnp.array([[0.], [1.], [3.], [7.]])
     >>> for kept, graph in leave_group_out_graphs(knn_graph(x, k=3), x, np.array([0, 0, 1, 1]), k=1):
-    ...     print(kept.tolist(), graph.indices.tolist())
-    [2, 3] [[1], [0]]
-    [0, 1] [[1], [0]]
+    ...     print(np.flatnonzero(kept).tolist(), graph.indices.ravel().tolist())
+    [2, 3] [-1, -1, 3, 2]
+    [0, 1] [1, 0, -1, -1]
     """
     group, indices, distances = np.asarray(groups), np.asarray(knn.indices), np.asarray(knn.distances)
     positive_integer(k, "k")
-    names = np.unique(group)
+    names, shape = np.unique(group), (len(indices), k)
     if group.shape != (len(indices),) or len(names) < 2:
         raise ValueError(
             f"groups must hold one integer for each of {len(indices)} points and name two groups or more; "
             f"got shape {group.shape} and {len(names)} group(s)."
         )
     for name in names:
-        stays = group != name
-        kept = np.flatnonzero(stays)
-        width = min(k, len(kept) - 1)
-        if width < 1:
-            yield kept, KNNGraph(jnp.full((1, 1), -1, jnp.int32), jnp.full((1, 1), jnp.inf, distances.dtype))
-            continue
-        listed = stays[indices[kept]] & (indices[kept] >= 0)
-        if listed.sum(axis=1).min() < width:
-            yield kept, knn_graph(jnp.asarray(x)[kept], k=width, metric=metric)
-            continue
-        column = np.argsort(~listed, axis=1, kind="stable")[:, :width]
-        renumbered = np.cumsum(stays, dtype=np.int32) - 1
-        neighbors = renumbered[np.take_along_axis(indices[kept], column, axis=1)]
-        yield kept, KNNGraph(jnp.asarray(neighbors), jnp.asarray(np.take_along_axis(distances[kept], column, axis=1)))
+        kept = group != name
+        width = min(k, int(kept.sum()) - 1)
+        listed = kept[:, None] & kept[indices] & (indices >= 0)
+        if listed[kept].sum(axis=1).min() >= width:
+            column = np.argsort(~listed, axis=1, kind="stable")[:, :k]
+            listed, neighbors, lengths = (np.take_along_axis(a, column, axis=1) for a in (listed, indices, distances))
+            neighbors, lengths = np.where(listed, neighbors, -1), np.where(listed, lengths, np.inf)
+        else:
+            members, fresh = np.flatnonzero(kept), knn_graph(jnp.asarray(x)[kept], k=width, metric=metric)
+            neighbors, lengths = np.full(shape, -1, np.int32), np.full(shape, np.inf, distances.dtype)
+            neighbors[kept, :width], lengths[kept, :width] = members[fresh.indices], fresh.distances
+        yield kept, KNNGraph(jnp.asarray(neighbors), jnp.asarray(lengths))
 
 
 def graph_jackknife(
@@ -198,15 +200,15 @@ def graph_jackknife(
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     knn = knn_graph(points, k=spare_neighbors(k, n), metric=metric)
 
-    def score(kept: np.ndarray | slice, graph: KNNGraph) -> ConvexityScore:
+    def score(kept: ArrayLike, graph: KNNGraph) -> ConvexityScore:
         edges = undirected(graph, mode=mode, duplicates=duplicates)
-        return graph_convexity(edges, jnp.asarray(classes[kept]), num_classes=num_classes)
+        return graph_convexity(edges, jnp.where(kept, classes, -1), num_classes=num_classes)
 
     def replicate(groups: np.ndarray) -> Replicates:
         scores = [score(*left) for left in leave_group_out_graphs(knn, points, groups, k=k, metric=metric)]
         return Replicates(*(np.array([getattr(s, name) for s in scores], np.float64) for name in Replicates._fields))
 
-    full = score(slice(None), KNNGraph(knn.indices[:, :k], knn.distances[:, :k]))
+    full = score(True, KNNGraph(knn.indices[:, :k], knn.distances[:, :k]))
     replicates = replicate(group)
     joint = replicate(group // 2) if len(replicates.micro) >= 4 else None
     sizes = np.asarray(full.num_points)

@@ -61,6 +61,16 @@ class ConvexityScore(NamedTuple):
         return xp.where(scored, self.per_class, 0).sum(-1) / xp.where(count > 0, count, xp.nan)
 
 
+class Segments(NamedTuple):
+    """Pairs of points and the share of each segment that lies inside the class; `keep` tells pairs from padding."""
+
+    first: Int[Array, " p"]
+    second: Int[Array, " p"]
+    keep: Bool[Array, " p"]
+    shares: Float[Array, " p"]
+    complete: Bool[Array, " c"]  # whether these are all pairs of the class
+
+
 class PairSums(NamedTuple):
     """Sums over the partners of each point; a deficit is 1 - score."""
 
@@ -242,9 +252,36 @@ def euclidean_convexity(
 
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 1.
     """
+    checked = as_labels(labels, len(x), num_classes)
+    segments = euclidean_segments(
+        predict_fn,
+        x,
+        checked,
+        num_classes=num_classes,
+        num_points=num_points,
+        max_pairs=max_pairs,
+        key=key,
+        batch_size=batch_size,
+    )
+    score = summarise_segments(segments, checked, num_classes)
+    broken = jnp.any((checked < -1) | (checked >= num_classes))
+    return score._replace(per_class=jnp.where(broken, jnp.nan, score.per_class))
+
+
+def euclidean_segments(
+    predict_fn: Callable[[Array], Array],
+    x: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+    *,
+    num_classes: int,
+    num_points: int = 10,
+    max_pairs: int | None = 5000,
+    key: PRNGKeyArray | None = None,
+    batch_size: int | None = None,
+) -> Segments:
+    """The pairs behind `euclidean_convexity` and the score of each: `Segments`. Arguments as there."""
     points = as_points(x, rank=None)
-    n = points.shape[0]
-    checked = as_labels(labels, n, num_classes)
+    checked = as_labels(labels, points.shape[0], num_classes)
     positive_integer(num_points, "num_points")
     sizes = jnp.bincount(checked + 1, length=num_classes + 1)[1:]
     pairs = same_class_pairs(checked, num_classes=num_classes, max_pairs=max_pairs, key=key)
@@ -254,24 +291,23 @@ def euclidean_convexity(
         batch_size = min(4096, max(1, SEGMENT_BYTES // item))
     together = -(-positive_integer(batch_size, "batch_size") // num_points)
     logits = jax.eval_shape(predict_fn, jax.ShapeDtypeStruct((together * num_points, *points.shape[1:]), points.dtype))
-    if len(getattr(logits, "shape", ())) != 2 or logits.shape[0] != together * num_points or logits.shape[1] < num_classes:
+    shape = getattr(logits, "shape", ())
+    if len(shape) != 2 or shape[0] != together * num_points or shape[1] < num_classes:
         raise ValueError(
             f"predict_fn must map (b, ...) to logits (b, c) with c at least num_classes={num_classes}; for a batch of "
-            f"{together * num_points} points it gives {getattr(logits, 'shape', type(logits).__name__)}."
+            f"{together * num_points} points it gives {shape or type(logits).__name__}."
         )
     if is_concrete(points, checked, pairs):  # leave the padding out
         valid = np.flatnonzero(np.asarray(pairs.valid).ravel())
         total = bucket(-(-max(len(valid), 1) // together)) * together
         chosen = np.concatenate([valid, np.zeros(total - len(valid), valid.dtype)])
-        keep = np.arange(total) < len(valid)
-        first, second = (np.asarray(p).ravel()[chosen] for p in (pairs.first, pairs.second))
+        first, second = (jnp.asarray(np.asarray(p).ravel()[chosen]) for p in (pairs.first, pairs.second))
+        keep = jnp.arange(total) < len(valid)
     else:
         total = -(-pairs.valid.size // together) * together
         first, second, keep = (jnp.pad(p.ravel(), (0, total - p.size)) for p in pairs)
-    shares = _segment_shares(predict_fn, points, checked, jnp.asarray(first), jnp.asarray(second), num_points, together)
-    score = _summarise_segments(shares, jnp.asarray(first), jnp.asarray(second), jnp.asarray(keep), checked, complete)
-    broken = jnp.any((checked < -1) | (checked >= num_classes))
-    return score._replace(per_class=jnp.where(broken, jnp.nan, score.per_class))
+    shares = _segment_shares(predict_fn, points, checked, first, second, num_points, together)
+    return Segments(first, second, keep, shares, complete)
 
 
 @partial(jax.jit, static_argnames=("predict_fn", "num_points", "together"))
@@ -292,10 +328,10 @@ def _segment_shares(
     return shares.reshape(-1)
 
 
-@jax.jit
-def _summarise_segments(
-    shares: Array, first: Array, second: Array, keep: Array, labels: Array, complete: Bool[Array, " c"]
-) -> ConvexityScore:
+@partial(jax.jit, static_argnames=("num_classes",))
+def summarise_segments(segments: Segments, labels: Int[Array, " n"], num_classes: int) -> ConvexityScore:
+    """The scores of classes from the shares of their segments."""
+    first, second, keep, shares, complete = segments
     n = labels.shape[0]
     deficit = jnp.where(keep, 1 - shares, 0)
 
@@ -305,7 +341,7 @@ def _summarise_segments(
     none = jnp.zeros(n, jnp.int32)
     whole = jnp.where(keep, deficit == 0, False).astype(jnp.int32)
     sums = PairSums(at_both(deficit), at_both(deficit**2), none, none, at_both(whole), at_both(keep.astype(jnp.int32)))
-    score = _summarise(sums, labels, complete.shape[0], ordered=True, complete=complete, xp=jnp)
+    score = _summarise(sums, labels, num_classes, ordered=True, complete=complete, xp=jnp)
     undefined = jnp.full_like(score.per_class, jnp.nan)
     return score._replace(adjacent=undefined, disconnected=undefined, nonadjacent=undefined)
 

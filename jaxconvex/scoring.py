@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,14 +14,13 @@ import numpy as np
 
 from jaxconvex.comparison import Comparison, compare_reports
 from jaxconvex.files import Representations, read_representations
-from jaxconvex.report import Report, distinct, read_report
+from jaxconvex.report import Report, read_report
+from jaxconvex.writing import RESULT
 
-__all__ = ["Interrupted", "Options", "compare", "interruptible", "keep_compiled_code", "output_folder", "score"]
-__all__ += ["write_comparison", "write_scores"]
+__all__ = ["Interrupted", "Options", "compare", "demonstrate", "interruptible", "keep_compiled_code", "read"]
+__all__ += ["read_sides", "score"]
 
 T = TypeVar("T")
-
-RESULT = "scores.json"
 
 
 class Options(NamedTuple):
@@ -52,31 +49,7 @@ class Interrupted(Exception):
     """The user's interrupt, with what is kept of the work."""
 
 
-def score(path: Path, options: Options, cache: Path) -> Report:
-    """The report of the representations in a file. Finished layers are kept in the folder `cache` and reused."""
-    return _evaluate(_read(path, options), options, cache)
-
-
-def compare(a: Path, b: Path, options: Options, cache: Path) -> tuple[Comparison, dict[str, Report]]:
-    """The comparison b - a and the two reports by name; each of the two is a file, a result or the folder of one.
-
-    Raises ValueError if they are not of the same points: their first labels must agree.
-    """
-    names = _names(a, b)
-    results = [_result(path) for path in (a, b)]
-    data = [None if result else _read(path, options) for path, result in zip((a, b), results, strict=True)]
-    if data[0] is not None and data[1] is not None:
-        _check_same_points(data[0], data[1], (a, b))
-    # A paired interval is what a comparison is for, whatever the number of points.
-    paired = options._replace(jackknife=True)
-    reports = {
-        name: read_report(result) if result else _evaluate(those, paired, cache)
-        for name, result, those in zip(names, results, data, strict=True)
-    }
-    return compare_reports(*reports.values(), names=names), reports
-
-
-def _read(path: Path, options: Options) -> Representations:
+def read(path: Path, options: Options) -> Representations:
     """The data of a file, after telling on stderr what was found in it."""
     data = read_representations(
         path,
@@ -102,7 +75,12 @@ def _summary(data: Representations) -> str:
     return f"{points} points, {layers}, {features}, labels {classes}{predicted}{left_out}"
 
 
-def _evaluate(data: Representations, options: Options, cache: Path) -> Report:
+def score(data: Representations, options: Options, cache: Path) -> Report:
+    """The report of the data. Finished layers are kept in the folder `cache` and reused; an interrupt stops at once."""
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"the seed must lie in 0..{2**32 - 1}; got {options.seed}.")
+    keep_compiled_code()
+
     def work() -> Report:
         import jax
 
@@ -122,7 +100,7 @@ def _evaluate(data: Representations, options: Options, cache: Path) -> Report:
             jackknife=options.jackknife,
             permutations=options.permutations,
             key=jax.random.key(options.seed),
-            background=_background(options.background, data),
+            background=options.background,
             protocol=options.protocol,
             cache=cache,
             progress=True,
@@ -134,12 +112,6 @@ def _evaluate(data: Representations, options: Options, cache: Path) -> Report:
         raise Interrupted(
             f"Interrupted. Finished layers are kept in {cache}; the same command goes on from there."
         ) from None
-
-
-def _background(value: str | None, data: Representations) -> int | str | None:
-    """The background label, as a number if the labels are numbers."""
-    numbers = all(labels.dtype.kind in "iu" for labels in data.labels.values())
-    return int(value) if value is not None and numbers and re.fullmatch(r"[+-]?\d+", value) else value
 
 
 def interruptible(work: Callable[[], T]) -> T:
@@ -163,11 +135,26 @@ def interruptible(work: Callable[[], T]) -> T:
     return results[0]
 
 
+def demonstrate(folder: Path, seed: int) -> None:
+    """Runs the demonstration, which writes to the folder and tells where."""
+    keep_compiled_code()
+
+    def work() -> Any:
+        from jaxconvex.study.demo import run_demo
+
+        return run_demo(folder, seed=seed, progress=True)
+
+    try:
+        print(interruptible(work))
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted.") from None
+
+
 def keep_compiled_code() -> None:
     """Has JAX keep what it compiles in the user's cache folder, unless the user has named another folder."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         with contextlib.suppress(RuntimeError):  # a user without a home
             home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
             jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxconvex"))
@@ -175,6 +162,30 @@ def keep_compiled_code() -> None:
 
 
 # Comparing ------------------------------------------------------------------------------------------------------------
+
+
+def read_sides(a: Path, b: Path, options: Options) -> dict[str, Representations | Report]:
+    """What is compared, by name: the data of a file, or the report of a result.
+
+    Raises ValueError if two files do not hold the same points: their first labels must agree.
+    """
+    results = [_result(path) for path in (a, b)]
+    sides = [read_report(made) if made else read(path, options) for path, made in zip((a, b), results, strict=True)]
+    if isinstance(sides[0], Representations) and isinstance(sides[1], Representations):
+        _check_same_points(sides[0], sides[1], (a, b))
+    return dict(zip(_names(a, b), sides, strict=True))
+
+
+def compare(
+    sides: dict[str, Representations | Report], options: Options, cache: Path
+) -> tuple[Comparison, dict[str, Report]]:
+    """The comparison of the second with the first, and the reports of both by name; data are scored first."""
+    # A paired interval is what a comparison is for, whatever the number of points.
+    options = options._replace(jackknife=True)
+    reports = {
+        name: score(side, options, cache) if isinstance(side, Representations) else side for name, side in sides.items()
+    }
+    return compare_reports(*reports.values(), names=tuple(reports)), reports
 
 
 def _result(path: Path) -> Path | None:
@@ -191,7 +202,11 @@ def _names(a: Path, b: Path) -> tuple[str, str]:
 
     def parts(path: Path) -> list[str]:
         path = path.resolve()
-        own = [path.parent.name] if path.name == RESULT else [path.stem if path.is_file() else path.name, path.parent.name]
+        own = (
+            [path.parent.name]
+            if path.name == RESULT
+            else [path.stem if path.is_file() else path.name, path.parent.name]
+        )
         return [name.removesuffix("-convexity") for name in own]
 
     for first, second in zip(parts(a), parts(b), strict=False):
@@ -209,68 +224,5 @@ def _check_same_points(a: Representations, b: Representations, paths: Sequence[P
     if differing:
         raise ValueError(
             f"A and B must hold the same points in the same order, so that their labels {name!r} agree; in {where} "
-            f"{differing} of {len(first)} differ. Name the true labels with --labels, those of a model with --predictions."
+            f"{differing} of {len(first)} differ. Name the true labels with --labels, a model's with --predictions."
         )
-
-
-# Writing --------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def output_folder(path: Path) -> Iterator[Path]:
-    """The folder, made if need be and seen to be writable; removed again if nothing comes to be in it.
-
-    Raises OSError that names it and says why nothing can be written there.
-    """
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(f"cannot write to the folder {path}: {reason}. Choose another with --out.") from error
-    try:
-        yield path
-    finally:
-        with contextlib.suppress(OSError):  # not empty
-            for folder in (path / ".cache", *made):
-                if folder.is_dir():
-                    folder.rmdir()
-
-
-def write_scores(report: Report, folder: Path) -> list[Path]:
-    """The paths of scores.json, scores.csv and the figures of the report, after writing them."""
-    from jaxconvex.plots import plot_classes, plot_profile, save_figure
-
-    paths = [report.to_json(folder / RESULT), report.to_csv(folder / "scores.csv")]
-    for suffix, chosen in _figures(report):
-        paths += save_figure(plot_profile(report, **chosen), folder / f"profile{suffix}")
-        paths += save_figure(plot_classes(report, **chosen), folder / f"classes{suffix}")
-    return paths
-
-
-def write_comparison(comparison: Comparison, reports: dict[str, Report], folder: Path) -> list[Path]:
-    """The paths of comparison.json, comparison.csv and the figures, after writing them."""
-    from jaxconvex.plots import plot_differences, plot_profile, save_figure
-
-    paths = [comparison.to_json(folder / "comparison.json"), comparison.to_csv(folder / "comparison.csv")]
-    for suffix, chosen in _figures(comparison):
-        paths += save_figure(plot_differences(comparison, classes=True, **chosen), folder / f"comparison{suffix}")
-        paths += save_figure(plot_profile(reports, **chosen), folder / f"profile{suffix}")
-    return paths
-
-
-def _figures(report: Report | Comparison) -> list[tuple[str, dict[str, Any]]]:
-    """What tells the files of the figures apart, and what to draw in them: one for each labeling and k."""
-    labelings = distinct(report.rows, "labeling")
-    numbers = [k for k in distinct(report.rows, "k") if k is not None] or [None]
-    return [
-        (
-            (f"-{re.sub(r'[^A-Za-z0-9_.]+', '-', labeling)}" if len(labelings) > 1 else "")
-            + (f"-k{k}" if len(numbers) > 1 else ""),
-            {"labeling": labeling, "k": k},
-        )
-        for labeling in labelings
-        for k in numbers
-    ]

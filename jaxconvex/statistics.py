@@ -68,7 +68,9 @@ def jackknife(
     joint: Float[ArrayLike, "h ..."] | None = None,
     confidence: float = 0.95,
 ) -> Interval:
-    """Delete-a-group jackknife: estimate -+ t se, se^2 = (g - 1)/g sum_i (r_i - mean r)^2, t with g - 1 degrees.
+    """Delete-a-group jackknife: the interval estimate -+ t se, with se^2 = (g - 1)/g sum_i (r_i - mean r)^2.
+
+    t is the quantile of Student's distribution with g - 1 degrees of freedom.
 
     Args:
         estimate: from all points, of any shape.
