@@ -75,8 +75,12 @@ def _block(parts: list[tuple[np.ndarray, np.ndarray]], size: int) -> Block:
 def in_streams(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """function(item) for each item, in order. On CPU a few run at once, a stream a core; elsewhere the device queues them.
 
-    An interrupt drops what has not begun.
+    The first runs alone, so that what must be compiled is compiled once. An interrupt drops what has not begun.
     """
+    items = iter(items)
+    for item in items:
+        yield function(item)
+        break
     if jax.default_backend() != "cpu":
         yield from map(function, items)
         return

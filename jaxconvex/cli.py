@@ -63,6 +63,8 @@ def _tell(code: int, message: str, error: BaseException | None = None) -> int:
     """The code, after printing the message as one line."""
     if error is not None and os.environ.get(DEBUG):
         traceback.print_exception(error)
+    if code == INTERRUPTED:
+        print(file=sys.stderr)  # below the progress bar
     print(" ".join(message.split()), file=sys.stderr, flush=True)
     return code
 

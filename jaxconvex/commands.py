@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from jaxconvex.formats import require
+
 __all__ = ["command"]
 
 ABOUT = """Convexity of the regions of concepts in the latent spaces of deep networks.
@@ -172,6 +174,12 @@ def _options(context: typer.Context) -> Any:
     return Options(**{name: value for name, value in values.items() if value is not None and value != ()})
 
 
+def _require_extras() -> None:
+    """Raises ModuleNotFoundError before the work, not after it."""
+    for module in ("matplotlib", "rich"):
+        require(module)
+
+
 def _print(result: Any, classes: bool) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     typer.echo(result.table(classes=classes, width=width))
@@ -207,6 +215,7 @@ def _score(
 ) -> None:
     from jaxconvex import scoring, writing
 
+    _require_extras()
     data = scoring.read(file, _options(context))
     with writing.output_folder(out or Path(f"{file.stem}-convexity")) as folder:
         report = scoring.score(data, _options(context), folder / writing.CACHE)
@@ -239,17 +248,22 @@ def _compare(
 ) -> None:
     from jaxconvex import scoring, writing
 
+    _require_extras()
     sides = scoring.read_sides(a, b, _options(context))
     with writing.output_folder(out or Path("-".join(sides) + "-comparison")) as folder:
         comparison, reports = scoring.compare(sides, _options(context), folder / writing.CACHE)
         _print(comparison, classes)
-        _say_where(writing.write_comparison(comparison, reports, folder), folder)
+        paths = writing.write_comparison(comparison, reports, folder)
+        for name in (name for name, side in sides.items() if side is not reports[name]):
+            paths += writing.write_scores(reports[name], folder / name)
+        _say_where(paths, folder)
 
 
 @app.command("demo", help=DEMO)
 def _demo(out: Out = None, seed: Seed = 0) -> None:
     from jaxconvex import scoring, writing
 
+    _require_extras()
     with writing.output_folder(out or Path("jaxconvex-demo")) as folder:
         scoring.demonstrate(folder, seed)
 

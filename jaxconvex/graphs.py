@@ -18,7 +18,7 @@ __all__ = ["Graph", "PackedGraph", "as_graph", "pack", "undirected"]
 
 UNREACHED = 2**30 - 1  # infinity of fixed-point lengths: two of them still add up without wrapping
 FINE = 2**16  # quanta the median edge needs; with fewer the lengths stay floating-point
-SLICE, WIDTH = 256, 4  # rows packed together, and neighbours read at a time
+WIDTH = 4  # neighbours read at a time
 
 
 class Graph(NamedTuple):
@@ -33,7 +33,7 @@ class Graph(NamedTuple):
 class PackedGraph(NamedTuple):
     """A graph laid out for shortest paths from many sources at once; made by `pack`, and a pytree like any other.
 
-    Nodes are ordered by degree and cut in slices of `SLICE` rows. Slice i owns the groups starts[i] to starts[i + 1] of
+    Nodes are ordered by degree and cut in slices of some rows. Slice i owns the groups starts[i] to starts[i + 1] of
     `neighbors` and `lengths`, each `WIDTH` neighbours wide, so that a hub pads its own slice alone. Lengths are int32
     multiples of `quantum` (a power of two; the shortest is 1), or floating-point where one far outlier would make that coarse.
     """
@@ -107,11 +107,12 @@ def as_graph(graph: KNNGraph | Graph | PackedGraph) -> Graph:
     raise ValueError(f"graph must be a KNNGraph, a Graph or a PackedGraph; got {type(graph).__name__}. See knn_graph().")
 
 
-def pack(graph: KNNGraph | Graph) -> PackedGraph:
+def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "link") -> PackedGraph:
     """The graph in the layout of the fast path engine: a step on the host, since the layout depends on the data.
 
     Args:
-        graph: a KNNGraph (symmetrised by union) or a Graph, with concrete values.
+        graph: a KNNGraph or a Graph, with concrete values.
+        mode, duplicates: how a KNNGraph becomes undirected, see `undirected`.
 
     Lengths become whole numbers of one quantum, a power of two, chosen so that no shortest path is longer than 2^30
     quanta: twice the largest distance from one root of each component bounds them all. Sums are then exact and the same
@@ -130,7 +131,7 @@ def pack(graph: KNNGraph | Graph) -> PackedGraph:
         raise ValueError("pack() lays a graph out by its values, so it must run outside jit, vmap and grad: pass a Graph there.")
     from scipy import sparse
 
-    edges = as_graph(graph)
+    edges = undirected(graph, mode=mode, duplicates=duplicates) if isinstance(graph, KNNGraph) else as_graph(graph)
     n = len(edges.degrees)
     lengths = np.asarray(edges.lengths)
     keep = ~np.isposinf(lengths)
@@ -154,22 +155,23 @@ def pack(graph: KNNGraph | Graph) -> PackedGraph:
 
     degree = np.diff(matrix.indptr)
     order = np.lexsort((np.arange(n), -(-degree // WIDTH)))
-    slices = -(-n // SLICE)
-    rows = slices * SLICE
+    size = 64 if n < 4096 else 256
+    slices = bucket(-(-n // size), 4)
+    rows = slices * size
     position = np.empty(n, np.int32)
     position[order] = np.arange(n)
     padded = np.concatenate([degree[order], np.zeros(rows - n, degree.dtype)])
-    groups = np.maximum(1, -(-padded.reshape(slices, SLICE).max(axis=1) // WIDTH))
+    groups = np.maximum(1, -(-padded.reshape(slices, size).max(axis=1) // WIDTH))
     starts = np.concatenate([[0], np.cumsum(groups)]).astype(np.int32)
-    total = bucket(int(starts[-1]))
-    neighbors = np.zeros((total, SLICE, WIDTH), np.int32)
-    packed = np.full((total, SLICE, WIDTH), absent, values.dtype)
+    total = bucket(int(starts[-1]), 1)
+    neighbors = np.zeros((total, size, WIDTH), np.int32)
+    packed = np.full((total, size, WIDTH), absent, values.dtype)
     row = np.repeat(np.arange(n), degree[order])
     entry = np.arange(len(row)) - np.repeat(np.cumsum(degree[order]) - degree[order], degree[order])
     source = np.repeat(matrix.indptr[order], degree[order]) + entry
-    group = starts[row // SLICE] + entry // WIDTH
-    neighbors[group, row % SLICE, entry % WIDTH] = position[matrix.indices[source]]
-    packed[group, row % SLICE, entry % WIDTH] = values[source]
+    group = starts[row // size] + entry // WIDTH
+    neighbors[group, row % size, entry % WIDTH] = position[matrix.indices[source]]
+    packed[group, row % size, entry % WIDTH] = values[source]
     return PackedGraph(
         neighbors=jnp.asarray(neighbors),
         lengths=jnp.asarray(packed),
@@ -193,9 +195,9 @@ def power_of_two_quantum(eccentricity: Array | np.floating) -> Array:
     return numpy.where(eccentricity > 0, numpy.ldexp(numpy.ones_like(eccentricity), exponent), numpy.ones_like(eccentricity))
 
 
-def bucket(size: int) -> int:
-    """The size rounded up to one of eight steps an octave, so that graphs of similar size share one compilation."""
-    step = max(1, 2 ** (max(size, 1).bit_length() - 4))
+def bucket(size: int, steps: int = 8) -> int:
+    """The size rounded up to one of some steps an octave, a power of two, so that similar sizes share a compilation."""
+    step = max(1, 2 ** (max(size - 1, 1).bit_length() - 1) // steps)
     return -(-size // step) * step
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxconvex.checks import as_points, one_of
 from jaxconvex.distances import Metric
-from jaxconvex.graphs import PackedGraph, pack, undirected
+from jaxconvex.graphs import PackedGraph, pack
 from jaxconvex.labelings import Labeling, recall
 from jaxconvex.neighbors import KNNGraph, knn_graph
 from jaxconvex.permutation import Null, NullScore, permutation_null
@@ -82,11 +82,12 @@ def _graph_rows(
     knn = knn_graph(points, k=width, metric=settings.metric)
 
     def packed_graph(knn: KNNGraph) -> PackedGraph:
-        return pack(undirected(knn, mode=settings.graph, duplicates=settings.duplicates))
+        return pack(knn, mode=settings.graph, duplicates=settings.duplicates)
 
-    def score(packed: PackedGraph, labeling: Labeling, kept: Any = slice(None)) -> ConvexityScore:
+    def score(packed: PackedGraph, labeling: Labeling, kept: np.ndarray | bool = True) -> ConvexityScore:
+        codes = np.where(kept, labeling.codes, -1)
         return packed_graph_convexity(
-            packed, labeling.codes[kept], num_classes=len(labeling.classes), max_pairs=settings.max_pairs, key=key
+            packed, codes, num_classes=len(labeling.classes), max_pairs=settings.max_pairs, key=key
         )
 
     for k in settings.k:

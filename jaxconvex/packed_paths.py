@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.graphs import SLICE, UNREACHED, PackedGraph
+from jaxconvex.graphs import UNREACHED, PackedGraph
 from jaxconvex.paths import (
     OUTSIDE,
     PathCounts,
@@ -72,9 +72,11 @@ def over_neighbors(packed: PackedGraph, index: Array, initial: Array, step: Call
     return lax.fori_loop(packed.starts[index], packed.starts[index + 1], group, initial)
 
 
-def slices_of(values: Array) -> tuple[Array, Array]:
-    slices = values.shape[0] // SLICE
-    return jnp.arange(slices), values.reshape(slices, SLICE, *values.shape[1:])
+def slices_of(packed: PackedGraph, values: Array) -> tuple[Array, Array]:
+    """The slices by number, and the values of their rows."""
+    size = packed.neighbors.shape[1]
+    slices = values.shape[0] // size
+    return jnp.arange(slices), values.reshape(slices, size, *values.shape[1:])
 
 
 def rows_of(values: Array, rows: Array) -> Array:
@@ -89,7 +91,7 @@ def packed_relax(packed: PackedGraph, distance: Array) -> tuple[Array, Array]:
         new = over_neighbors(packed, index, old, lambda a, u, w: jnp.minimum(a, rows_of(distance, u) + w))
         return new, jnp.min(jnp.where(new < old, new, far), axis=0)
 
-    new, least = lax.map(one, slices_of(distance))
+    new, least = lax.map(one, slices_of(packed, distance))
     return new.reshape(distance.shape), jnp.min(least, axis=0)
 
 
@@ -113,7 +115,7 @@ def _packed_parents(packed: PackedGraph, distance: Array) -> Int[Array, "rows s"
 
         return over_neighbors(packed, index, jnp.full(own.shape, none), step)
 
-    return lax.map(one, slices_of(distance)).reshape(distance.shape)
+    return lax.map(one, slices_of(packed, distance)).reshape(distance.shape)
 
 
 def _walk(
@@ -183,8 +185,8 @@ def _resolve_ties(
 
                 return over_neighbors(packed, slice_index, old, step)
 
-            slices, distances = slices_of(near)
-            return lax.map(one, (slices, (distances, slices_of(cost)[1]))).reshape(cost.shape)
+            slices, distances = slices_of(packed, near)
+            return lax.map(one, (slices, (distances, slices_of(packed, cost)[1]))).reshape(cost.shape)
 
         cost = cheapest(relax, from_sources(labels.shape[0], sources[index], jnp.int32))
         found = counts_of_cost(cost[targets[:, index], jnp.arange(narrow)], reached[:, index])

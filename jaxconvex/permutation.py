@@ -166,7 +166,7 @@ def _tight_parents(packed: PackedGraph, sources: Int[Array, " s"], width: int) -
         empty = jnp.full((*own.shape, width), -1, jnp.int32), jnp.zeros(own.shape, jnp.int32)
         return over_neighbors(packed, index, empty, step)
 
-    parents, count = lax.map(one, slices_of(distance))
+    parents, count = lax.map(one, slices_of(packed, distance))
     return parents.reshape(rows, s, width)[:n].swapaxes(0, 1), jnp.max(count)
 
 

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxconvex.blocks import Block, blocks_of_pairs, class_partners, in_streams, pair_partners
+from jaxconvex.chains import LONG, chain_path_counts, edge_matrix
 from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer
 from jaxconvex.graphs import Graph, PackedGraph, as_graph, bucket, pack
 from jaxconvex.neighbors import KNNGraph
@@ -154,11 +155,11 @@ def packed_graph_convexity(
     if drawn.any():
         pairs = jax.tree.map(np.asarray, same_class_pairs(labels, num_classes=num_classes, max_pairs=max_pairs, key=key))
         partners = pair_partners(pairs.first[pairs.valid], pairs.second[pairs.valid])
-    labels_of_rows = jnp.asarray(labels, jnp.int32)[packed.order]
-    position = np.asarray(packed.position)
+    count = block_counter(packed, labels)
+    dtype = packed.edges.lengths.dtype
 
     def solve(block: Block) -> tuple[np.ndarray, PairSums]:
-        sums = _block_sums(packed, labels_of_rows, position[block.sources], position[block.targets])
+        sums = _sums(count(block), block.targets != block.sources, dtype)
         return block.sources[: block.count], PairSums(*(np.asarray(s)[: block.count] for s in sums))
 
     sums = PairSums(*np.zeros((6, n)))
@@ -187,16 +188,14 @@ def graph_pair_scores(
     packed = graph if isinstance(graph, PackedGraph) else pack(graph)
     n = packed.position.shape[0]
     labels = np.asarray(as_labels(labels, n, num_classes))
-    labels_of_rows = jnp.asarray(labels)[packed.order]
-    position = np.asarray(packed.position)
+    count = block_counter(packed, labels)
     found = []
     for c in range(num_classes):
         members = np.flatnonzero(labels == c)
         scores = np.full((len(members), len(members)), np.nan)
 
         def solve(block: Block) -> np.ndarray:
-            counts = packed_path_counts(packed, labels_of_rows, position[block.sources], position[block.targets])
-            return 1 - np.asarray(_deficit(counts))[:, : block.count]
+            return 1 - np.asarray(_deficit(count(block)))[:, : block.count]
 
         start = 0
         partners = [(members, np.broadcast_to(members, scores.shape))] if len(members) > 1 else []
@@ -372,10 +371,14 @@ def _static_graph_convexity(edges: Graph, labels: Array, num_classes: int, pairs
     return ConvexityScore(*(jnp.where(broken, jnp.nan, f) if f.dtype.kind == "f" else f for f in score))
 
 
-@jax.jit
-def _block_sums(packed: PackedGraph, labels: Array, sources: Array, targets: Array) -> PairSums:
-    counts = packed_path_counts(packed, labels, sources, targets)
-    return _sums(counts, targets != sources, packed.edges.lengths.dtype)
+def block_counter(packed: PackedGraph, labels: np.ndarray) -> Callable[[Block], PathCounts]:
+    """The engine for this graph: a function from a block of sources to its `PathCounts` [t s]."""
+    if int(packed.depth) > LONG:
+        matrix = edge_matrix(packed)
+        tolerance = 2 * float(jnp.finfo(packed.edges.lengths.dtype).eps) + 1e-12
+        return lambda block: chain_path_counts(matrix, labels, block.sources, block.targets, tolerance)
+    position, rows = np.asarray(packed.position), labels.astype(np.int32)[np.asarray(packed.order)]
+    return lambda block: packed_path_counts(packed, rows, position[block.sources], position[block.targets])
 
 
 def _deficit(counts: PathCounts) -> Array:
@@ -383,6 +386,7 @@ def _deficit(counts: PathCounts) -> Array:
     return jnp.where(counts.interior < 0, 1, share)
 
 
+@partial(jax.jit, static_argnames=("dtype",))
 def _sums(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> PairSums:
     deficit = jnp.where(wanted, _deficit(counts).astype(dtype), 0)
 

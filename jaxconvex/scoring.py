@@ -170,7 +170,7 @@ def read_sides(a: Path, b: Path, options: Options) -> dict[str, Representations 
     Raises ValueError if two files do not hold the same points: their first labels must agree.
     """
     results = [_result(path) for path in (a, b)]
-    sides = [read_report(made) if made else read(path, options) for path, made in zip((a, b), results, strict=True)]
+    sides = [_paired(made) if made else read(path, options) for path, made in zip((a, b), results, strict=True)]
     if isinstance(sides[0], Representations) and isinstance(sides[1], Representations):
         _check_same_points(sides[0], sides[1], (a, b))
     return dict(zip(_names(a, b), sides, strict=True))
@@ -195,6 +195,13 @@ def _result(path: Path) -> Path | None:
             return path / RESULT
         raise ValueError(f"{path} must be a file, or a folder with the {RESULT} of a run; it has none.")
     return path if path.suffix.lower() == ".json" else None
+
+
+def _paired(path: Path) -> Report:
+    report = read_report(path)
+    if any(row.replicates for row in report.rows):
+        return report
+    raise ValueError(f"{path} was made without the jackknife, which a comparison needs; score again with --jackknife.")
 
 
 def _names(a: Path, b: Path) -> tuple[str, str]:

@@ -142,8 +142,8 @@ def score_interval(
     with np.errstate(divide="ignore", invalid="ignore"):
         centre, margin = logit(np.clip(score, 0, 1)), t * se / (score * (1 - score))
         share = t**2 / (np.asarray(num_points, np.float64) + t**2)
-    lower = np.where(score >= 1, 1 - share, np.where(score <= 0, 0, expit(centre - margin)))
-    upper = np.where(score >= 1, 1, np.where(score <= 0, share, expit(centre + margin)))
+        lower = np.where(score >= 1, 1 - share, np.where(score <= 0, 0, expit(centre - margin)))
+        upper = np.where(score >= 1, 1, np.where(score <= 0, share, expit(centre + margin)))
     return Interval(score, se, np.where(np.isfinite(se), lower, np.nan), np.where(np.isfinite(se), upper, np.nan))
 
 

@@ -44,6 +44,7 @@ def write_scores(report: Report, folder: Path) -> list[Path]:
     """The paths of scores.json, scores.csv and the figures of the report, after writing them."""
     from jaxconvex.plots import plot_classes, plot_profile, save_figure
 
+    folder.mkdir(exist_ok=True)
     paths = [report.to_json(folder / RESULT), report.to_csv(folder / "scores.csv")]
     for suffix, chosen in _figures(report):
         paths += save_figure(plot_profile(report, **chosen), folder / f"profile{suffix}")

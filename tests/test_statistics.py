@@ -29,6 +29,7 @@ from jaxconvex.statistics import (
 )
 
 SHORT_SERIES = arrays.arrays(np.float64, (2, 7), elements=strategies.integers(-3, 3).map(float))
+SHARES = strategies.integers(0, 64).map(lambda i: i / 64)
 CONFIDENCES = (0, 1, -0.5, 1.5, 95, float("nan"))
 
 
@@ -120,8 +121,8 @@ def test_the_correction_is_its_formula_and_bounded_by_half():
 
     everything = frozenset(range(g))
     sets = (everything, everything - {0}, everything - {1}, everything - {0, 1})
-    weights = (1, -0.9, -0.9, 0.8)
-    seen = sum(v * w * covariance(a, b) for v, a in zip(weights, sets) for w, b in zip(weights, sets))
+    parts = list(zip((1, -0.9, -0.9, 0.8), sets, strict=True))
+    seen = sum(v * w * covariance(a, b) for v, a in parts for w, b in parts)
     counted = (g - 1) ** 2 / g * (covariance(sets[1], sets[1]) - covariance(sets[1], sets[2]))
     want = np.maximum(plain - (counted - 1) / seen * (q**2).mean(0), plain / 2)
     np.testing.assert_allclose(jackknife(estimate, single, joint=joint).se ** 2, want)
@@ -155,9 +156,7 @@ def test_jackknife_says_what_is_wrong(estimate, replicates, options, message):
 # Intervals of scores
 
 
-@hypothesis.given(
-    strategies.floats(0, 1), arrays.arrays(np.float64, 6, elements=strategies.floats(0, 1)), strategies.integers(2, 500)
-)
+@hypothesis.given(SHARES, arrays.arrays(np.float64, 6, elements=SHARES), strategies.integers(2, 500))
 def test_intervals_of_scores_stay_in_0_to_1_around_the_score(score, replicates, num_points):
     interval = score_interval(score, replicates, num_points)
     assert 0 <= interval.lower <= score + 1e-12 and score - 1e-12 <= interval.upper <= 1
@@ -197,7 +196,7 @@ def test_paired_differences_are_narrower_than_unpaired_ones_on_correlated_layers
     difference = paired_difference(estimates[:, 0], estimates[:, 1], replicates[:, :, 0].T, replicates[:, :, 1].T)
     np.testing.assert_allclose(difference.estimate, estimates[:, 1] - estimates[:, 0])
     assert difference.se.mean() < 0.5 * np.hypot(a.se, b.se).mean()
-    assert 0.93 < np.mean((difference.lower <= 0.1) & (0.1 <= difference.upper)) < 0.97
+    assert 0.93 < np.mean((difference.lower <= 0.1) & (difference.upper >= 0.1)) < 0.97
 
 
 def test_paired_difference_of_equal_layers_is_exactly_zero():
@@ -234,7 +233,8 @@ def test_peak_is_its_definition():
         best = int(np.argmax(estimates))
         want = []
         for layer in range(5):
-            pair = oracles.jackknife_interval(estimates[layer] - estimates[best], replicates[:, layer] - replicates[:, best])
+            paired = replicates[:, layer] - replicates[:, best]
+            pair = oracles.jackknife_interval(estimates[layer] - estimates[best], paired)
             quantile = scipy.stats.t.ppf(1 - 0.1 / 4, len(replicates) - 1)
             want.append(layer == best or pair.estimate + quantile * pair.se >= 0)
         assert peak.layer == best
@@ -312,11 +312,11 @@ def test_correlations_at_the_ends(correlation):
     assert np.isnan(correlation([], [])[:3]).all()
     three = correlation([1, 2, 3], [1, 3, 2])
     assert three.num_points == 3 and abs(three.coefficient - 0.5) < 1e-12 and np.isnan(three[1:3]).all()
-    assert abs(correlation(1e200 * x, 1e-200 * np.square(x)).coefficient - correlation(x, np.square(x)).coefficient) < 1e-9
-    for low, high in ((0.9999, 0.99999), (0.5, 0.9)):
-        for confidence in (low, high):
-            _, lower, upper, _ = correlation(x, np.square(x), confidence=confidence)
-            assert -1 <= lower <= upper <= 1
+    large, usual = correlation(1e200 * x, 1e-200 * np.square(x)), correlation(x, np.square(x))
+    assert abs(large.coefficient - usual.coefficient) < 1e-9
+    for confidence in (0.5, 0.95, 0.99999):
+        _, lower, upper, _ = correlation(x, np.square(x), confidence=confidence)
+        assert -1 <= lower <= upper <= 1
 
 
 @pytest.mark.parametrize("correlation", [pearson, spearman])
@@ -346,15 +346,15 @@ def test_correlations_say_what_is_wrong(correlation):
 
 
 def test_the_expected_score_of_random_labels_is_the_mean_over_all_labelings():
-    x = np.random.default_rng(5).normal(size=(8, 2)).astype(np.float32)
-    x[5:] += 100  # a part of its own, so that some pairs have no path
+    x = np.random.default_rng(5).normal(size=(7, 2)).astype(np.float32)
+    x[4:] += 100  # a part of its own, so that some pairs have no path
     graph = undirected(knn_graph(x, k=2))
-    labels = np.array([0, 0, 0, 1, 1, 2, -1, -1])
+    labels = np.array([0, 0, 0, 1, 1, 2, -1])
     expected = random_label_score(graph, labels, num_classes=4)
     labelings = sorted(set(itertools.permutations(labels.tolist())))
     packed = pack(graph)
     scores = [graph_convexity(packed, np.array(some), num_classes=4).per_class for some in labelings]
-    np.testing.assert_allclose(expected, np.mean(scores, axis=0), atol=1e-6)
+    np.testing.assert_allclose(expected, np.mean(scores, axis=0, dtype=np.float64), atol=1e-6)
     assert np.isnan(expected[2:]).all() and np.isfinite(expected[:2]).all()
 
 

@@ -1,0 +1,487 @@
+"""The command: results, exit codes, one line for what is wrong, and what an interrupt leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("matplotlib")
+
+from jaxconvex import __version__, scoring
+from jaxconvex.cli import main
+from jaxconvex.comparison import read_comparison
+from jaxconvex.evaluation import evaluate
+from jaxconvex.report import Report, distinct, read_report, select
+
+N = 30
+LABELS = np.repeat([0, 1, 2], N // 3)
+FIGURES = ["profile.png", "profile.svg", "classes.png", "classes.svg"]
+
+
+def blobs(seed: int, spread: float = 1.5) -> np.ndarray:
+    draws = np.random.default_rng(seed)
+    return (4 * np.eye(3, 5)[LABELS] + spread * draws.normal(size=(N, 5))).astype(np.float32)
+
+
+ARRAYS = {"block_10": blobs(1), "block_2": blobs(2), "block_1": blobs(3), "label": LABELS}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The tests run in a folder of their own, and leave JAX's settings as they are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scoring, "keep_compiled_code", lambda: None)
+    np.savez("a.npz", **ARRAYS)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command; gives exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def score(run):
+    """Scores with small settings; gives what `run` gives."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        return run("score", "--k", 4, "--permutations", 0, *arguments)
+
+    return call
+
+
+@pytest.fixture
+def refused(score):
+    """Checks that scoring ends with exit code 2, one line with the parts given and nothing written; gives the line."""
+
+    def call(parts: str | tuple[str, ...], *arguments: object) -> str:
+        before = sorted(Path().rglob("*"))
+        code, out, err = score(*arguments)
+        assert code == 2, err
+        line = err.splitlines()[-1]
+        assert line.startswith("Error: ") and err.count("Error") == 1 and "Traceback" not in err
+        for part in (parts,) if isinstance(parts, str) else parts:
+            assert part in line
+        assert out == "" and sorted(Path().rglob("*")) == before
+        return line
+
+    return call
+
+
+# Scores -------------------------------------------------------------------------------------------------------------
+
+
+def test_score_writes_what_evaluate_returns(score):
+    code, out, err = score("a.npz")
+    assert code == 0
+    made = Path("a-convexity")
+    report = read_report(made / "scores.json")
+    expected = evaluate({name: ARRAYS[name] for name in ("block_1", "block_2", "block_10")}, {"label": LABELS}, k=4)
+    np.testing.assert_equal([row._asdict() for row in report.rows], [row._asdict() for row in expected.rows])
+    assert distinct(report.rows, "layer") == ["block_1", "block_2", "block_10"]
+    assert len(list(csv.DictReader((made / "scores.csv").open()))) == len(report.rows)
+    assert {"scores.json", "scores.csv", *FIGURES} <= {path.name for path in made.iterdir()}
+    assert "block_10" in out and out.splitlines()[-1].startswith("Written to a-convexity: scores.json, scores.csv")
+    assert "a.npz: 30 points, 3 layers (block_1 to block_10), 5 features, labels 'label' (3 classes)" in err
+
+
+def test_the_options_reach_evaluate(run, monkeypatch):
+    given = {}
+
+    def record(*data, **options):
+        given.update(options, data=data)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("jaxconvex.evaluation.evaluate", record)
+    np.savez("b.npz", x=np.zeros((N, 4, 2)), y=LABELS, z=LABELS, guess=LABELS)
+    options = "--labels z --labels y --predictions guess --pool mean --background 2 --max-points 20 --k 3 --k 5 "
+    options += "--metric cosine --graph mutual --duplicates drop --pairs 50 --no-jackknife --permutations 7 --seed 3"
+    code, _, err = run("score", "b.npz", *options.split())
+    assert code == 2 and "Error: enough" in err
+    layers, labels = given.pop("data")
+    assert list(layers) == ["x"] and list(labels) == ["z", "y"]
+    assert given.pop("predictions") is not None and given.pop("key") is not None and given.pop("cache") is not None
+    assert given.pop("background") in (2, "2") and given.pop("progress") is True
+    assert given == {
+        "k": (3, 5),
+        "metric": "cosine",
+        "graph": "mutual",
+        "duplicates": "drop",
+        "pool": "mean",
+        "max_pairs": 50,
+        "max_points": 20,
+        "jackknife": False,
+        "permutations": 7,
+        "protocol": None,
+    }
+
+
+def test_several_labelings_and_k_have_figures_of_their_own(score):
+    np.savez("b.npz", x=blobs(0), fine=LABELS, coarse=np.where(LABELS == 2, "two", "less"))
+    code, out, _ = score(
+        "b.npz", "--labels", "fine", "--labels", "coarse", "--k", 6, "--classes", "-o", "out", "--no-jackknife"
+    )
+    assert code == 0 and "less" in out
+    report = read_report("out/scores.json")
+    assert distinct(report.rows, "labeling") == ["fine", "coarse"] and distinct(report.rows, "k") == [4, 6]
+    for stem in ("profile-fine-k4", "classes-coarse-k6"):
+        assert Path(f"out/{stem}.svg").stat().st_size
+
+
+def test_predictions_give_recall(score):
+    np.savez("b.npz", x=blobs(0), label=LABELS, guess=np.roll(LABELS, 1))
+    assert score("b.npz", "--predictions", "guess")[0] == 0
+    report = read_report("b-convexity/scores.json")
+    assert distinct(report.rows, "labeling") == ["label", "predicted"]
+    assert [row.recall for row in select(report, labeling="label", level="class")] == [0.9, 0.9, 0.9]
+
+
+def test_protocol_paper(run):
+    assert run("score", "a.npz", "--protocol", "paper", "--permutations", 0, "--layer", "block_2")[0] == 0
+    settings = read_report("a-convexity/scores.json").settings
+    assert settings["duplicates"] == "drop" and settings["k"] == [10]
+    code, _, err = run("score", "a.npz", "--protocol", "paper", "--k", 5)
+    assert code == 2 and "protocol" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "parquet", "csv", "npy"])
+def test_other_formats_score_the_same(score, suffix):
+    x = blobs(1)
+    arguments = [f"b.{suffix}"]
+    if suffix == "safetensors":
+        pytest.importorskip("safetensors.numpy").save_file({"layer": x, "label": LABELS}, "b.safetensors")
+    elif suffix == "npy":
+        np.save("b.npy", x)
+        np.save("label.npy", LABELS)
+        arguments += ["--labels", "label.npy"]
+    else:
+        frame = pytest.importorskip("pandas").DataFrame(x, columns=list("vwxyz")).assign(label=LABELS)
+        if suffix == "csv":
+            frame.to_csv("b.csv", index=False)
+        else:
+            pytest.importorskip("pyarrow")
+            frame.to_parquet("b.parquet")
+    np.savez("c.npz", layer=x, label=LABELS)
+    assert score(*arguments)[0] == score("c.npz")[0] == 0
+    found, expected = (read_report(f"{name}-convexity/scores.json") for name in "bc")
+    np.testing.assert_equal([row._asdict() for row in found.rows], [row._asdict() for row in expected.rows])
+
+
+def test_axis_and_pool(score):
+    hidden = np.stack([blobs(i) for i in range(3)], axis=1)
+    np.savez("b.npz", hidden=np.stack([hidden, hidden], axis=2), label=LABELS)
+    assert score("b.npz", "--axis", 1, "--pool", "mean", "--layer", "hidden 2")[0] == 0
+    np.savez("c.npz", **{"hidden 2": hidden[:, 2], "label": LABELS})
+    assert score("c.npz")[0] == 0
+    found, expected = (read_report(f"{name}-convexity/scores.json") for name in "bc")
+    assert [row.score for row in found.rows] == [row.score for row in expected.rows]
+
+
+# Comparisons --------------------------------------------------------------------------------------------------------
+
+
+def compare(run, *arguments: object) -> tuple[int, str, str]:
+    return run("compare", "--k", 4, *arguments)
+
+
+def test_compare_files_and_results(run, score):
+    np.savez("b.npz", **{name: array if name == "label" else array + blobs(9, 0.5) for name, array in ARRAYS.items()})
+    code, out, _ = compare(run, "a.npz", "b.npz", "--classes")
+    assert code == 0 and "class" in out and "Written to a-b-comparison: comparison.json" in out
+    files = read_comparison("a-b-comparison/comparison.json")
+    assert files.names == ("a", "b")
+    assert all(np.isfinite(row.lower) for row in files.rows if row.level != "class")
+    for name in ("comparison.csv", "comparison.png", "comparison.svg", "profile.png", "a/scores.json", "b/scores.csv"):
+        assert Path("a-b-comparison", name).stat().st_size
+    assert score("a.npz")[0] == score("b.npz")[0] == 0
+    assert compare(run, "a-convexity", "b-convexity/scores.json", "--out", "results")[0] == 0
+    np.testing.assert_equal(
+        [row._asdict() for row in read_comparison("results/comparison.json").rows],
+        [row._asdict() for row in files.rows],
+    )
+
+
+def test_compare_refuses_what_is_not_paired(run, score):
+    moved = dict(ARRAYS, label=np.roll(LABELS, 1))
+    np.savez("moved.npz", **moved)
+    np.savez("fewer.npz", **{name: array[:-1] for name, array in ARRAYS.items()})
+    np.savez("other.npz", block_1=blobs(0), label=LABELS)
+    Path("none").mkdir()
+    Path("broken.json").write_text('{"format": "jaxconvex rep')
+    score("a.npz", "--no-jackknife")
+    for other, part in {
+        "moved.npz": "in the same order, so that their labels 'label' agree; in a.npz and moved.npz 3 of 30 differ",
+        "fewer.npz": "hold 30 and 29",
+        "other.npz": "only 'a' has",
+        "none": "scores.json",
+        "broken.json": "broken.json is not a whole",
+        "absent.npz": "absent.npz does not exist",
+        "a-convexity": "without the jackknife",
+    }.items():
+        code, _, err = compare(run, "a.npz", other)
+        assert code == 2 and part in err.splitlines()[-1], err
+
+
+# Bad input and wrong use --------------------------------------------------------------------------------------------
+
+
+def test_files_that_cannot_be_scored(refused):
+    Path("empty.npz").touch()
+    Path("cut.npz").write_bytes(Path("a.npz").read_bytes()[:300])
+    np.savez("objects.npz", x=blobs(0), label=np.array([None] * N, dtype=object))
+    np.savez("rank.npz", x=np.zeros((N, 3, 2)), label=LABELS)
+    np.savez("lengths.npz", x=blobs(0)[:-1], label=LABELS)
+    np.savez("floats.npz", x=blobs(0), label=LABELS + 0.5)
+    Path("text.npz.txt").write_text("")
+    refused("empty.npz is empty", "empty.npz")
+    refused("cut.npz is not a whole .npz file", "cut.npz")
+    refused("absent.npz does not exist", "absent.npz")
+    refused(("text.npz.txt", ".safetensors"), "text.npz.txt")
+    refused(("'lable'", "'label'"), "a.npz", "--labels", "lable")
+    refused(("'guess'", "'block_10'"), "a.npz", "--predictions", "guess")
+    refused(("'label' in objects.npz", "Python objects"), "objects.npz")
+    refused(("'x' in rank.npz", "(30, 3, 2)", "--axis 1", "--pool"), "rank.npz")
+    refused(("'x' has 29", "'label' 30"), "lengths.npz")
+    refused(("'label' in floats.npz", "float64"), "floats.npz")
+
+
+def test_values_that_cannot_be_scored(refused):
+    bad = blobs(0)
+    bad[[3, 8]] = np.nan
+    np.savez("nan.npz", x=bad, label=LABELS)
+    np.savez("alone.npz", x=blobs(0), label=np.arange(N))
+    refused(("2 of 30 rows", "3, 8"), "nan.npz")
+    refused("no class with two points", "alone.npz")
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--k", 0], ("k must be", "got 0")),
+        (["--k", N], ("k must be", f"got {N}")),
+        (["--metric", "chebyshev"], ("metric", "'euclidean'", "'chebyshev'")),
+        (["--metric", "squared_euclidean"], ("squared",)),
+        (["--graph", "both"], ("'union'", "'both'")),
+        (["--duplicates", "both"], ("'link'", "'both'")),
+        (["--max-points", 0], ("max_points", "got 0")),
+        (["--pairs", 0], ("max_pairs", "got 0")),
+        (["--permutations", -1], ("permutations", "got -1")),
+        (["--protocol", "papr"], ("'paper'", "'papr'")),
+        (["--seed", -1], ("seed", "got -1")),
+        (["--axis", 1], ("--axis splits",)),
+        (["--layer", "block_3"], ("'block_3'", "'block_1'")),
+        (["--seed", "one"], ("--seed", "'one'", "--help")),
+        (["--colour", "red"], ("--colour", "--help")),
+    ],
+)
+def test_options_that_cannot_be(refused, options, parts):
+    refused(parts, "a.npz", *options)
+
+
+def test_pool_must_be_known(refused):
+    np.savez("tokens.npz", x=np.zeros((N, 3, 2)), label=LABELS)
+    refused(("'cls'", "'max'"), "tokens.npz", "--pool", "max")
+
+
+def test_output_that_cannot_be_written(refused, score, monkeypatch):
+    Path("taken").touch()
+    refused(("cannot write to the folder taken", "--out"), "a.npz", "--out", "taken")
+    refused(("cannot write to the folder taken/below", "--out"), "a.npz", "--out", "taken/below")
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    monkeypatch.setattr("jaxconvex.evaluation.evaluate", lambda *a, **b: pytest.fail("nothing may be scored before"))
+    refused(("No space left on device", "--out"), "a.npz", "--out", "new/folder")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the super-user may write everywhere")
+def test_read_only_output(refused):
+    Path("fixed").mkdir(mode=0o500)
+    refused("Permission denied", "a.npz", "--out", "fixed")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["scores", "a.npz"], ["score", "a.npz", "b.npz"], ["compare", "a.npz"], ["--colour"]]
+)
+def test_wrong_use(run, arguments):
+    code, out, err = run(*arguments)
+    assert code == 2 and out == "" and len(err.splitlines()) == 1
+    assert err.startswith("Error: ") and "--help" in err
+
+
+def test_failures_of_ours(run, monkeypatch):
+    def fail(*arguments, **options):
+        raise TypeError("unsupported\noperand")
+
+    monkeypatch.setattr("jaxconvex.evaluation.evaluate", fail)
+    code, _, err = run("score", "a.npz")
+    assert code == 1 and "Traceback" not in err
+    assert "TypeError: unsupported operand. This is a fault of ours; please report it" in err.splitlines()[-1]
+    monkeypatch.setenv("JAXCONVEX_DEBUG", "1")
+    code, _, err = run("score", "a.npz")
+    assert code == 1 and "Traceback" in err and "in fail" in err
+
+
+def test_too_little_memory(run, monkeypatch):
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("jaxconvex.evaluation.evaluate", fail)
+    code, _, err = run("score", "a.npz")
+    assert code == 1 and "--max-points" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("module", ["typer", "matplotlib", "rich"])
+def test_missing_extras_are_named(run, monkeypatch, module):
+    for name in list(sys.modules):
+        if name == "jaxconvex.commands" or name.partition(".")[0] == module:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run("score", "a.npz")
+    assert code == 2 and len(err.splitlines()) == 1
+    assert module in err and 'pip install "jaxconvex[report]"' in err
+    monkeypatch.delitem(sys.modules, "jaxconvex.commands", raising=False)
+
+
+# Interrupts ---------------------------------------------------------------------------------------------------------
+
+
+def test_finished_layers_are_kept_and_reused(score, monkeypatch):
+    assert score("a.npz", "--out", "whole")[0] == 0
+    write, written = Report.to_json, []
+
+    def interrupt(report, path):
+        write(report, path)
+        raise KeyboardInterrupt
+
+    def count(report, path):
+        written.append(Path(path))
+        return write(report, path)
+
+    monkeypatch.setattr(Report, "to_json", interrupt)
+    code, _, err = score("a.npz", "--out", "again")
+    assert code == 130
+    assert err.splitlines()[-1].startswith("Interrupted. Finished layers are kept in again")
+    kept = [path for path in Path("again").rglob("*") if path.is_file()]
+    assert len(kept) == 1
+    monkeypatch.setattr(Report, "to_json", count)
+    assert score("a.npz", "--out", "again")[0] == 0
+    assert len(written) == 3 and kept[0] not in written
+    found, expected = (read_report(f"{name}/scores.json") for name in ("again", "whole"))
+    np.testing.assert_equal([row._asdict() for row in found.rows], [row._asdict() for row in expected.rows])
+    written.clear()
+    assert score("a.npz", "--out", "again", "--seed", 1)[0] == 0
+    assert len(written) == 4  # other settings: nothing is reused
+
+
+def test_interrupts_outside_the_work(run, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scoring, "read_representations", interrupt)
+    code, _, err = run("score", "a.npz")
+    assert code == 130 and err.split() == ["Interrupted."]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    package = str(Path(scoring.__file__).parents[1])
+    paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    return os.environ | {"XDG_CACHE_HOME": str(folder), "PYTHONPATH": paths}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_an_interrupt_stops_compiled_code_at_once(folder):
+    draws = np.random.default_rng(0)
+    np.savez("large.npz", a=blobs(1), b=draws.normal(size=(N, 3)), label=LABELS)
+    np.savez("long.npz", x=draws.normal(size=(60_000, 64)).astype(np.float32), label=np.arange(60_000) % 2)
+    command = [sys.executable, "-m", "jaxconvex", "score", "long.npz", "--k", "4", "--permutations", "0"]
+    with subprocess.Popen(command, env=environment(folder), stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert "60000 points" in process.stderr.readline()
+            time.sleep(6)
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            start = time.monotonic()
+            _, err = process.communicate(timeout=60)
+            assert time.monotonic() - start < 2
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("Interrupted. Finished layers are kept in long-convexity")
+
+
+# The command itself -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ("score", "compare", "demo", "shortest path")),
+        (["--help"], ("jaxconvex score embeddings.npz", "JAXCONVEX_DEBUG")),
+        (["score", "--help"], ("--labels", "--axis 1 --pool mean", ".safetensors", "natural order")),
+        (["score", "-h"], ("--protocol",)),
+        (["compare", "--help"], ("pretrained.npz finetuned.npz", "--classes")),
+        (["demo", "--help"], ("digits", "--out")),
+    ],
+)
+def test_help_teaches(run, arguments, parts):
+    code, out, err = run(*arguments)
+    text = out + err
+    assert code == (0 if arguments else 2)
+    assert all(part in text for part in parts)
+
+
+def test_version(run):
+    assert run("--version") == (0, f"jaxconvex {__version__}\n", "")
+
+
+def test_demo_runs_the_study(run, monkeypatch):
+    from types import ModuleType
+
+    module = ModuleType("jaxconvex.study.demo")
+    module.run_demo = lambda out, *, seed=0, progress=True: f"in {out} with seed {seed}"
+    monkeypatch.setitem(sys.modules, "jaxconvex.study.demo", module)
+    assert run("demo", "--out", "made", "--seed", 3)[:2] == (0, "in made with seed 3\n")
+
+
+def test_the_command_in_a_process_of_its_own(folder):
+    command = [
+        sys.executable,
+        "-m",
+        "jaxconvex",
+        "score",
+        "a.npz",
+        "--k",
+        "4",
+        "--permutations",
+        "0",
+        "--layer",
+        "block_2",
+    ]
+    made = subprocess.run(command, env=environment(folder / "cache"), capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines()[-1].startswith("Written to a-convexity")
+    assert any((folder / "cache" / "jaxconvex").iterdir())
+    assert json.loads((folder / "a-convexity/scores.json").read_text())["rows"]
+    made = subprocess.run(
+        [*command, "--labels", "none"], env=environment(folder / "cache"), capture_output=True, text=True
+    )
+    assert made.returncode == 2 and len(made.stderr.splitlines()) == 1
