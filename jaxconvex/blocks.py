@@ -84,8 +84,14 @@ def in_streams(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator
     if jax.default_backend() != "cpu":
         yield from map(function, items)
         return
+    wide = jax.config.jax_enable_x64  # a setting of this thread, which the others must share
+
+    def work(item: Any) -> Any:
+        with jax.enable_x64(wide):
+            return function(item)
+
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        futures = [pool.submit(function, item) for item in items]
+        futures = [pool.submit(work, item) for item in items]
         try:
             for future in futures:
                 yield future.result()

@@ -55,8 +55,9 @@ def as_points(x: Any, name: str = "x", *, rank: int | None = 2) -> Float[Array, 
     points = jnp.asarray(x)
     if points.dtype != jnp.float64:
         points = points.astype(jnp.float32)
-    if is_concrete(points):
-        bad = np.flatnonzero(~np.asarray(_finite_rows(points)))
+    if is_concrete(x):
+        with jax.ensure_compile_time_eval():  # x may be a constant inside jit
+            bad = np.flatnonzero(~np.asarray(_finite_rows(jnp.asarray(x, points.dtype))))
         if bad.size:
             rows = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
             raise ValueError(
@@ -72,7 +73,7 @@ def _finite_rows(points: Float[Array, "n ..."]) -> Array:
 
 
 def as_labels(labels: Any, num_points: int, num_classes: int, name: str = "labels") -> Int[Array, " n"]:
-    """The labels as int32. Raises ValueError for floats, a wrong shape, and concrete labels outside -1..num_classes-1."""
+    """The labels as int32. Raises ValueError for floats, a wrong shape, and labels known to lie outside their range."""
     positive_integer(num_classes, "num_classes")
     if not isinstance(labels, jax.Array):
         labels = np.asarray(labels)
@@ -84,7 +85,7 @@ def as_labels(labels: Any, num_points: int, num_classes: int, name: str = "label
     if labels.shape != (num_points,):
         raise ValueError(f"{name} must have one entry a point, shape ({num_points},); got shape {labels.shape}.")
     if is_concrete(labels) and num_points:
-        low, high = int(labels.min()), int(labels.max())
+        low, high = int(np.asarray(labels).min()), int(np.asarray(labels).max())
         if low < -1 or high >= num_classes:
             raise ValueError(
                 f"{name} must lie in 0..{num_classes - 1} (num_classes={num_classes}), or be -1 for background; "

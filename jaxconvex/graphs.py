@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ class PackedGraph(NamedTuple):
 
     Nodes are ordered by degree and cut in slices of some rows. Slice i owns the groups starts[i] to starts[i + 1] of
     `neighbors` and `lengths`, each `WIDTH` neighbours wide, so that a hub pads its own slice alone. Lengths are int32
-    multiples of `quantum` (a power of two; the shortest is 1), or floating-point where one far outlier would make that coarse.
+    multiples of `quantum` (a power of two; the shortest is 1), or floating-point where an outlier would make that coarse.
     """
 
     neighbors: Int[Array, "groups slice width"]
@@ -104,7 +104,7 @@ def as_graph(graph: KNNGraph | Graph | PackedGraph) -> Graph:
         return graph.edges
     if isinstance(graph, Graph):
         return graph
-    raise ValueError(f"graph must be a KNNGraph, a Graph or a PackedGraph; got {type(graph).__name__}. See knn_graph().")
+    raise ValueError(f"graph must be a KNNGraph, Graph or PackedGraph; got {type(graph).__name__}. See knn_graph().")
 
 
 def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "link") -> PackedGraph:
@@ -116,7 +116,7 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
 
     Lengths become whole numbers of one quantum, a power of two, chosen so that no shortest path is longer than 2^30
     quanta: twice the largest distance from one root of each component bounds them all. Sums are then exact and the same
-    in any order. If the median edge has fewer than 2^16 quanta, which takes an outlier far away, lengths stay floating-point.
+    in any order. If the median edge has fewer than 2^16 quanta, which takes a far outlier, lengths stay floating-point.
 
     Raises:
         ValueError: under jit, vmap or grad, where values are not known: pack before, or pass the Graph.
@@ -128,7 +128,7 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     (3,)
     """
     if not is_concrete(graph):
-        raise ValueError("pack() lays a graph out by its values, so it must run outside jit, vmap and grad: pass a Graph there.")
+        raise ValueError("pack() lays a graph out by its values, so it must run outside jit and vmap: pass a Graph there.")
     from scipy import sparse
 
     edges = undirected(graph, mode=mode, duplicates=duplicates) if isinstance(graph, KNNGraph) else as_graph(graph)
@@ -138,10 +138,8 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     poisoned = bool(np.isnan(lengths).any())
     weights = np.where(np.isnan(lengths), 1, lengths)[keep].astype(np.float64)
     # scipy.sparse drops explicit zeros in some operations, so edges of length 0 travel as the smallest positive number.
-    matrix = sparse.coo_matrix(
-        (np.maximum(weights, np.finfo(np.float64).tiny), (np.asarray(edges.receivers)[keep], np.asarray(edges.senders)[keep])),
-        shape=(n, n),
-    ).tocsr()
+    ends = np.asarray(edges.receivers)[keep], np.asarray(edges.senders)[keep]
+    matrix = sparse.coo_matrix((np.maximum(weights, np.finfo(np.float64).tiny), ends), shape=(n, n)).tocsr()
     component, eccentricity, depth = _survey(matrix)
     quantum = power_of_two_quantum(np.float64(eccentricity))
     positive = weights[weights > 0]  # many equal points make no graph coarse
@@ -185,14 +183,15 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     )
 
 
-def power_of_two_quantum(eccentricity: Array | np.floating) -> Array:
+def power_of_two_quantum(eccentricity: Any) -> Any:
     """The quantum of lengths for graphs whose roots see no node farther than this, so that every path fits 2^30 quanta.
 
     A power of two, so that it hardly depends on the root, and scaling the data by two changes nothing.
     """
     numpy = np if isinstance(eccentricity, np.floating) else jnp
     _, exponent = numpy.frexp(2.002 * eccentricity / UNREACHED)  # the surplus leaves room for rounding
-    return numpy.where(eccentricity > 0, numpy.ldexp(numpy.ones_like(eccentricity), exponent), numpy.ones_like(eccentricity))
+    one = numpy.ones_like(eccentricity)
+    return numpy.where(eccentricity > 0, numpy.ldexp(one, exponent), one)
 
 
 def bucket(size: int, steps: int = 8) -> int:

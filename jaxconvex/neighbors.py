@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.checks import as_points, is_concrete, positive_integer
-from jaxconvex.distances import Metric, metric_function
+from jaxconvex.distances import Metric, metric_function, squared_euclidean
 
 __all__ = ["KNNGraph", "epsilon_graph", "knn_graph"]
 
@@ -45,7 +45,7 @@ def knn_graph(x: Float[Array, "n d"], *, k: int = 10, metric: Metric = "euclidea
     other point can be nearer. Rows without that proof are searched by differences. So offsets, outliers and
     near-duplicates cost time, not correctness.
 
-    Equal points are neighbours at distance 0. Distances carry gradients with respect to x (finite at 0); indices do not.
+    Equal points are neighbours at distance 0. Distances carry gradients with respect to x (finite at 0).
     NaN or infinity: an error on concrete input; under jit all distances are nan.
 
     Raises:
@@ -57,10 +57,10 @@ def knn_graph(x: Float[Array, "n d"], *, k: int = 10, metric: Metric = "euclidea
     >>> graph.indices.tolist()
     [[1, 2], [0, 2], [1, 0], [2, 1]]
     """
-    if metric == "squared_euclidean":
+    if metric in ("squared_euclidean", squared_euclidean):
         raise ValueError(
-            "metric='squared_euclidean' gives no edge lengths: squared distances break the triangle inequality, so a "
-            "path through many points would be shorter than the straight edge. Use 'euclidean'; the neighbours are the same."
+            "metric='squared_euclidean' gives no edge lengths: squared distances break the triangle inequality, so a path "
+            "through many points would be shorter than the straight edge. Use 'euclidean'; the neighbours are the same."
         )
     metric_function(metric)
     points = as_points(x)
@@ -77,21 +77,21 @@ def knn_graph(x: Float[Array, "n d"], *, k: int = 10, metric: Metric = "euclidea
 
 
 def epsilon_graph(
-    x: Float[Array, "n d"], *, radius: float, max_degree: int | None = None, metric: Metric = "euclidean"
+    x: Float[Array, "n d"], *, radius: float | Array, max_degree: int | None = None, metric: Metric = "euclidean"
 ) -> KNNGraph:
-    """The neighbours of every point within a radius, padded: `KNNGraph` with index -1 and distance inf where none is left.
+    """The neighbours of every point within a radius: `KNNGraph`, padded with index -1 and distance inf.
 
     Args:
         x: points, one a row.
         radius: largest distance of neighbours, in units of the metric; above 0.
-        max_degree: columns of the result, 1 to n - 1. By default the largest number of neighbours, which must be counted
-            first; so name it under jit. If a point has more neighbours than that, all distances are nan.
+        max_degree: columns of the result, 1 to n - 1. By default the largest number of neighbours there is; under jit
+            that is not known, so name it there. If a point has more neighbours than that, all distances are nan.
         metric: as for `knn_graph`.
 
     Raises:
         ValueError: as `knn_graph`; radius not above 0; max_degree missing under jit.
 
-    Cost: that of `knn_graph` with k = max_degree, twice if it must be counted.
+    Cost: that of `knn_graph` with k = max_degree + 1; where it is not named, with k = 32, then 128, 512, ...
 
     >>> epsilon_graph(jnp.array([[0.], [1.], [3.]]), radius=1.5).indices.tolist()
     [[1], [0], [-1]]
@@ -102,18 +102,16 @@ def epsilon_graph(
     positive_integer(n - 1, "the number of points less one")
     if max_degree is None:
         if not is_concrete(x, radius):
-            raise ValueError("max_degree must be named under jit: the number of neighbours within the radius is not known.")
-        max_degree = 8  # doubled until it is enough: the search is exact for any k
-        while max_degree < n - 1:
-            farthest = knn_graph(x, k=max_degree, metric=metric).distances[:, -1]
-            if not bool(jnp.any(farthest <= radius)):
-                break
-            max_degree *= 2
-        max_degree = min(max_degree, n - 1)
-        counted = jnp.sum(knn_graph(x, k=max_degree, metric=metric).distances <= radius, axis=1)
-        max_degree = max(int(jnp.max(counted)), 1)
-    positive_integer(max_degree, "max_degree", most=n - 1, why=f" for {n} points")
-    found = knn_graph(x, k=min(max_degree + 1, n - 1), metric=metric)
+            raise ValueError("max_degree must be named under jit: how many neighbours the radius holds is not known.")
+        searched = min(32, n - 1)
+        found = knn_graph(x, k=searched, metric=metric)
+        while searched < n - 1 and bool(jnp.any(found.distances[:, -1] <= radius)):
+            searched = min(4 * searched, n - 1)
+            found = knn_graph(x, k=searched, metric=metric)
+        max_degree = max(1, int(jnp.max(jnp.sum(found.distances <= radius, axis=1))))
+    else:
+        positive_integer(max_degree, "max_degree", most=n - 1, why=f" for {n} points")
+        found = knn_graph(x, k=min(max_degree + 1, n - 1), metric=metric)
     inside = found.distances <= radius
     crowded = jnp.any(inside[:, max_degree:]) | jnp.any(jnp.isnan(found.distances))
     indices = jnp.where(inside, found.indices, -1)[:, :max_degree]

@@ -36,10 +36,10 @@ WALKED = 128  # targets walked together
 def packed_path_counts(
     packed: PackedGraph, labels: Int[Array, " rows"], sources: Int[Array, " s"], targets: Int[Array, "t s"]
 ) -> PathCounts:
-    """`PathCounts` [t s] of one block of sources, each with its own targets, all named by their rows in the packed graph.
+    """`PathCounts` [t s] of one block of sources, each with its own targets, named by their rows in the packed graph.
 
-    Distances first, by sweeps bounded by the farthest target; then each row's parent; then a walk from every target to its
-    source. Only sources with a tie on a walked path take the lexicographic pass.
+    Distances first, by sweeps bounded by the farthest target; then each row's parent; then a walk from every target to
+    its source. Only sources with a tie on a walked path take the lexicographic pass.
     """
     column = jnp.arange(sources.shape[0])
     far = infinity(packed.lengths.dtype)

@@ -1,8 +1,8 @@
 """Shortest paths from many sources at once, and how many of the points inside them lie outside a class.
 
-Of equally short paths the one with the fewest points outside the class counts, then the one with the fewest hops. That is
-Definition 3 of the paper ("there exists a shortest path inside"), and it does not depend on the order of the points. Equal
-means equal but for rounding.
+Of equally short paths the one with the fewest points outside the class counts, then the one with the fewest hops. So
+Definition 3 of the paper has it ("there exists a shortest path inside"), and the order of the points does not matter.
+Equal means equal but for rounding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxconvex.neighbors import KNNGraph
 
 __all__ = ["PathCounts", "edge_path_counts", "fixed_point", "shortest_path_counts", "shortest_path_lengths"]
 
-EQUAL = 16  # quanta by which rounding to quanta may part equal lengths
+EQUAL = 64  # quanta by which rounding to quanta may part equal lengths of up to 64 hops
 OUTSIDE = 2**16  # what a point outside costs in the lexicographic pass, where a hop costs 1
 
 Relax = Callable[[Array], tuple[Array, Array]]
@@ -72,7 +72,7 @@ def shortest_path_lengths(graph: KNNGraph | Graph | PackedGraph, sources: Int[Ar
         graph: as for `shortest_path_counts`.
         sources: indices of points.
 
-    Lengths are sums of fixed-point edges, so they are right to about 2^-29 of the longest of them. nan if an edge is nan.
+    Lengths are sums of fixed-point edges, right to about 2^-29 of the longest of them. nan if an edge is nan.
 
     >>> from jaxconvex import knn_graph
     >>> chain = knn_graph(jnp.array([[0.], [1.], [2.5]]), k=1)
@@ -124,7 +124,7 @@ def edge_path_counts(
 
 
 def fixed_point(edges: Graph) -> tuple[Int[Array, " e"], Float[Array, ""]]:
-    """Lengths in whole quanta, and the quantum: 0 where an outlier would make it coarse. As `pack` does, but under jit."""
+    """Lengths in whole quanta, and the quantum, 0 where an outlier would make it coarse: as `pack` does, but under jit."""
     n = edges.degrees.shape[0]
     there = edges.lengths < jnp.inf
     nodes = jnp.arange(n, dtype=jnp.int32)
@@ -170,8 +170,8 @@ def infinity(dtype: jnp.dtype) -> float | int:
 def rounding_slack(distance: Array, dtype: jnp.dtype) -> Array:
     """By how much a path may exceed the distance and still be as short, given the type the lengths came in.
 
-    An edge in float32 is off by up to an eps (2^-23): its squares, their sum and the root are rounded. Two paths of equal
-    length then differ by up to 2 eps. Whole quanta add what rounding to them takes; floating-point sums round once more.
+    An edge in float32 is off by up to an eps (2^-23): squares, their sum and the root are rounded. Two paths of equal
+    length then differ by up to 2 eps. Whole quanta add what rounding to them takes; floating-point sums round again.
     """
     if jnp.issubdtype(distance.dtype, jnp.integer):
         return EQUAL + (distance >> 22 if dtype == jnp.float32 else 0)

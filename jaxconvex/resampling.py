@@ -189,6 +189,7 @@ def graph_jackknife(
     >>> found.replicates.per_class.shape, bool(found.macro.lower < found.macro.estimate < found.macro.upper)
     ((10, 2), True)
     """
+    upper_level(confidence)  # before the work
     points = as_points(x)
     n = len(points)
     classes = np.asarray(as_labels(labels, n, num_classes))

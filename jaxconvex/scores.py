@@ -120,17 +120,17 @@ def graph_convexity(
 
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 3.
     """
-    edges = as_graph(graph)
-    n = edges.degrees.shape[0]
-    known = is_concrete(graph, labels, key)
-    checked = as_labels(labels, n, num_classes)
     if max_pairs is not None:
         positive_integer(max_pairs, "max_pairs")
-    if known:
-        packed = graph if isinstance(graph, PackedGraph) else pack(edges)
-        score = packed_graph_convexity(packed, np.asarray(checked), num_classes=num_classes, max_pairs=max_pairs, key=key)
-        dtype = edges.lengths.dtype
-        return ConvexityScore(*(jnp.asarray(f, dtype if f.dtype.kind == "f" else jnp.int32) for f in score))
+    if is_concrete(graph, labels, key):
+        with jax.ensure_compile_time_eval():  # all may be constants inside jit
+            packed = graph if isinstance(graph, PackedGraph) else pack(graph)
+            codes = np.asarray(as_labels(labels, packed.position.shape[0], num_classes))
+            score = packed_graph_convexity(packed, codes, num_classes=num_classes, max_pairs=max_pairs, key=key)
+            dtype = packed.edges.lengths.dtype
+            return ConvexityScore(*(jnp.asarray(f, dtype if f.dtype.kind == "f" else jnp.int32) for f in score))
+    edges = as_graph(graph)
+    checked = as_labels(labels, edges.degrees.shape[0], num_classes)
     pairs = None
     if max_pairs is not None:
         pairs = same_class_pairs(checked, num_classes=num_classes, max_pairs=max_pairs, key=key)
@@ -423,7 +423,8 @@ def _summarise(sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, 
 
     points = by_class(xp.ones_like(labels))
     times = 2 if ordered else 1
-    deficit, squared, adjacent, disconnected, inside, pairs = (by_class(s) / times for s in sums)
+    deficit, squared, adjacent, disconnected, inside, _ = (by_class(s) / times for s in sums)
+    pairs = by_class(sums.partners) // times
     some = xp.where(pairs > 0, pairs, xp.nan)
     mean = deficit / some
     variance = xp.maximum(squared - deficit * mean, 0) / xp.where(pairs > 1, pairs - 1, xp.nan)

@@ -183,12 +183,16 @@ def test_isometry_scale_and_order_of_rows():
 
 def test_eager_is_jit_at_forty_thousand_points():
     """jax 0.10.x on CPU gets a vmapped 3 x 3 matrix-vector product wrong above 32,768 rows (jax issue 39103)."""
-    x = np.random.default_rng(0).normal(size=(40_000, 3)).astype(np.float32)
-    y = x[:4]
-    for metric in ("euclidean", "cosine"):
-        want = oracles.pairwise(x, y, metric)
-        eager = distances.pairwise(jnp.asarray(x), jnp.asarray(y), metric=metric)
-        compiled = jax.jit(lambda x, y: distances.pairwise(x, y, metric=metric))(x, y)  # noqa: B023
+    rng = np.random.default_rng(0)
+    x, mixing = rng.normal(size=(40_000, 3)).astype(np.float32), rng.normal(size=(3, 3)).astype(np.float32)
+
+    def mahalanobis(a, b):
+        return jnp.sqrt(jnp.sum(jnp.square(mixing @ (a - b))))
+
+    mixed = oracles.pairwise(x @ mixing.T, x[:4] @ mixing.T)
+    for metric, want in (("euclidean", oracles.pairwise(x, x[:4])), (mahalanobis, mixed)):
+        eager = distances.pairwise(jnp.asarray(x), jnp.asarray(x[:4]), metric=metric)
+        compiled = jax.jit(lambda x: distances.pairwise(x, x[:4], metric=metric))(x)  # noqa: B023
         np.testing.assert_allclose(eager, want, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(compiled, want, rtol=1e-4, atol=1e-5)
 

@@ -344,6 +344,7 @@ def test_epsilon_graph_refuses_a_radius(radius):
         (np.zeros((5, 2)), {"k": 1, "metric": "squared_euclidean"}, ["squared", "euclidean"]),
         (np.zeros((5, 2)), {"k": 1, "metric": distances.squared_euclidean}, ["squared", "euclidean"]),
         (np.eye(5)[:, :2], {"k": 1, "metric": "cosine"}, ["cosine", "zero", "2"]),
+        (np.array([[1e300], [1.0], [0.0]]), {"k": 1}, ["x", "1 of 3", "rows 0", "float32"]),
         (np.where(np.eye(5), np.nan, 1), {"k": 1}, ["x", "5 of 5", "0, 1, 2"]),
         (np.where(np.arange(10).reshape(5, 2) == 6, np.inf, 1), {"k": 1}, ["x", "1 of 5", "rows 3"]),
     ],

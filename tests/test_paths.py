@@ -216,6 +216,26 @@ def test_a_chain_in_the_packed_engine():
     np.testing.assert_allclose(scores, [[np.nan, 0, 1 / 299], [0, np.nan, 0], [1 / 299, 0, np.nan]], atol=1e-7)
 
 
+@pytest.mark.parametrize("x64", (False, True))
+@pytest.mark.parametrize(("inside", "outside"), [(20, 10), (40, 20), (101, 50)])
+def test_ties_between_long_routes(inside, outside, x64):
+    """A ring, one way round all inside in many short hops, the other outside in fewer and longer ones, as long in all."""
+    with jax.enable_x64(x64):
+        way = [0, *range(2, inside + 1), 1], [0, *range(inside + 1, inside + outside), 1]
+        labels = np.where(np.arange(inside + outside) <= inside, 0, 1).astype(np.int32)
+        for seed in range(10):
+            unit = np.random.default_rng(seed).uniform(0.5, 1.5)
+            edges = [(u, v, step * unit) for nodes, step in zip(way, (outside, inside)) for u, v in itertools.pairwise(nodes)]
+            senders, receivers, lengths = zip(*edges, *((v, u, length) for u, v, length in edges))
+            graph = Graph(
+                jnp.array(senders, jnp.int32), jnp.array(receivers, jnp.int32),
+                jnp.array(lengths, float), jnp.full(inside + outside, 2, jnp.int32),
+            )  # fmt: skip
+            got = shortest_path_counts(graph, jnp.asarray(labels), jnp.array([0]), jnp.array([1]))
+            assert (got.interior.item(), got.outside.item()) == (inside - 1, 0), f"seed {seed}"
+            assert graph_pair_scores(graph, jnp.asarray(labels), num_classes=2)[0][1][0, 1] == 1, f"seed {seed}"
+
+
 @pytest.mark.parametrize("far", (1e3, 1e5, 1e7))
 def test_one_point_far_away(far):
     """It stretches the longest path, and with it the unit of fixed-point lengths."""

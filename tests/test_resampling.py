@@ -1,4 +1,4 @@
-"""Groups, leave-a-group-out graphs, the jackknife and the bootstrap against rebuilding from scratch and explicit loops."""
+"""Groups, leave-a-group-out graphs, jackknife and bootstrap against rebuilding from scratch and explicit loops."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ KEY = jax.random.key(7)
 
 
 @hypothesis.given(
-    arrays.arrays(np.int32, strategies.integers(1, 60), elements=strategies.integers(-1, 3)), strategies.integers(2, 12)
+    arrays.arrays(np.int32, strategies.sampled_from([1, 2, 7, 30, 60]), elements=strategies.integers(-1, 3)),
+    strategies.integers(2, 12),
 )
 def test_groups_are_even_within_every_class_and_in_all(labels, num_groups):
     groups = jackknife_groups(labels, KEY, num_groups=num_groups)
@@ -83,7 +84,8 @@ def assert_as_from_scratch(x, groups, k, metric="euclidean", wide=None):
         width = min(k, len(members) - 1)
         absent = np.ones((n, k), bool)
         absent[kept, :width] = False
-        assert (np.asarray(graph.indices)[absent] == -1).all() and np.isposinf(np.asarray(graph.distances)[absent]).all()
+        assert (np.asarray(graph.indices)[absent] == -1).all()
+        assert np.isposinf(np.asarray(graph.distances)[absent]).all()
         if width > 0:
             scratch = knn_graph(x[kept], k=width, metric=metric)
             np.testing.assert_array_equal(np.asarray(graph.indices)[kept, :width], members[np.asarray(scratch.indices)])
@@ -145,8 +147,8 @@ def test_leave_group_out_graphs_says_what_is_wrong():
 )
 def test_graph_jackknife_is_rebuilding_from_scratch(options):
     rng = np.random.default_rng(0)
-    x, labels = oracles.exact_points(rng, 45, 3, spread=16), rng.integers(-1, 3, 45).astype(np.int32)
-    x[40:] = x[:5]
+    x, labels = oracles.exact_points(rng, 48, 3, spread=16), rng.integers(-1, 3, 48).astype(np.int32)
+    x[43:] = x[:5]
     groups = jackknife_groups(labels, KEY, num_groups=6)
     found = graph_jackknife(x, labels, num_classes=3, key=KEY, num_groups=6, k=4, **options)
     given = graph_jackknife(x, labels, num_classes=3, groups=groups, k=4, **options)
@@ -167,19 +169,19 @@ def test_graph_jackknife_is_rebuilding_from_scratch(options):
 
 
 def test_graph_jackknife_estimates_what_graph_convexity_gives():
-    x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(48, 3)).astype(np.float32)
     labels = (x[:, 0] > 0).astype(int)
-    found = graph_jackknife(x, labels, num_classes=2, key=KEY, k=5)
-    score = graph_convexity(knn_graph(x, k=5), labels, num_classes=2)
+    found = graph_jackknife(x, labels, num_classes=2, key=KEY, k=4)
+    score = graph_convexity(knn_graph(x, k=4), labels, num_classes=2)
     np.testing.assert_array_equal(found.per_class.estimate, score.per_class)
     assert found.micro.estimate == score.micro and found.macro.estimate == score.macro
 
 
 def test_classes_too_small_have_no_error_and_the_aggregates_do():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(44, 2)).astype(np.float32)
-    labels = np.array([0] * 20 + [1] * 20 + [2] * 2 + [3] + [-1], np.int32)
-    found = graph_jackknife(x, labels, num_classes=5, key=KEY, k=5)
+    x = rng.normal(size=(48, 3)).astype(np.float32)
+    labels = np.array([0] * 20 + [1] * 20 + [2] * 2 + [3] + [-1] * 5, np.int32)
+    found = graph_jackknife(x, labels, num_classes=5, key=KEY, k=4)
     assert np.isnan(found.per_class.estimate).tolist() == [False, False, False, True, True]
     for part in (found.per_class.se, found.per_class.lower, found.per_class.upper):
         assert np.isnan(part).tolist() == [False, False, True, True, True]
@@ -188,14 +190,14 @@ def test_classes_too_small_have_no_error_and_the_aggregates_do():
 
 
 def test_the_jackknife_of_separate_classes_is_a_perfect_score_with_wilsons_end():
-    x = np.concatenate([np.random.default_rng(i).normal(size=(30, 2)) + 100 * i for i in range(2)]).astype(np.float32)
-    found = graph_jackknife(x, np.repeat([0, 1], 30), num_classes=2, key=KEY, k=10)
+    x = np.concatenate([np.random.default_rng(i).normal(size=(24, 3)) + 100 * i for i in range(2)]).astype(np.float32)
+    found = graph_jackknife(x, np.repeat([0, 1], 24), num_classes=2, key=KEY, k=4)
     assert found.per_class.estimate.tolist() == [1, 1] and found.per_class.se.tolist() == [0, 0]
-    assert found.per_class.upper.tolist() == [1, 1] and 0.8 < found.per_class.lower[0] < 0.9
+    assert found.per_class.upper.tolist() == [1, 1] and 0.8 < found.per_class.lower[0] < 0.85
     assert found.per_class.lower[0] < found.micro.lower < 1
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 7])
+@pytest.mark.parametrize("n", [2, 3, 5])
 def test_the_jackknife_of_few_points_is_nan_or_finite_and_never_hangs(n):
     x = np.arange(n, dtype=np.float32)[:, None]
     found = graph_jackknife(x, np.zeros(n, int), num_classes=1, key=KEY, k=n - 1)
@@ -267,9 +269,9 @@ def test_bootstrap_is_an_explicit_loop_over_samples():
 
 
 def test_bootstrap_error_is_near_the_closed_form_for_a_fixed_graph():
-    x = np.random.default_rng(0).normal(size=(160, 3)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
     labels = (x[:, 0] > 0).astype(int)
-    knn = knn_graph(x, k=5)
+    knn = knn_graph(x, k=4)
     got = bootstrap(graph_pair_scores(knn, labels, num_classes=2), KEY)
     score = graph_convexity(knn, labels, num_classes=2)
     np.testing.assert_allclose(got.per_class.estimate, score.per_class, atol=1e-6)
@@ -296,11 +298,11 @@ def test_bootstrap_says_what_is_wrong():
 
 
 def test_the_jackknife_error_exceeds_that_of_a_fixed_graph():
-    x = np.random.default_rng(3).normal(size=(120, 5)).astype(np.float32)
+    x = np.random.default_rng(3).normal(size=(120, 3)).astype(np.float32)
     labels = np.repeat([0, 1, 2], 40)
     x[:, 0] += 1.5 * labels
-    found = graph_jackknife(x, labels, num_classes=3, key=KEY)
-    score = graph_convexity(knn_graph(x, k=10), labels, num_classes=3)
+    found = graph_jackknife(x, labels, num_classes=3, key=KEY, k=4)
+    score = graph_convexity(knn_graph(x, k=4), labels, num_classes=3)
     assert found.per_class.se.mean() > np.asarray(score.se_pairs).mean()
     plain = jackknife(found.micro.estimate, found.replicates.micro)
     assert plain.se >= found.micro.se > 0.7 * plain.se

@@ -549,6 +549,28 @@ def test_euclidean_jit_vmap_and_eager_agree():
         assert_same(take(batched, i), want)
 
 
+def test_eager_is_jit_at_forty_thousand_points():
+    """jax 0.10.x on CPU gets a vmapped 3 x 3 product wrong above 32,768 rows (jax issue 39103)."""
+    rng = np.random.default_rng(9)
+    x, head = jnp.asarray(rng.normal(size=(40_000, 3)), jnp.float32), jnp.asarray(rng.normal(size=(3, 3)), jnp.float32)
+
+    def predict(h):
+        return jnp.dot(h, head.T, precision="highest")
+
+    def function(x, labels):
+        return euclidean_convexity(
+            predict, x, labels, num_classes=3, max_pairs=4000, key=jax.random.key(0), batch_size=40_000
+        )
+
+    labels = jnp.argmax(predict(x), axis=1)
+    assert np.array_equal(labels, (np.float64(x) @ np.float64(head).T).argmax(1))
+    swapped = jnp.where(labels == 1, 2, labels)
+    for some, exact in ((labels, True), (swapped, False)):
+        eager, compiled = function(x, some), jax.jit(function)(x, some)
+        assert_same(eager, compiled)
+        assert (eager.per_class[~np.isnan(eager.per_class)] == 1).all() == exact
+
+
 def test_euclidean_draws_pairs_with_a_key():
     rng = np.random.default_rng(5)
     x, labels = as_jax(rng.normal(size=(40, 4)), rng.integers(0, 2, 40))
