@@ -6,6 +6,62 @@ from jaxconvex.graphs import Graph, PackedGraph, pack, undirected
 from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
 from jaxconvex.paths import PathCounts, shortest_path_counts, shortest_path_lengths
+from jaxconvex.permutation import NullScore, permutation_null
+from jaxconvex.report import Report, Row, read_report
+from jaxconvex.resampling import JackknifeScore, bootstrap, graph_jackknife, jackknife_groups
 from jaxconvex.scores import ConvexityScore, euclidean_convexity, graph_convexity, graph_pair_scores
+from jaxconvex.statistics import (
+    Correlation,
+    Interval,
+    Peak,
+    hubness,
+    jackknife,
+    paired_difference,
+    peak_layer,
+    pearson,
+    random_label_score,
+    spearman,
+)
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ConvexityScore",
+    "Correlation",
+    "Graph",
+    "Interval",
+    "JackknifeScore",
+    "KNNGraph",
+    "NullScore",
+    "PackedGraph",
+    "Pairs",
+    "PathCounts",
+    "Peak",
+    "Report",
+    "Row",
+    "bootstrap",
+    "epsilon_graph",
+    "euclidean_convexity",
+    "evaluate",
+    "graph_convexity",
+    "graph_jackknife",
+    "graph_pair_scores",
+    "hubness",
+    "jackknife",
+    "jackknife_groups",
+    "knn_graph",
+    "pack",
+    "paired_difference",
+    "pairwise",
+    "peak_layer",
+    "pearson",
+    "permutation_null",
+    "random_label_score",
+    "read_report",
+    "same_class_pairs",
+    "segment_points",
+    "shortest_path_counts",
+    "shortest_path_lengths",
+    "spearman",
+    "undirected",
+]

@@ -5,9 +5,10 @@ A curve or a swiss roll has paths of hundreds of hops, and sweeps over all rows 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Int
-from scipy.sparse import coo_matrix, csr_matrix, csgraph
 
 from jaxconvex.graphs import PackedGraph
 from jaxconvex.paths import PathCounts
@@ -18,8 +19,10 @@ LONG = 32  # hops from a root: beyond, paths may take more than 50 sweeps
 FOREIGN = 2.0**26  # what a point outside costs in the lexicographic pass, where a hop costs 1
 
 
-def edge_matrix(packed: PackedGraph) -> csr_matrix:
+def edge_matrix(packed: PackedGraph) -> Any:
     """The edges as a sparse matrix in float64, row = where an edge starts; length 0 as the smallest positive number."""
+    from scipy.sparse import coo_matrix  # here, since its import takes half as long as jax's
+
     n = packed.position.shape[0]
     lengths = np.asarray(packed.edges.lengths)
     there = np.isfinite(lengths)
@@ -28,7 +31,7 @@ def edge_matrix(packed: PackedGraph) -> csr_matrix:
 
 
 def chain_path_counts(
-    matrix: csr_matrix,
+    matrix: Any,
     labels: Int[np.ndarray, " n"],
     sources: Int[np.ndarray, " s"],
     targets: Int[np.ndarray, "t s"],
@@ -39,6 +42,8 @@ def chain_path_counts(
     Lengths within the relative `tolerance` are equal. Where a point is reached by several equally short paths, a second
     search over the edges of shortest paths finds the one with the fewest points outside, then the fewest hops.
     """
+    from scipy.sparse import csgraph, csr_matrix
+
     starts = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     ends = matrix.indices
     interior, outside = np.zeros((2, *targets.shape), np.int32)

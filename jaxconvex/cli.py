@@ -53,9 +53,13 @@ def _run(arguments: list[str]) -> int:
     except MemoryError as error:
         return _tell(FAULT, "Error: not enough memory. Take fewer points with --max-points.", error)
     except Exception as error:
+        from jaxconvex.scoring import Interrupted
+
+        if isinstance(error, Interrupted):
+            return _tell(INTERRUPTED, str(error))
         # Errors of use come from typer's copy of click, or from click itself, as typer is old or new.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            return _tell(WRONG_USE, f"Error: {error.format_message()} {_where_to_look(error)}")
+            return _tell(WRONG_USE, f"Error: {error.format_message().rstrip('.')}. {_where_to_look(error)}")
         return _fault(error)
 
 

@@ -73,16 +73,17 @@ def evaluate(
         labels: integers or strings, one a point; or a mapping name -> labels, scored on the same graphs.
         k: neighbours; several are scored from one search.
         metric, graph, duplicates: see `knn_graph` and `undirected`.
-        predictions: predicted labels, of the classes of the first labeling; adds the labeling "predicted", and the recall
-            of each class.
+        predictions: predicted labels, of the classes of the first labeling; adds the labeling "predicted", and the
+            recall of each class.
         heads: for some layers the rest of the network, (b, ...) -> (b, c) logits; adds the Euclidean score there.
-        classes: the classes in the order of the logits. Needed with heads where labels are strings; integers are columns.
+        classes: the classes in the order of the logits. Needed with heads where labels are strings; integers are
+            columns.
         pool: "cls" (the first token), "mean" (of the tokens), or a function of the activations.
         max_pairs: pairs drawn of a class; by default all for graphs and 5,000 for segments.
         num_points: points inside a segment.
         max_points: score a sample of so many points, stratified by the first labeling.
-        jackknife: whether to rebuild the graph without each of 10 groups of points, for intervals and paired comparisons;
-            by default up to 10,000 points.
+        jackknife: whether to rebuild the graph without each of 10 groups of points, for intervals and paired
+            comparisons; by default up to 10,000 points.
         permutations: random labelings for the permutation null; 0 for none.
         confidence: of all intervals.
         key: a JAX random key; key(0) by default. Groups depend on it, on the first labeling and on nothing else.
@@ -144,7 +145,9 @@ def evaluate(
             head = (heads or {}).get(name)
             kept = None
             if cache is not None and head is None:  # what a head computes cannot be told from its name
-                identity = json.dumps([hashes[str(name)], label_hashes, recorded, _version()], sort_keys=True, default=str)
+                identity = json.dumps(
+                    [hashes[str(name)], label_hashes, recorded, _version()], sort_keys=True, default=str
+                )
                 kept = Path(cache) / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
             if kept is not None and kept.exists():
                 found = read_report(kept).rows
@@ -189,7 +192,7 @@ def _settings(protocol: str | None, **given: Any) -> Settings:
 
 def _hash(array: np.ndarray, *more: bytes) -> str:
     digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    for part in (np.ascontiguousarray(array).view(np.uint8).data, *more):
+    for part in (np.ascontiguousarray(array).tobytes(), *more):
         digest.update(part)
     return digest.hexdigest()
 

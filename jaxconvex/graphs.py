@@ -128,7 +128,9 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     (3,)
     """
     if not is_concrete(graph):
-        raise ValueError("pack() lays a graph out by its values, so it must run outside jit and vmap: pass a Graph there.")
+        raise ValueError(
+            "pack() lays a graph out by its values, so it must run outside jit and vmap: pass a Graph there."
+        )
     from scipy import sparse
 
     edges = undirected(graph, mode=mode, duplicates=duplicates) if isinstance(graph, KNNGraph) else as_graph(graph)

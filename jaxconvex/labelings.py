@@ -75,9 +75,13 @@ def encode_all(
         if "predicted" in named:
             raise ValueError("a labeling is named 'predicted' already: rename it, or leave predictions out.")
         if classes is None:
-            both = [encode(v, name=n, background=background) for v, n in ((named[main], main), (predictions, "predictions"))]
+            both = [
+                encode(v, name=n, background=background) for v, n in ((named[main], main), (predictions, "predictions"))
+            ]
             if len({type(c) for labeling in both for c in labeling.classes}) > 1:
-                raise ValueError(f"predictions and {main!r} must name classes alike; got strings in one, numbers in the other.")
+                raise ValueError(
+                    f"predictions and {main!r} must name classes alike; got strings in one, numbers in the other."
+                )
             classes = sorted({c for labeling in both for c in labeling.classes})  # type: ignore[type-var]
         named["predicted"] = predictions
     ours = (main, "predicted")

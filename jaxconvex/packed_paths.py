@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,9 @@ def packed_path_counts(
         farthest = jnp.max(jnp.where(within, distance[targets, column], 0), axis=0)
         return farthest + rounding_slack(farthest, packed.edges.lengths.dtype) + 1
 
-    distance = settle(partial(packed_relax, packed), from_sources(labels.shape[0], sources, packed.lengths.dtype), limit)
+    distance = settle(
+        partial(packed_relax, packed), from_sources(labels.shape[0], sources, packed.lengths.dtype), limit
+    )
     reached = (distance[targets, column] < far) & within
     if jnp.issubdtype(distance.dtype, jnp.integer):
         parent = _packed_parents(packed, distance)
@@ -60,10 +63,10 @@ def packed_path_counts(
     return _resolve_ties(packed, labels, sources, targets, distance, limit(distance), reached, counts, tied)
 
 
-def over_neighbors(packed: PackedGraph, index: Array, initial: Array, step: Callable) -> Array:
+def over_neighbors(packed: PackedGraph, index: Array, initial: Any, step: Callable) -> Any:
     """Fold the neighbours of one slice of rows, a few at a time."""
 
-    def group(g: Array, accumulated: Array) -> Array:
+    def group(g: Array, accumulated: Any) -> Any:
         neighbors, lengths = packed.neighbors[g], packed.lengths[g]
         for j in range(neighbors.shape[1]):
             accumulated = step(accumulated, neighbors[:, j], lengths[:, j : j + 1])
@@ -176,7 +179,9 @@ def _resolve_ties(
         def relax(cost: Array) -> Array:
             def one(item: tuple[Array, tuple[Array, Array]]) -> Array:
                 slice_index, (own_distance, old) = item
-                reach = jnp.where(own_distance < bound, own_distance + rounding_slack(own_distance, packed.edges.lengths.dtype), -1)
+                reach = jnp.where(
+                    own_distance < bound, own_distance + rounding_slack(own_distance, packed.edges.lengths.dtype), -1
+                )
 
                 def step(least: Array, u: Array, w: Array) -> Array:
                     foreign = (rows_of(labels, u)[:, None] != own).astype(jnp.int32)
@@ -193,7 +198,7 @@ def _resolve_ties(
 
         return first + narrow, PathCounts(
             counts.interior.at[:, columns].set(found.interior, mode="drop"),
-            counts.outside.at[:, columns].set(found.outside, mode="drop")
+            counts.outside.at[:, columns].set(found.outside, mode="drop"),
         )
 
     total = jnp.sum(tied)

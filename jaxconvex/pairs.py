@@ -71,9 +71,7 @@ def same_class_pairs(
     return _pairs(labels, key, num_classes, count)
 
 
-def segment_points(
-    x: Float[Array, " ..."], y: Float[Array, " ..."], *, num_points: int = 10
-) -> Float[Array, "m ..."]:
+def segment_points(x: Float[Array, " ..."], y: Float[Array, " ..."], *, num_points: int = 10) -> Float[Array, "m ..."]:
     """Equally spaced points inside the segment from y to x: t x + (1 - t) y for t = i / (m + 1), i = 1..m.
 
     Args:
@@ -131,7 +129,9 @@ def _shuffled(rank: Array, total: Array, round_keys: Array) -> Array:
         return (left << half) | right
 
     return lax.while_loop(
-        lambda value: jnp.any(value >= total), lambda value: jnp.where(value >= total, network(value), value), network(rank)
+        lambda value: jnp.any(value >= total),
+        lambda value: jnp.where(value >= total, network(value), value),
+        network(rank),
     )
 
 

@@ -34,7 +34,10 @@ class PathCounts(NamedTuple):
 
 
 def shortest_path_counts(
-    graph: KNNGraph | Graph | PackedGraph, labels: Int[Array, " n"], sources: Int[Array, " s"], targets: Int[Array, " t"]
+    graph: KNNGraph | Graph | PackedGraph,
+    labels: Int[Array, " n"],
+    sources: Int[Array, " s"],
+    targets: Int[Array, " t"],
 ) -> PathCounts:
     """Points inside the shortest path from each source to each target, and those whose label is not the source's.
 
@@ -84,7 +87,9 @@ def shortest_path_lengths(graph: KNNGraph | Graph | PackedGraph, sources: Int[Ar
     lengths, quantum = fixed_point(edges)
     dtype = edges.lengths.dtype
     fixed = settle(_edge_relax(edges, lengths), from_sources(edges.degrees.shape[0], sources, jnp.int32), _no_limit)
-    floating = settle(_edge_relax(edges, edges.lengths), from_sources(edges.degrees.shape[0], sources, dtype), _no_limit)
+    floating = settle(
+        _edge_relax(edges, edges.lengths), from_sources(edges.degrees.shape[0], sources, dtype), _no_limit
+    )
     exact = jnp.where(fixed < UNREACHED, fixed.astype(dtype) * quantum.astype(dtype), jnp.inf)
     return jnp.where(jnp.any(jnp.isnan(edges.lengths)), jnp.nan, jnp.where(quantum > 0, exact, floating)).T
 

@@ -85,8 +85,8 @@ def permutation_null(
     positive_integer(num_permutations, "num_permutations")
     packed = graph if isinstance(graph, PackedGraph) else pack(graph)
     n = packed.position.shape[0]
-    labels = np.asarray(as_labels(labels, n, num_classes))
-    labelled = np.flatnonzero(labels >= 0)
+    codes = np.asarray(as_labels(labels, n, num_classes))
+    labelled = np.flatnonzero(codes >= 0)
     if max_sources is None:
         max_sources = max(64, int(WORK / (max(n, 1) * num_permutations)))
     count = min(positive_integer(max_sources, "max_sources"), len(labelled))
@@ -94,7 +94,7 @@ def permutation_null(
     sources = np.asarray(packed.position)[np.asarray(jax.random.permutation(source_key, labelled))[:count]]
 
     padded = -(-num_permutations // TOGETHER) * TOGETHER if num_permutations > TOGETHER else num_permutations
-    values = jnp.asarray(labels[labelled])
+    values = jnp.asarray(codes[labelled])
     shuffled = jax.vmap(lambda k: jax.random.permutation(k, values))(jax.random.split(shuffle_key, padded))
     permuted = np.full((n, padded), -1, np.int32)
     permuted[labelled] = np.asarray(shuffled).T
@@ -117,10 +117,12 @@ def permutation_null(
             pairs[permuted[source], column] += partners[i]
     lost, pairs = lost[:, :num_permutations], pairs[:, :num_permutations]
 
-    observed = packed_graph_convexity(packed, labels, num_classes=num_classes)
+    observed = packed_graph_convexity(packed, codes, num_classes=num_classes)
     defined = (observed.num_pairs > 0)[:, None] & ~np.isnan(packed.quantum)
     per_class = np.where(defined & (pairs > 0), 1 - lost / np.maximum(pairs, 1), np.nan)
-    micro = np.where(np.isnan(packed.quantum), np.nan, 1 - lost.sum(0) / np.where(pairs.sum(0) > 0, pairs.sum(0), np.nan))
+    micro = np.where(
+        np.isnan(packed.quantum), np.nan, 1 - lost.sum(0) / np.where(pairs.sum(0) > 0, pairs.sum(0), np.nan)
+    )
     seen = np.isfinite(per_class)
     macro = np.where(seen, per_class, 0).sum(0) / np.where(seen.any(0), seen.sum(0), np.nan)
     summarise = partial(_summarise, confidence=confidence)
@@ -140,8 +142,10 @@ def _summarise(samples: np.ndarray, observed: np.ndarray, confidence: float) -> 
     # A rounding error is no difference between a permuted score and the observed one.
     reached = np.sum(safe >= observed[..., None] - 1e-6, axis=-1)
     p_value = (1 + reached) / (1 + np.sum(~np.isnan(safe), axis=-1))
-    summary = (np.where(defined, value, np.nan) for value in (np.nanmean(safe, axis=-1), lower, upper, p_value))
-    return Null(*summary, samples)
+    mean, lower, upper, p_value = (
+        np.where(defined, value, np.nan) for value in (np.nanmean(safe, axis=-1), lower, upper, p_value)
+    )
+    return Null(mean, lower, upper, p_value, samples)
 
 
 @partial(jax.jit, static_argnames=("width",))

@@ -35,18 +35,18 @@ class ConvexityScore(NamedTuple):
     the sampling of the points, which changes the graph: see `statistics.graph_jackknife`.
     """
 
-    per_class: Float[Array, " c"]
-    num_pairs: Int[Array, " c"]  # unordered
-    num_points: Int[Array, " c"]
-    sem_paper: Float[Array, " c"]
-    se_pairs: Float[Array, " c"]
-    adjacent: Float[Array, " c"]  # share of pairs joined by an edge; nan for Euclidean convexity
-    disconnected: Float[Array, " c"]  # share of pairs without a path; nan for Euclidean convexity
-    inside: Float[Array, " c"]  # share of pairs whose path, or segment, lies wholly inside the class
-    nonadjacent: Float[Array, " c"]  # score over the pairs without an edge; nan for Euclidean convexity
+    per_class: Float[Any, " c"]
+    num_pairs: Int[Any, " c"]  # unordered
+    num_points: Int[Any, " c"]
+    sem_paper: Float[Any, " c"]
+    se_pairs: Float[Any, " c"]
+    adjacent: Float[Any, " c"]  # share of pairs joined by an edge; nan for Euclidean convexity
+    disconnected: Float[Any, " c"]  # share of pairs without a path; nan for Euclidean convexity
+    inside: Float[Any, " c"]  # share of pairs whose path, or segment, lies wholly inside the class
+    nonadjacent: Float[Any, " c"]  # score over the pairs without an edge; nan for Euclidean convexity
 
     @property
-    def micro(self) -> Float[Array, ""]:
+    def micro(self) -> Float[Any, ""]:
         """Mean score over all pairs of all classes: what nnconvexity reports."""
         total = (self.num_pairs > 0) * self.per_class * self.num_pairs
         xp = np if isinstance(self.per_class, np.ndarray) else jnp
@@ -54,7 +54,7 @@ class ConvexityScore(NamedTuple):
         return xp.where(self.num_pairs > 0, total, 0).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
 
     @property
-    def macro(self) -> Float[Array, ""]:
+    def macro(self) -> Float[Any, ""]:
         """Mean of the class scores, over classes with pairs: what the paper's code reports."""
         xp = np if isinstance(self.per_class, np.ndarray) else jnp
         scored = self.num_pairs > 0
@@ -153,7 +153,9 @@ def packed_graph_convexity(
     drawn = np.zeros(num_classes, bool) if max_pairs is None else sizes * (sizes - 1) // 2 > max_pairs
     partners = class_partners(labels, num_classes)
     if drawn.any():
-        pairs = jax.tree.map(np.asarray, same_class_pairs(labels, num_classes=num_classes, max_pairs=max_pairs, key=key))
+        pairs = jax.tree.map(
+            np.asarray, same_class_pairs(labels, num_classes=num_classes, max_pairs=max_pairs, key=key)
+        )
         partners = pair_partners(pairs.first[pairs.valid], pairs.second[pairs.valid])
     count = block_counter(packed, labels)
     dtype = packed.edges.lengths.dtype
@@ -177,7 +179,7 @@ def graph_pair_scores(
 ) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """For each class its points and the score of every pair of them: (members [m], scores [m m]), nan on the diagonal.
 
-    On the host, in NumPy; it needs memory for the pairs of the largest class times 8 bytes. Arguments as for `graph_convexity`.
+    On the host, in NumPy; it needs 8 bytes for every pair. Arguments as for `graph_convexity`.
 
     >>> from jaxconvex import knn_graph
     >>> x = jnp.array([[0.0], [1.0], [2.1], [3.3]])
@@ -187,11 +189,11 @@ def graph_pair_scores(
     """
     packed = graph if isinstance(graph, PackedGraph) else pack(graph)
     n = packed.position.shape[0]
-    labels = np.asarray(as_labels(labels, n, num_classes))
-    count = block_counter(packed, labels)
+    codes = np.asarray(as_labels(labels, n, num_classes))
+    count = block_counter(packed, codes)
     found = []
     for c in range(num_classes):
-        members = np.flatnonzero(labels == c)
+        members = np.flatnonzero(codes == c)
         scores = np.full((len(members), len(members)), np.nan)
 
         def solve(block: Block) -> np.ndarray:
@@ -409,7 +411,9 @@ def _sum_in_two_steps(values: Float[Array, "t s"], step: int = 64) -> Float[Arra
     return jnp.sum(jnp.sum(padded.reshape(-1, step, values.shape[1]), axis=1), axis=0)
 
 
-def _summarise(sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, complete: Any, xp: Any) -> ConvexityScore:
+def _summarise(
+    sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, complete: Any, xp: Any
+) -> ConvexityScore:
     """From sums over the partners of each point to scores of classes.
 
     `ordered` tells that every pair stands in the sums of both its points; `complete`, which classes have all their pairs.

@@ -109,9 +109,9 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
     try:
         return interruptible(work)
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"Interrupted. Finished layers are kept in {cache}; the same command goes on from there."
-        ) from None
+        finished = any(cache.glob("*.json"))
+        what = f"Finished layers are kept in {cache}; the same command goes on from there."
+        raise Interrupted(f"Interrupted. {what}" if finished else "Interrupted before a layer was finished.") from None
 
 
 def interruptible(work: Callable[[], T]) -> T:

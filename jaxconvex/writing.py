@@ -25,19 +25,23 @@ def output_folder(path: Path) -> Iterator[Path]:
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(f"cannot write to the folder {path}: {reason}. Choose another with --out.") from error
-    try:
+        _try_to_write(path)
         yield path
     finally:
         with contextlib.suppress(OSError):  # not empty
             for folder in (path / CACHE, *made):
                 if folder.is_dir():
                     folder.rmdir()
+
+
+def _try_to_write(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"cannot write to the folder {path}: {reason}. Choose another with --out.") from error
 
 
 def write_scores(report: Report, folder: Path) -> list[Path]:

@@ -49,8 +49,9 @@ def data() -> Path:
     folder = os.environ.get("JAXCONVEX_DATA")
     if not folder or not Path(folder).is_dir():
         pytest.skip(
-            "set JAXCONVEX_DATA to a folder that holds fashion_mnist/ (the idx files of Zalando Research), fsdd/ (Free Spoken "
-            "Digit Dataset), hmp/ (UCI, HMP recognition with wrist-worn accelerometer), banking77/ (PolyAI) and bccd/ (BCCD)"
+            "set JAXCONVEX_DATA to a folder that holds fashion_mnist/ (the idx files of Zalando Research), fsdd/ (Free "
+            "Spoken Digit Dataset), hmp/ (UCI, HMP recognition with wrist-worn accelerometer), banking77/ (PolyAI) and "
+            "bccd/ (BCCD)"
         )
     return Path(folder)
 

@@ -1,8 +1,8 @@
 """Slow, obvious versions of what jaxconvex computes, written from the definitions alone.
 
 NumPy in float64, python loops, scipy's, igraph's and networkx's graph routines, and Python integers where ties must be
-exact. Nothing here knows of blocks, fixed-point lengths or JAX. A graph is a dense symmetric matrix `adjacency[n, n]` of edge
-lengths, inf where there is no edge (so that an edge between duplicates may have length 0).
+exact. Nothing here knows of blocks, fixed-point lengths or JAX. A graph is a dense symmetric matrix, adjacency [n n], of
+edge lengths, inf where there is no edge (so that an edge between duplicates may have length 0).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def undirected(indices, distances, mode="union", duplicates="link"):
     n = len(indices)
     directed = np.full((n, n), np.inf)
     for i in range(n):
-        for j, length in zip(indices[i], distances[i]):
+        for j, length in zip(indices[i], distances[i], strict=True):
             if j >= 0 and not (duplicates == "drop" and length == 0):
                 directed[i, j] = length
     return np.minimum(directed, directed.T) if mode == "union" else np.maximum(directed, directed.T)
@@ -87,14 +87,14 @@ def path_lengths(adjacency):
 
 
 def _fewest(tight, outside, source):
-    """Fewest (outside nodes, hops) from the source to every node along tight edges u -> v."""
+    """Fewest (outside nodes, hops) from the source to every node along the edges u -> tight[u]."""
     best = {source: (0, 0)}
     queue = [(0, 0, source)]
     while queue:
         strays, hops, u = heapq.heappop(queue)
         if (strays, hops) > best[u]:
             continue
-        for v in tight(u):
+        for v in tight[u]:
             cost = (strays + int(outside[v]), hops + 1)
             if v not in best or cost < best[v]:
                 best[v] = cost
@@ -105,8 +105,8 @@ def _fewest(tight, outside, source):
 def shortest_paths(adjacency, labels, sources=None, tolerance=ROUNDING):
     """Paths by Dijkstra, then the least (outside, hops) over the edges that lie on shortest paths.
 
-    The edge u -> v does if d(u) + length <= d(v) (1 + tolerance). Counting a target of another class as outside only adds
-    one to every way of reaching it, so it changes no choice; it is taken off again at the end.
+    The edge u -> v does if d(u) + length <= d(v) (1 + tolerance). Counting a target of another class as outside only
+    adds one to every way of reaching it, so it changes no choice; it is taken off again at the end.
     """
     adjacency, labels = np.asarray(adjacency, np.float64), np.asarray(labels)
     n = len(adjacency)
@@ -118,7 +118,7 @@ def shortest_paths(adjacency, labels, sources=None, tolerance=ROUNDING):
             on_path = np.isfinite(adjacency) & (reach[:, None] + adjacency <= reach[None, :] * (1 + tolerance))
         on_path &= np.isfinite(reach)[:, None]
         strays = labels != labels[s]
-        best = _fewest(lambda u: np.flatnonzero(on_path[u]).tolist(), strays, s)
+        best = _fewest([np.flatnonzero(row).tolist() for row in on_path], strays, s)
         for t, (count, hops) in best.items():
             interior[s, t] = max(hops - 1, 0)
             outside[s, t] = count - int(strays[t])
@@ -155,7 +155,8 @@ def exact_shortest_paths(adjacency, x, labels):
                     reach[v] = length + edge
                     heapq.heappush(queue, (length + edge, v))
         strays = labels != labels[s]
-        best = _fewest(lambda u: [v for v, e in edges[u].items() if reach[u] + e < reach[v] + EXACT], strays, s)
+        tight = {u: [v for v, e in edges[u].items() if reach[u] + e < reach[v] + EXACT] for u in reach}
+        best = _fewest(tight, strays, s)
         for t, (count, hops) in best.items():
             interior[s, t] = max(hops - 1, 0)
             outside[s, t] = count - int(strays[t])
@@ -203,7 +204,7 @@ class Score(NamedTuple):
 
 
 def pair_scores(adjacency, paths):
-    """[n n] score of every ordered pair: adjacent 1, no path 0, else the share of interior nodes inside; nan on the diagonal."""
+    """[n n] score of every ordered pair: adjacent 1, no path 0, else the share of interior nodes inside; nan for i = j."""
     n = len(adjacency)
     scores = np.full((n, n), np.nan)
     for s, t in itertools.permutations(range(n), 2):
@@ -260,7 +261,9 @@ def graph_convexity(adjacency, labels, num_classes, tolerance=ROUNDING, paths=No
     return summary(pair_scores(adjacency, paths), labels, num_classes, adjacency=adjacency, paths=paths)
 
 
-def knn_convexity(x, labels, num_classes, k=10, metric="euclidean", mode="union", duplicates="link", tolerance=ROUNDING):
+def knn_convexity(
+    x, labels, num_classes, k=10, metric="euclidean", mode="union", duplicates="link", tolerance=ROUNDING
+):
     """Score of points [n d]: neighbours, graph, paths, pairs."""
     return graph_convexity(knn_adjacency(x, k, metric, mode, duplicates), labels, num_classes, tolerance)
 
@@ -270,15 +273,20 @@ def segment(x, y, num_points):
     return np.stack([i / (num_points + 1) * x + (1 - i / (num_points + 1)) * y for i in range(1, num_points + 1)])
 
 
-def euclidean_convexity(predict, x, labels, num_classes, num_points=10):
-    """Score over all pairs, one pair at a time; predict: (b, ...) -> (b, c) logits."""
+def euclidean_pair_scores(predict, x, labels, num_points=10):
+    """[n n] score of every ordered pair of a class, one at a time; predict: (b, ...) -> (b, c) logits."""
     x, labels = np.asarray(x, np.float64), np.asarray(labels)
     scores = np.full((len(x), len(x)), np.nan)
     for i, j in itertools.permutations(range(len(x)), 2):
         if labels[i] == labels[j] >= 0:
             logits = np.asarray(predict(segment(x[i], x[j], num_points)))
             scores[i, j] = np.mean(logits.argmax(-1) == labels[i])
-    return summary(scores, labels, num_classes)
+    return scores
+
+
+def euclidean_convexity(predict, x, labels, num_classes, num_points=10):
+    """Score over all pairs."""
+    return summary(euclidean_pair_scores(predict, x, labels, num_points), labels, num_classes)
 
 
 # Statistics
@@ -331,8 +339,8 @@ def random_label_score(adjacency, labels, num_classes):
 def nnconvexity(x, labels, k=10):
     """(micro, {label: score}) in percent, as nnconvexity 0.1.1 reports them for labels 0..C-1 and all pairs.
 
-    Its graph: of the k+1 nearest (the point itself among them, ties to the lowest index) those at a positive distance, joined
-    either way. Its path: whichever shortest one igraph returns. Means over ordered pairs, rounded to two decimals.
+    Its graph: of the k+1 nearest (the point itself among them, ties to the lowest index) those at a positive distance,
+    joined either way. Its path: whichever shortest one igraph returns. Means over ordered pairs, rounded to 2 decimals.
     """
     import igraph
 
@@ -370,7 +378,7 @@ def nnconvexity(x, labels, k=10):
 def exact_points(rng, n, d, spread=128):
     """[n d] float32 multiples of 1/64 whose distances float32 holds apart: the order by (distance, index) has no doubt.
 
-    Differences are whole multiples below 2 spread, so squares and their sums stay below 2^20 for d <= 16, and so do not round.
+    Differences are whole multiples below 2 spread: squares and their sums stay below 2^20 for d <= 16, and do not round.
     """
     return (rng.integers(-spread, spread, (n, d)) / 64).astype(np.float32)
 
@@ -387,7 +395,7 @@ def dense(senders, receivers, lengths, n):
     """[n n] edge lengths of a list of edges, which must name every edge once from either end, all at one length."""
     senders, receivers, lengths = (np.asarray(a) for a in (senders, receivers, lengths))
     there = lengths < np.inf
-    edges = list(zip(senders[there].tolist(), receivers[there].tolist()))
+    edges = list(zip(senders[there].tolist(), receivers[there].tolist(), strict=True))
     assert len(edges) == len(set(edges)), "an edge is listed twice"
     adjacency = np.full((n, n), np.inf)
     adjacency[senders[there], receivers[there]] = lengths[there]
@@ -396,9 +404,9 @@ def dense(senders, receivers, lengths, n):
 
 
 def clear(adjacency, labels):
-    """Whether no choice between paths hangs on lengths that differ by more than float64's rounding, yet hardly by more."""
+    """Whether each choice between paths is either a tie (but for float64's rounding) or a difference float32 can tell."""
     narrow, wide = (shortest_paths(adjacency, labels, tolerance=tolerance) for tolerance in (1e-12, 10 * ROUNDING))
-    return all(np.array_equal(a, b) for a, b in zip(narrow, wide))
+    return all(np.array_equal(a, b) for a, b in zip(narrow, wide, strict=True))
 
 
 def assert_score(got, want, atol=1e-6):

@@ -31,7 +31,9 @@ def test_pairwise_is_the_oracle(metric, seed, shape):
     got = distances.pairwise(x, y, metric=metric)
     chex.assert_shape(got, (n, m))
     np.testing.assert_allclose(got, oracles.pairwise(x, y, metric), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(distances.pairwise(x, metric=metric), oracles.pairwise(x, metric=metric), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        distances.pairwise(x, metric=metric), oracles.pairwise(x, metric=metric), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("metric", METRICS)

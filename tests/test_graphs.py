@@ -136,10 +136,10 @@ def test_gradient_of_lengths_is_finite():
 @pytest.mark.check_shapes(False)
 def test_bad_input_is_named():
     knn = knn_graph(np.arange(5.0)[:, None], k=2)
-    with pytest.raises(ValueError, match="mode.*union.*mutual.*'both'"):
+    with pytest.raises(ValueError, match=r"mode.*union.*mutual.*'both'"):
         undirected(knn, mode="both")
-    with pytest.raises(ValueError, match="duplicates.*link.*drop.*'keep'"):
+    with pytest.raises(ValueError, match=r"duplicates.*link.*drop.*'keep'"):
         undirected(knn, duplicates="keep")
-    with pytest.raises(ValueError, match="KNNGraph.*ndarray"):
+    with pytest.raises(ValueError, match=r"KNNGraph.*ndarray"):
         as_graph(np.zeros((3, 3)))
     assert isinstance(knn, KNNGraph)

@@ -1,4 +1,4 @@
-"""Nearest neighbours against a full sort by (distance, index): ties, offsets, outliers, near-duplicates, blocks, bad input."""
+"""Nearest neighbours against a full sort by (distance, index): ties, offsets, outliers, near-duplicates, bad input."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def assert_neighbors(x, graph, k, metric="euclidean", rtol=1e-5):
     assert all(len(set(row)) == k for row in indices.tolist()), "no neighbour twice"
     np.testing.assert_allclose(got, chosen, rtol=rtol, atol=1e-30 if metric != "cosine" else 1e-6, err_msg="distances")
     # An order that float32 cannot tell apart is no error; the distances at every rank are the oracle's all the same.
-    np.testing.assert_allclose(chosen, want, rtol=1e-6, atol=1e-30 if metric != "cosine" else 1e-6, err_msg="neighbours")
+    np.testing.assert_allclose(
+        chosen, want, rtol=1e-6, atol=1e-30 if metric != "cosine" else 1e-6, err_msg="neighbours"
+    )
     return (indices == want_indices).mean()
 
 
@@ -268,7 +270,8 @@ def test_gradients_of_distances(metric):
 
 
 def lists(graph):
-    return [[(j, d) for j, d in zip(*row) if j >= 0] for row in zip(graph.indices.tolist(), graph.distances.tolist())]
+    rows = zip(graph.indices.tolist(), graph.distances.tolist(), strict=True)
+    return [[(j, d) for j, d in zip(*row, strict=True) if j >= 0] for row in rows]
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -282,7 +285,9 @@ def test_epsilon_graph_is_the_oracle(metric):
         np.testing.assert_array_equal(indices < 0, np.isinf(lengths))
         for i, row in enumerate(lists(graph)):
             assert sorted(j for j, _ in row) == np.flatnonzero(np.isfinite(adjacency[i])).tolist()
-            np.testing.assert_allclose([d for _, d in row], sorted(adjacency[i][np.isfinite(adjacency[i])]), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                [d for _, d in row], sorted(adjacency[i][np.isfinite(adjacency[i])]), rtol=1e-5, atol=1e-6
+            )
         assert (np.diff(np.where(indices < 0, np.finfo(np.float32).max, lengths), axis=1) >= 0).all()
 
 

@@ -1,4 +1,4 @@
-"""Pairs against itertools.combinations; draws that are distinct, valid, unbiased and reproducible; points of segments."""
+"""Pairs against itertools.combinations; draws that are distinct, valid, unbiased, reproducible; points of segments."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ pytestmark = pytest.mark.check_shapes
 
 def sets(pairs):
     """For each class the list of its valid unordered pairs."""
-    rows = zip(*(np.asarray(p).tolist() for p in pairs))
-    return [[tuple(sorted((i, j))) for i, j, ok in zip(*row) if ok] for row in rows]
+    rows = zip(*(np.asarray(p).tolist() for p in pairs), strict=True)
+    return [[tuple(sorted((i, j))) for i, j, ok in zip(*row, strict=True) if ok] for row in rows]
 
 
 def all_pairs(labels, num_classes):
-    return [list(itertools.combinations(np.flatnonzero(np.asarray(labels) == c).tolist(), 2)) for c in range(num_classes)]
+    return [
+        list(itertools.combinations(np.flatnonzero(np.asarray(labels) == c).tolist(), 2)) for c in range(num_classes)
+    ]
 
 
 @hypothesis.given(strategies.lists(strategies.integers(-1, 4), min_size=12, max_size=12))
@@ -65,7 +67,7 @@ def test_drawn_pairs_are_distinct_and_valid(seed, most):
     labels = np.where(rng.random(40) < 0.6, 0, rng.integers(-1, 4, 40)).astype(np.int32)
     pairs = same_class_pairs(jnp.asarray(labels), num_classes=4, max_pairs=most, key=jax.random.key(seed))
     chex.assert_shape(pairs, (4, most))
-    for got, possible in zip(sets(pairs), all_pairs(labels, 4)):
+    for got, possible in zip(sets(pairs), all_pairs(labels, 4), strict=True):
         assert len(got) == min(most, len(possible))
         assert len(set(got)) == len(got)
         assert set(got) <= set(possible)
@@ -209,7 +211,9 @@ def test_segment_between_equal_points_stays_there():
 def test_segment_under_jit_vmap_and_in_float64():
     x, y = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3)), jnp.float32)
     batched = jax.jit(jax.vmap(segment_points))(x, y)
-    chex.assert_trees_all_close(batched, jnp.stack([segment_points(a, b) for a, b in zip(x, y)]), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(
+        batched, jnp.stack([segment_points(a, b) for a, b in zip(x, y, strict=True)]), rtol=1e-5, atol=1e-6
+    )
     with jax.enable_x64(True):
         assert segment_points(jnp.zeros(2, jnp.float64), jnp.ones(2, jnp.float64)).dtype == jnp.float64
 
@@ -224,7 +228,7 @@ def test_segment_of_integers_and_halves_is_float32():
 
 @pytest.mark.check_shapes(False)
 def test_segment_errors():
-    with pytest.raises(ValueError, match="num_points.*0"):
+    with pytest.raises(ValueError, match=r"num_points.*0"):
         segment_points(np.zeros(2), np.ones(2), num_points=0)
     with pytest.raises(ValueError, match=r"shape.*\(2,\).*\(3,\)"):
         segment_points(np.zeros(2), np.ones(3))
