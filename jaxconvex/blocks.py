@@ -20,7 +20,7 @@ class Block(NamedTuple):
 
     sources: np.ndarray  # [s] points; the padding repeats the first
     targets: np.ndarray  # [t s] points
-    count: int  # sources that are not padding
+    num_sources: int  # those that are not padding
 
 
 def class_partners(labels: np.ndarray, num_classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -84,7 +84,7 @@ def in_streams(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator
     if jax.default_backend() != "cpu":
         yield from map(function, items)
         return
-    wide = jax.config.jax_enable_x64  # a setting of this thread, which the others must share
+    wide = jax.dtypes.canonicalize_dtype(float) == np.float64  # x64 may be on in this thread alone: tell the others
 
     def work(item: Any) -> Any:
         with jax.enable_x64(wide):

@@ -40,7 +40,7 @@ def _run(arguments: list[str]) -> int:
     try:
         from jaxconvex.commands import command
 
-        code = command.main(arguments, prog_name="jaxconvex", standalone_mode=False) or OK
+        code = command.main(arguments or ["--help"], prog_name="jaxconvex", standalone_mode=False) or OK
         return _tell(code, "Interrupted.") if code == INTERRUPTED else code
     except KeyboardInterrupt:
         return _tell(INTERRUPTED, "Interrupted.")

@@ -88,8 +88,14 @@ app = typer.Typer(
 )
 
 
-def _option(name: str, metavar: str | None, text: str) -> Any:
-    return typer.Option(*name.split(), metavar=metavar, help=text, show_default=False)
+def _option(name: str, metavar: str | None, text: str, **more: Any) -> Any:
+    return typer.Option(*name.split(), metavar=metavar, help=text, show_default=False, **more)
+
+
+def _seed(value: int) -> int:
+    if not 0 <= value < 2**32:
+        raise typer.BadParameter(f"it must lie in 0..{2**32 - 1}; got {value}.")
+    return value
 
 
 Names = list[str] | None
@@ -144,7 +150,7 @@ Permutations = Annotated[
     int,
     _option("--permutations", "N", "Permutations of the labels for the null. [default: 100 in score, 0 in compare]"),
 ]
-Seed = Annotated[int, _option("--seed", "N", "Seed of all that is random. [default: 0]")]
+Seed = Annotated[int, _option("--seed", "N", "Seed of all that is random. [default: 0]", callback=_seed)]
 Out = Annotated[
     Path | None, _option("--out -o", "FOLDER", "Where the results are written. [default: named after the input]")
 ]
@@ -186,10 +192,11 @@ def _print(result: Any, classes: bool) -> None:
 
 
 def _say_where(paths: Iterable[Path], folder: Path) -> None:
-    typer.echo(f"\nWritten to {folder}: {', '.join(str(path.relative_to(folder)) for path in paths)}")
+    names = [str(path.relative_to(folder)) for path in paths if path.suffix != ".svg"]
+    typer.echo(f"\nWritten to {folder}: {', '.join(names)} (figures also as .svg)")
 
 
-@app.command("score", help=SCORE, no_args_is_help=True)
+@app.command("score", help=SCORE)
 def _score(
     context: typer.Context,
     file: Input,
@@ -223,7 +230,7 @@ def _score(
         _say_where(writing.write_scores(report, folder), folder)
 
 
-@app.command("compare", help=COMPARE, no_args_is_help=True)
+@app.command("compare", help=COMPARE)
 def _compare(
     context: typer.Context,
     a: Input,

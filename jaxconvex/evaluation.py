@@ -35,8 +35,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "graph": "union",
         "duplicates": "drop",
         "max_pairs": 5000,
+        "max_segments": 5000,
         "num_points": 10,
-        "jackknife": False,
     },
 }
 
@@ -54,6 +54,7 @@ def evaluate(
     classes: Sequence[int | str] | None = None,
     pool: str | Callable[[Array], Array] | None = None,
     max_pairs: int | None = None,
+    max_segments: int = 5000,
     num_points: int = 10,
     max_points: int | None = None,
     jackknife: bool | None = None,
@@ -79,11 +80,11 @@ def evaluate(
         classes: the classes in the order of the logits. Needed with heads where labels are strings; integers are
             columns.
         pool: "cls" (the first token), "mean" (of the tokens), or a function of the activations.
-        max_pairs: pairs drawn of a class; by default all for graphs and 5,000 for segments.
-        num_points: points inside a segment.
+        max_pairs: pairs of a class drawn for the graph score; by default all pairs.
+        max_segments, num_points: most segments of a class for the Euclidean score, and points inside each.
         max_points: score a sample of so many points, stratified by the first labeling.
         jackknife: whether to rebuild the graph without each of 10 groups of points, for intervals and paired
-            comparisons; by default up to 10,000 points.
+            comparisons; by default up to 10,000 points, and not with a protocol.
         permutations: random labelings for the permutation null; 0 for none.
         confidence: of all intervals.
         key: a JAX random key; key(0) by default. Groups depend on it, on the first labeling and on nothing else.
@@ -110,6 +111,7 @@ def evaluate(
         graph=graph,
         duplicates=duplicates,
         max_pairs=max_pairs,
+        max_segments=max_segments,
         num_points=num_points,
         jackknife=jackknife,
         permutations=permutations,
@@ -118,17 +120,17 @@ def evaluate(
     labelings = encode_all(labels, predictions, background=background, classes=classes)
     layers = dict(representations) if isinstance(representations, Mapping) else {"representation": representations}
     n = len(next(iter(labelings.values())).codes)
-    _check_layers(layers, n, settings, pool, heads or {})
+    _check_layers(layers, n, max_points, settings, pool, heads or {})
     key = jax.random.key(0) if key is None else key
     sample_key, group_key, score_key = jax.random.split(key, 3)
     main = next(iter(labelings.values())).codes
     chosen = np.arange(n)
     if max_points is not None:
-        chosen = stratified_sample(main, positive_integer(max_points, "max_points"), sample_key)
+        chosen = stratified_sample(main, max_points, sample_key)
         labelings = {name: one._replace(codes=one.codes[chosen]) for name, one in labelings.items()}
         main = main[chosen]
     if settings.jackknife is None:
-        settings = settings._replace(jackknife=len(chosen) <= JACKKNIFED)
+        settings = settings._replace(jackknife=protocol is None and len(chosen) <= JACKKNIFED)
     groups = jackknife_groups(main, group_key, num_groups=GROUPS)
 
     recorded = {**settings._asdict(), "metric": getattr(metric, "__name__", metric), "k": list(settings.k)}
@@ -174,7 +176,7 @@ def evaluate(
 def _settings(protocol: str | None, **given: Any) -> Settings:
     if protocol is not None:
         fixed = PROTOCOLS[one_of(protocol, tuple(PROTOCOLS), "protocol")]
-        usual = {"k": (10,), "metric": "euclidean", "graph": "union", "duplicates": "link", "num_points": 10}
+        usual = {"k": (10,), "metric": "euclidean", "graph": "union", "duplicates": "link"}
         for name, value in fixed.items():
             if given[name] not in (usual.get(name), None, value):
                 raise ValueError(
@@ -203,7 +205,9 @@ def _version() -> str:
     return jaxconvex.__version__
 
 
-def _check_layers(layers: dict, n: int, settings: Settings, pool: Any, heads: Mapping) -> None:
+def _check_layers(
+    layers: dict, n: int, max_points: int | None, settings: Settings, pool: Any, heads: Mapping
+) -> None:
     if not layers:
         raise ValueError("representations must hold at least one layer; got an empty mapping.")
     unknown = [name for name in heads if name not in layers]
@@ -217,5 +221,6 @@ def _check_layers(layers: dict, n: int, settings: Settings, pool: Any, heads: Ma
             raise ValueError(
                 f"layer {name!r} must have shape (n, d); got {shape}. Name how to pool the tokens, pool='mean' or 'cls'."
             )
+    n = n if max_points is None else min(n, positive_integer(max_points, "max_points"))
     for each in settings.k:
         positive_integer(each, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")

@@ -233,13 +233,13 @@ def _layer(array: np.ndarray, name: str, path: Path, pool: str | None) -> np.nda
     where = f"{name!r} in {path}"
     if not is_numeric(array):
         raise ValueError(
-            f"{where} must hold real numbers to be a layer; got type {array.dtype}. If it holds labels, name it with "
-            f"--labels {name}; otherwise leave it out with --skip {name}."
+            f"{where} must hold real numbers to be a layer; got type {array.dtype}. If it holds labels, say "
+            f"--labels {name} (or --predictions {name}); otherwise --skip {name}."
         )
     if array.ndim < 2 or array.ndim > (3 if pool else 2):
         rank = "(n, d)" + (" or (n, tokens, d)" if pool else "")
         ways = {
-            1: f"If it holds labels, name it with --labels {name}; otherwise leave it out with --skip {name}.",
+            1: f"If it holds labels, say --labels {name} (or --predictions {name}); otherwise --skip {name}.",
             3: "If its second axis counts layers, say --axis 1; if it counts tokens, say --pool mean or --pool cls.",
             4: "If its axes are (n, layers, tokens, d), say --axis 1 and --pool mean (or cls).",
         }

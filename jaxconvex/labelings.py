@@ -82,7 +82,7 @@ def encode_all(
                 raise ValueError(
                     f"predictions and {main!r} must name classes alike; got strings in one, numbers in the other."
                 )
-            classes = sorted({c for labeling in both for c in labeling.classes})  # type: ignore[type-var]
+            classes = sorted({c for labeling in both for c in labeling.classes})
         named["predicted"] = predictions
     ours = (main, "predicted")
     found = {

@@ -33,6 +33,7 @@ class Settings(NamedTuple):
     graph: str
     duplicates: str
     max_pairs: int | None
+    max_segments: int
     num_points: int
     jackknife: bool
     permutations: int
@@ -143,7 +144,7 @@ def _segment_rows(
             jnp.asarray(codes),
             num_classes=number,
             num_points=settings.num_points,
-            max_pairs=settings.max_pairs or 5000,
+            max_pairs=settings.max_segments,
             key=key,
         )
 

@@ -131,7 +131,7 @@ def _walk(
     own = labels[sources]
 
     def chunk(some: Array) -> tuple[Array, Array, Array]:
-        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        def step(state: Any) -> Any:
             at, hops, outside, tied, _ = state
             active = at != sources
             link = rows_of(flat, jnp.where(active, at * s + column, 0))

@@ -109,7 +109,8 @@ def _pairs(labels: Array, key: PRNGKeyArray, num_classes: int, count: int) -> Pa
         divisor = jnp.maximum(size, 1)
         i, step = rank % divisor, 1 + rank // divisor
         j = (i + step) % divisor
-        return Pairs(*(jnp.where(valid, order[first + p], 0).astype(jnp.int32) for p in (i, j)), valid)
+        i, j = (jnp.where(valid, order[first + p], 0).astype(jnp.int32) for p in (i, j))
+        return Pairs(i, j, valid)
 
     return jax.vmap(of_class)(sizes, starts, keys)
 

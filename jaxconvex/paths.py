@@ -179,7 +179,7 @@ def rounding_slack(distance: Array, dtype: jnp.dtype) -> Array:
     length then differ by up to 2 eps. Whole quanta add what rounding to them takes; floating-point sums round again.
     """
     if jnp.issubdtype(distance.dtype, jnp.integer):
-        return EQUAL + (distance >> 22 if dtype == jnp.float32 else 0)
+        return EQUAL + (distance >> 22 if dtype == jnp.float32 else jnp.zeros_like(distance))
     return 8 * float(jnp.finfo(dtype).eps) * jnp.where(jnp.isfinite(distance), distance, 0)
 
 

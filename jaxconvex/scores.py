@@ -75,12 +75,12 @@ class Segments(NamedTuple):
 class PairSums(NamedTuple):
     """Sums over the partners of each point; a deficit is 1 - score."""
 
-    deficit: Array
-    squared_deficit: Array
-    adjacent: Array
-    disconnected: Array
-    inside: Array
-    partners: Array
+    deficit: Any
+    squared_deficit: Any
+    adjacent: Any
+    disconnected: Any
+    inside: Any
+    partners: Any
 
 
 def graph_convexity(
@@ -154,7 +154,7 @@ def packed_graph_convexity(
     partners = class_partners(labels, num_classes)
     if drawn.any():
         pairs = jax.tree.map(
-            np.asarray, same_class_pairs(labels, num_classes=num_classes, max_pairs=max_pairs, key=key)
+            np.asarray, same_class_pairs(jnp.asarray(labels), num_classes=num_classes, max_pairs=max_pairs, key=key)
         )
         partners = pair_partners(pairs.first[pairs.valid], pairs.second[pairs.valid])
     count = block_counter(packed, labels)
@@ -162,9 +162,9 @@ def packed_graph_convexity(
 
     def solve(block: Block) -> tuple[np.ndarray, PairSums]:
         sums = _sums(count(block), block.targets != block.sources, dtype)
-        return block.sources[: block.count], PairSums(*(np.asarray(s)[: block.count] for s in sums))
+        return block.sources[: block.num_sources], PairSums(*(np.asarray(s)[: block.num_sources] for s in sums))
 
-    sums = PairSums(*np.zeros((6, n)))
+    sums = PairSums(*(np.zeros(n) for _ in PairSums._fields))
     for sources, some in in_streams(solve, blocks_of_pairs(partners, n)):
         for total, part in zip(sums, some, strict=True):
             total[sources] = part
@@ -197,7 +197,7 @@ def graph_pair_scores(
         scores = np.full((len(members), len(members)), np.nan)
 
         def solve(block: Block) -> np.ndarray:
-            return 1 - np.asarray(_deficit(count(block)))[:, : block.count]
+            return 1 - np.asarray(_deficit(count(block)))[:, : block.num_sources]
 
         start = 0
         partners = [(members, np.broadcast_to(members, scores.shape))] if len(members) > 1 else []
@@ -287,7 +287,7 @@ def euclidean_segments(
     sizes = jnp.bincount(checked + 1, length=num_classes + 1)[1:]
     pairs = same_class_pairs(checked, num_classes=num_classes, max_pairs=max_pairs, key=key)
     complete = (sizes * (sizes - 1.0)) / 2 <= pairs.valid.shape[1]
-    item = points[0].size * points.dtype.itemsize
+    item = points.size // points.shape[0] * points.dtype.itemsize
     if batch_size is None:
         batch_size = min(4096, max(1, SEGMENT_BYTES // item))
     together = -(-positive_integer(batch_size, "batch_size") // num_points)
@@ -306,7 +306,9 @@ def euclidean_segments(
         keep = jnp.arange(total) < len(valid)
     else:
         total = -(-pairs.valid.size // together) * together
-        first, second, keep = (jnp.pad(p.ravel(), (0, total - p.size)) for p in pairs)
+        first, second, keep = (
+            jnp.pad(p.ravel(), (0, total - p.size)) for p in (pairs.first, pairs.second, pairs.valid)
+        )
     shares = _segment_shares(predict_fn, points, checked, first, second, num_points, together)
     return Segments(first, second, keep, shares, complete)
 

@@ -77,8 +77,6 @@ def _summary(data: Representations) -> str:
 
 def score(data: Representations, options: Options, cache: Path) -> Report:
     """The report of the data. Finished layers are kept in the folder `cache` and reused; an interrupt stops at once."""
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"the seed must lie in 0..{2**32 - 1}; got {options.seed}.")
     keep_compiled_code()
 
     def work() -> Report:
@@ -103,7 +101,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             background=options.background,
             protocol=options.protocol,
             cache=cache,
-            progress=True,
+            progress=sys.stderr.isatty(),
         )
 
     try:
@@ -136,16 +134,16 @@ def interruptible(work: Callable[[], T]) -> T:
 
 
 def demonstrate(folder: Path, seed: int) -> None:
-    """Runs the demonstration, which writes to the folder and tells where."""
+    """Runs the demonstration, which writes to the folder and prints what it found and where that is."""
     keep_compiled_code()
 
-    def work() -> Any:
+    def work() -> None:
         from jaxconvex.study.demo import run_demo
 
-        return run_demo(folder, seed=seed, progress=True)
+        run_demo(folder, seed=seed, progress=sys.stderr.isatty())
 
     try:
-        print(interruptible(work))
+        interruptible(work)
     except KeyboardInterrupt:
         raise Interrupted("Interrupted.") from None
 

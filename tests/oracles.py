@@ -1,8 +1,8 @@
 """Slow, obvious versions of what jaxconvex computes, written from the definitions alone.
 
 NumPy in float64, python loops, scipy's, igraph's and networkx's graph routines, and Python integers where ties must be
-exact. Nothing here knows of blocks, fixed-point lengths or JAX. A graph is a dense symmetric matrix, adjacency [n n], of
-edge lengths, inf where there is no edge (so that an edge between duplicates may have length 0).
+exact. Nothing here knows of blocks, fixed-point lengths or JAX. A graph is a dense symmetric matrix, adjacency [n n],
+of edge lengths, inf where there is no edge (so that an edge between duplicates may have length 0).
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Score(NamedTuple):
 
 
 def pair_scores(adjacency, paths):
-    """[n n] score of every ordered pair: adjacent 1, no path 0, else the share of interior nodes inside; nan for i = j."""
+    """[n n] score of every ordered pair: adjacent 1, no path 0, else the share of its interior inside; diagonal nan."""
     n = len(adjacency)
     scores = np.full((n, n), np.nan)
     for s, t in itertools.permutations(range(n), 2):
@@ -378,7 +378,7 @@ def nnconvexity(x, labels, k=10):
 def exact_points(rng, n, d, spread=128):
     """[n d] float32 multiples of 1/64 whose distances float32 holds apart: the order by (distance, index) has no doubt.
 
-    Differences are whole multiples below 2 spread: squares and their sums stay below 2^20 for d <= 16, and do not round.
+    Differences are multiples below 2 spread: squares and their sums stay below 2^20 for d <= 16, and do not round.
     """
     return (rng.integers(-spread, spread, (n, d)) / 64).astype(np.float32)
 
@@ -404,7 +404,7 @@ def dense(senders, receivers, lengths, n):
 
 
 def clear(adjacency, labels):
-    """Whether each choice between paths is either a tie (but for float64's rounding) or a difference float32 can tell."""
+    """Whether each choice of a path is either a tie (but for float64's rounding) or a difference that float32 can tell."""
     narrow, wide = (shortest_paths(adjacency, labels, tolerance=tolerance) for tolerance in (1e-12, 10 * ROUNDING))
     return all(np.array_equal(a, b) for a, b in zip(narrow, wide, strict=True))
 

@@ -16,7 +16,7 @@ LABELS = np.arange(N) % 3
 NAMES = np.array(["ant", "bee", "cat"])[LABELS]
 
 
-def points(*shape: int, dtype: object = np.float32, seed: int = 0) -> np.ndarray:
+def points(*shape: int, dtype: type | np.dtype = np.float32, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(N, *shape)).astype(dtype)
 
 

@@ -60,7 +60,7 @@ def test_oracles_agree_with_one_another():
 
 
 def test_oracle_tells_near_ties_from_ties():
-    """sqrt 2 + sqrt 8 = sqrt 18, but 3 + sqrt 10 is not sqrt 38 (by 0.002), nor sqrt 2 + sqrt 3 = sqrt 10 (by 0.016)."""
+    """sqrt 2 + sqrt 8 = sqrt 18, but 3 + sqrt 10 is not sqrt 38 (by 0.002), nor sqrt 2 + sqrt 3 sqrt 10 (by 0.016)."""
     length = oracles.exact_length
     assert abs(length(2) + length(8) - length(18)) < oracles.EXACT
     assert abs(length(9) + length(10) - length(38)) > oracles.EXACT

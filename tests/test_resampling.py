@@ -313,3 +313,13 @@ def test_every_public_function_has_an_example():
         value = getattr(resampling, name)
         if not isinstance(value, type):
             assert ">>>" in value.__doc__, name
+
+
+@pytest.mark.slow
+def test_the_jackknife_covers_the_expected_score():
+    from benchmarks.coverage import Setting, rows_of
+
+    rows = list(rows_of(Setting((30, 30, 30), 5, 10, 2), draws=150, expected=600, seed=0))
+    assert len(rows) == 2
+    for _, coverage, _ in rows:
+        assert 0.9 <= coverage <= 0.99

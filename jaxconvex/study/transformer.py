@@ -120,9 +120,7 @@ class VisionTransformer(nnx.Module):
         cut = images.reshape(batch, rows, self.patch_size, rows, self.patch_size, channels)
         return cut.swapaxes(2, 3).reshape(batch, rows * rows, self.patch_size**2 * channels)
 
-    def embed(
-        self, images: Float[Array, "b s s c"], masked: Bool[Array, "b p"] | None = None
-    ) -> Float[Array, "b t w"]:
+    def embed(self, images: Float[Array, "b s s c"], masked: Bool[Array, "b p"] | None = None) -> Float[Array, "b t w"]:
         """Returns state 0: the class token, then one token a patch.
 
         A masked patch becomes a token of its position alone. That is as general as a learnt mask token, which the
