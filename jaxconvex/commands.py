@@ -56,7 +56,8 @@ COMPARE = """The differences B - A of every layer and class, with paired interva
 A and B are files as for `jaxconvex score`, with the same points in the same
 order and the same layers, which are scored first; or results of it: folders, or
 their scores.json. The jackknife leaves out the same points of both, so that what
-A and B share of the sampling error cancels.
+A and B share of the sampling error cancels; with many points it takes long, so
+take some of them (--max-points).
 
 \b
 Examples
@@ -176,7 +177,9 @@ def _options(context: typer.Context) -> Any:
     from jaxconvex.scoring import Options
 
     given = {name: context.params.get(name) for name in Options._fields}
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    values: dict[str, Any] = {
+        name: tuple(dict.fromkeys(value)) if isinstance(value, list) else value for name, value in given.items()
+    }
     return Options(**{name: value for name, value in values.items() if value is not None and value != ()})
 
 

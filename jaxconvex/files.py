@@ -224,7 +224,7 @@ def _split(arrays: dict[str, np.ndarray], axis: int | None, path: Path) -> dict[
             continue
         if not -array.ndim <= axis < array.ndim:
             raise ValueError(f"--axis must be an axis of {name!r} in {path}, of shape {array.shape}; got {axis}.")
-        split |= {f"{name} {index}": np.take(array, index, axis) for index in range(array.shape[axis])}
+        split |= {f"{name} {index}": layer for index, layer in enumerate(np.moveaxis(array, axis, 0))}
     return split
 
 

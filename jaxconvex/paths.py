@@ -8,8 +8,9 @@ Equal means equal but for rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -60,7 +61,12 @@ def shortest_path_counts(
     edges = as_graph(graph)
     n = edges.degrees.shape[0]
     labels = as_labels(labels, n, 2**30)
-    sources, targets = jnp.asarray(sources, jnp.int32), jnp.asarray(targets, jnp.int32)
+    return _path_counts(edges, labels, jnp.asarray(sources, jnp.int32), jnp.asarray(targets, jnp.int32))
+
+
+@jax.jit
+def _path_counts(edges: Graph, labels: Array, sources: Array, targets: Array) -> PathCounts:
+    n = edges.degrees.shape[0]
     block = min(sources_per_block(n), max(sources.shape[0], 1))
     padded = jnp.pad(sources, (0, -len(sources) % block)).reshape(-1, block)
     columns = jnp.broadcast_to(targets[:, None], (len(targets), block))
@@ -82,8 +88,11 @@ def shortest_path_lengths(graph: KNNGraph | Graph | PackedGraph, sources: Int[Ar
     >>> shortest_path_lengths(chain, jnp.array([0])).tolist()
     [[0.0, 1.0, 2.5]]
     """
-    edges = as_graph(graph)
-    sources = jnp.asarray(sources, jnp.int32)
+    return _path_lengths(as_graph(graph), jnp.asarray(sources, jnp.int32))
+
+
+@jax.jit
+def _path_lengths(edges: Graph, sources: Array) -> Array:
     lengths, quantum = fixed_point(edges)
     dtype = edges.lengths.dtype
     fixed = settle(_edge_relax(edges, lengths), from_sources(edges.degrees.shape[0], sources, jnp.int32), _no_limit)
@@ -164,15 +173,15 @@ def _edge_relax(edges: Graph, lengths: Array) -> Relax:
     return relax
 
 
-def from_sources(n: int, sources: Array, dtype: jnp.dtype) -> Array:
+def from_sources(n: int, sources: Array, dtype: Any) -> Array:
     return jnp.full((n, sources.shape[0]), infinity(dtype), dtype).at[sources, jnp.arange(sources.shape[0])].set(0)
 
 
-def infinity(dtype: jnp.dtype) -> float | int:
+def infinity(dtype: Any) -> float | int:
     return UNREACHED if jnp.issubdtype(dtype, jnp.integer) else jnp.inf
 
 
-def rounding_slack(distance: Array, dtype: jnp.dtype) -> Array:
+def rounding_slack(distance: Array, dtype: Any) -> Array:
     """By how much a path may exceed the distance and still be as short, given the type the lengths came in.
 
     An edge in float32 is off by up to an eps (2^-23): squares, their sum and the root are rounded. Two paths of equal

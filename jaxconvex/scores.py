@@ -46,7 +46,7 @@ class ConvexityScore(NamedTuple):
     nonadjacent: Float[Any, " c"]  # score over the pairs without an edge; nan for Euclidean convexity
 
     @property
-    def micro(self) -> Float[Any, ""]:
+    def micro(self) -> Float[Any, " *batch"]:
         """Mean score over all pairs of all classes: what nnconvexity reports."""
         total = (self.num_pairs > 0) * self.per_class * self.num_pairs
         xp = np if isinstance(self.per_class, np.ndarray) else jnp
@@ -54,7 +54,7 @@ class ConvexityScore(NamedTuple):
         return xp.where(self.num_pairs > 0, total, 0).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
 
     @property
-    def macro(self) -> Float[Any, ""]:
+    def macro(self) -> Float[Any, " *batch"]:
         """Mean of the class scores, over classes with pairs: what the paper's code reports."""
         xp = np if isinstance(self.per_class, np.ndarray) else jnp
         scored = self.num_pairs > 0
@@ -248,8 +248,9 @@ def euclidean_convexity(
 
     >>> x = jnp.array([[0.0], [1.0], [3.0], [4.0]])
     >>> middle = lambda h: jnp.concatenate([jnp.abs(h - 2) - 0.5, 0 * h], axis=1)  # class 0 is all but the middle
-    >>> euclidean_convexity(middle, x, jnp.array([0, 0, 0, 0]), num_classes=2, num_points=3).per_class.round(3).tolist()
-    [0.778, nan]
+    >>> score = euclidean_convexity(middle, x, jnp.array([0, 0, 0, 0]), num_classes=2, num_points=3)
+    >>> round(float(score.per_class[0]), 3), score.num_pairs.tolist()
+    (0.778, [6, 0])
 
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 1.
     """

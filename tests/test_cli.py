@@ -135,7 +135,19 @@ def test_the_options_reach_evaluate(run, monkeypatch):
 def test_several_labelings_and_k_have_figures_of_their_own(score):
     np.savez("b.npz", x=blobs(0), fine=LABELS, coarse=np.where(LABELS == 2, "two", "less"))
     code, out, _ = score(
-        "b.npz", "--labels", "fine", "--labels", "coarse", "--k", 6, "--classes", "-o", "out", "--no-jackknife"
+        "b.npz",
+        "--labels",
+        "fine",
+        "--labels",
+        "coarse",
+        "--k",
+        6,
+        "--k",
+        6,
+        "--classes",
+        "-o",
+        "out",
+        "--no-jackknife",
     )
     assert code == 0 and "less" in out
     report = read_report("out/scores.json")

@@ -85,7 +85,7 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
     convexity = class_means(before, kind="graph", labeling="predicted")
     recall = class_means(after, kind="graph", labeling="predicted", field="recall")
     names = sorted(convexity)
-    pairs = [convexity[c] for c in names], [recall[c] for c in names]
+    pairs = np.array([convexity[c] for c in names]), np.array([recall[c] for c in names])
     found = Demonstration(
         before, after, comparison, accuracy, pearson(*pairs), spearman(*pairs), folder / "report.html"
     )
