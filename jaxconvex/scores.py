@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxconvex.aggregates import ConvexityScore, PairSums, deficit_of, sum_pairs, summarise
 from jaxconvex.blocks import Block, blocks_of_pairs, class_partners, in_streams, pair_partners
 from jaxconvex.chains import LONG, chain_path_counts, edge_matrix
 from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer
@@ -26,42 +27,6 @@ __all__ = ["ConvexityScore", "euclidean_convexity", "graph_convexity", "graph_pa
 SEGMENT_BYTES = 64 * 2**20  # points between pairs, run through the network at once
 
 
-class ConvexityScore(NamedTuple):
-    """Convexity of each class, as fractions in [0, 1]; nan, with 0 pairs, for classes of fewer than two points.
-
-    The closed-form errors answer different questions. `sem_paper` is std(pair scores, ddof=1) / sqrt(number of points), as
-    the paper reports. `se_pairs` is for the graph (or network) held fixed: with a_i the mean score of point i with its
-    partners, 2 sd(a_i) / sqrt(n) (n - 1) / (n - 2); nan below three points and where pairs were drawn. Neither covers
-    the sampling of the points, which changes the graph: see `statistics.graph_jackknife`.
-    """
-
-    per_class: Float[Any, " c"]
-    num_pairs: Int[Any, " c"]  # unordered
-    num_points: Int[Any, " c"]
-    sem_paper: Float[Any, " c"]
-    se_pairs: Float[Any, " c"]
-    adjacent: Float[Any, " c"]  # share of pairs joined by an edge; nan for Euclidean convexity
-    disconnected: Float[Any, " c"]  # share of pairs without a path; nan for Euclidean convexity
-    inside: Float[Any, " c"]  # share of pairs whose path, or segment, lies wholly inside the class
-    nonadjacent: Float[Any, " c"]  # score over the pairs without an edge; nan for Euclidean convexity
-
-    @property
-    def micro(self) -> Float[Any, " *batch"]:
-        """Mean score over all pairs of all classes: what nnconvexity reports."""
-        total = (self.num_pairs > 0) * self.per_class * self.num_pairs
-        xp = np if isinstance(self.per_class, np.ndarray) else jnp
-        pairs = self.num_pairs.sum(-1)
-        return xp.where(self.num_pairs > 0, total, 0).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
-
-    @property
-    def macro(self) -> Float[Any, " *batch"]:
-        """Mean of the class scores, over classes with pairs: what the paper's code reports."""
-        xp = np if isinstance(self.per_class, np.ndarray) else jnp
-        scored = self.num_pairs > 0
-        count = scored.sum(-1)
-        return xp.where(scored, self.per_class, 0).sum(-1) / xp.where(count > 0, count, xp.nan)
-
-
 class Segments(NamedTuple):
     """Pairs of points and the share of each segment that lies inside the class; `keep` tells pairs from padding."""
 
@@ -70,17 +35,6 @@ class Segments(NamedTuple):
     keep: Bool[Array, " p"]
     shares: Float[Array, " p"]
     complete: Bool[Array, " c"]  # whether these are all pairs of the class
-
-
-class PairSums(NamedTuple):
-    """Sums over the partners of each point; a deficit is 1 - score."""
-
-    deficit: Any
-    squared_deficit: Any
-    adjacent: Any
-    disconnected: Any
-    inside: Any
-    partners: Any
 
 
 def graph_convexity(
@@ -161,14 +115,14 @@ def packed_graph_convexity(
     dtype = packed.edges.lengths.dtype
 
     def solve(block: Block) -> tuple[np.ndarray, PairSums]:
-        sums = _sums(count(block), block.targets != block.sources, dtype)
+        sums = sum_pairs(count(block), block.targets != block.sources, dtype)
         return block.sources[: block.num_sources], PairSums(*(np.asarray(s)[: block.num_sources] for s in sums))
 
     sums = PairSums(*(np.zeros(n) for _ in PairSums._fields))
     for sources, some in in_streams(solve, blocks_of_pairs(partners, n)):
         for total, part in zip(sums, some, strict=True):
             total[sources] = part
-    score = _summarise(sums, labels, num_classes, ordered=not drawn.any(), complete=~drawn, xp=np)
+    score = summarise(sums, labels, num_classes, ordered=not drawn.any(), complete=~drawn, xp=np)
     if np.isnan(packed.quantum):
         score = jax.tree.map(lambda f: np.full_like(f, np.nan) if f.dtype.kind == "f" else f, score)
     return score
@@ -197,7 +151,7 @@ def graph_pair_scores(
         scores = np.full((len(members), len(members)), np.nan)
 
         def solve(block: Block) -> np.ndarray:
-            return 1 - np.asarray(_deficit(count(block)))[:, : block.num_sources]
+            return 1 - np.asarray(deficit_of(count(block)))[:, : block.num_sources]
 
         start = 0
         partners = [(members, np.broadcast_to(members, scores.shape))] if len(members) > 1 else []
@@ -345,7 +299,7 @@ def summarise_segments(segments: Segments, labels: Int[Array, " n"], num_classes
     none = jnp.zeros(n, jnp.int32)
     whole = jnp.where(keep, deficit == 0, False).astype(jnp.int32)
     sums = PairSums(at_both(deficit), at_both(deficit**2), none, none, at_both(whole), at_both(keep.astype(jnp.int32)))
-    score = _summarise(sums, labels, num_classes, ordered=True, complete=complete, xp=jnp)
+    score = summarise(sums, labels, num_classes, ordered=True, complete=complete, xp=jnp)
     undefined = jnp.full_like(score.per_class, jnp.nan)
     return score._replace(adjacent=undefined, disconnected=undefined, nonadjacent=undefined)
 
@@ -365,13 +319,13 @@ def _static_graph_convexity(edges: Graph, labels: Array, num_classes: int, pairs
         if pairs is not None:
             column = jnp.where(pairs.valid & (pairs.first >= start), pairs.first - start, size)
             wanted &= jnp.zeros((n, size), bool).at[pairs.second, column].set(True, mode="drop")
-        return _sums(counts, wanted, edges.lengths.dtype)
+        return sum_pairs(counts, wanted, edges.lengths.dtype)
 
     sums = jax.tree.map(lambda s: s.reshape(-1)[:n], lax.map(some, starts))
     limit = n * n if pairs is None else pairs.valid.shape[1]
     sizes = jnp.bincount(labels + 1, length=num_classes + 1)[1:]
     complete = (sizes * (sizes - 1.0)) / 2 <= limit
-    score = _summarise(sums, labels, num_classes, ordered=pairs is None, complete=complete, xp=jnp)
+    score = summarise(sums, labels, num_classes, ordered=pairs is None, complete=complete, xp=jnp)
     broken = jnp.any(jnp.isnan(edges.lengths))
     return ConvexityScore(*(jnp.where(broken, jnp.nan, f) if f.dtype.kind == "f" else f for f in score))
 
@@ -384,73 +338,3 @@ def block_counter(packed: PackedGraph, labels: np.ndarray) -> Callable[[Block], 
         return lambda block: chain_path_counts(matrix, labels, block.sources, block.targets, tolerance)
     position, rows = np.asarray(packed.position), labels.astype(np.int32)[np.asarray(packed.order)]
     return lambda block: packed_path_counts(packed, rows, position[block.sources], position[block.targets])
-
-
-def _deficit(counts: PathCounts) -> Array:
-    share = counts.outside / jnp.maximum(counts.interior, 1)
-    return jnp.where(counts.interior < 0, 1, share)
-
-
-@partial(jax.jit, static_argnames=("dtype",))
-def _sums(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> PairSums:
-    deficit = jnp.where(wanted, _deficit(counts).astype(dtype), 0)
-
-    def count(condition: Array) -> Array:
-        return jnp.sum(wanted & condition, axis=0, dtype=jnp.int32)
-
-    return PairSums(
-        deficit=_sum_in_two_steps(deficit),
-        squared_deficit=_sum_in_two_steps(deficit**2),
-        adjacent=count(counts.interior == 0),
-        disconnected=count(counts.interior < 0),
-        inside=count((counts.interior >= 0) & (counts.outside == 0)),
-        partners=count(jnp.ones_like(wanted)),
-    )
-
-
-def _sum_in_two_steps(values: Float[Array, "t s"], step: int = 64) -> Float[Array, " s"]:
-    # Sums of sums round less than one long sum.
-    padded = jnp.pad(values, ((0, -len(values) % step), (0, 0)))
-    return jnp.sum(jnp.sum(padded.reshape(-1, step, values.shape[1]), axis=1), axis=0)
-
-
-def _summarise(
-    sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, complete: Any, xp: Any
-) -> ConvexityScore:
-    """From sums over the partners of each point to scores of classes.
-
-    `ordered` tells that every pair stands in the sums of both its points; `complete`, which classes have all their pairs.
-    """
-    index = xp.where(labels < 0, num_classes, labels)
-
-    def by_class(values: Any) -> Any:
-        if xp is np:
-            return np.bincount(index, weights=values, minlength=num_classes + 1)[:num_classes]
-        return jnp.zeros(num_classes + 1, values.dtype).at[index].add(values)[:num_classes]
-
-    points = by_class(xp.ones_like(labels))
-    times = 2 if ordered else 1
-    deficit, squared, adjacent, disconnected, inside, _ = (by_class(s) / times for s in sums)
-    pairs = by_class(sums.partners) // times
-    some = xp.where(pairs > 0, pairs, xp.nan)
-    mean = deficit / some
-    variance = xp.maximum(squared - deficit * mean, 0) / xp.where(pairs > 1, pairs - 1, xp.nan)
-    apart = pairs - adjacent
-    # The mean deficit of each point, and its spread over the points of the class.
-    own = sums.deficit / xp.maximum(sums.partners, 1)
-    centre = by_class(own) / xp.where(points > 0, points, xp.nan)
-    away = xp.where(labels < 0, 0, own - centre[xp.minimum(index, num_classes - 1)])
-    spread = xp.sqrt(by_class(away**2) / xp.where(points > 1, points - 1, xp.nan))
-    factor = 2 * (points - 1) / xp.where(points > 2, points - 2, xp.nan)
-    se_pairs = spread * factor / xp.sqrt(xp.where(points > 0, points, xp.nan))
-    return ConvexityScore(
-        per_class=1 - mean,
-        num_pairs=xp.rint(pairs).astype(xp.int64 if xp is np else xp.int32),
-        num_points=xp.rint(points).astype(xp.int64 if xp is np else xp.int32),
-        sem_paper=xp.sqrt(variance / xp.where(points > 0, points, xp.nan)),
-        se_pairs=xp.where(complete, se_pairs, xp.nan),
-        adjacent=adjacent / some,
-        disconnected=disconnected / some,
-        inside=inside / some,
-        nonadjacent=1 - (deficit / xp.where(apart > 0, apart, xp.nan)),
-    )

@@ -433,7 +433,7 @@ def test_an_interrupt_stops_compiled_code_at_once(folder):
             process.send_signal(signal.SIGINT)
             start = time.monotonic()
             _, err = process.communicate(timeout=60)
-            assert time.monotonic() - start < 2
+            assert time.monotonic() - start < 5
         finally:
             process.kill()
     assert process.returncode == 130

@@ -21,7 +21,7 @@ from jaxconvex.figures import Figure, save_figure
 from jaxconvex.page import Captioned, Section, write_page
 from jaxconvex.report import Report, class_means, only
 from jaxconvex.statistics import Correlation, pearson, spearman
-from jaxconvex.study.training import fine_tune, predict, pretrain, probe, split
+from jaxconvex.study.training import fine_tune, predict, pretrain, probe, stratified_split
 from jaxconvex.study.transformer import VisionTransformer
 
 __all__ = ["Demonstration", "run_demo"]
@@ -64,13 +64,15 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
     data = load_digits()
     images, digits = (data.images / 16).astype(np.float32)[..., None], data.target.astype(np.int32)
     keys = jax.random.split(jax.random.key(seed), 5)
-    train, validation, test = split(digits, keys[0])
+    train, validation, test = stratified_split(digits, keys[0])
     images = (images - images[train].mean()) / images[train].std()
 
     say(f"Pretraining on {len(train)} digits without labels, probe, fine-tuning ...")
     model = VisionTransformer(rngs=nnx.Rngs(keys[1]))
-    pretrained = probe(pretrain(model, images[train], keys[2]), images[train], digits[train])
-    finetuned = fine_tune(pretrained, images[train], digits[train], images[validation], digits[validation], keys[3])
+    pretrained = probe(pretrain(model, images[train], keys[2]).model, images[train], digits[train])
+    finetuned = fine_tune(
+        pretrained, images[train], digits[train], images[validation], digits[validation], keys[3]
+    ).model
     say(f"  {time.perf_counter() - began:.0f} s. Scoring {len(test)} held-out digits ...")
 
     models = {"pretrained": pretrained, "fine-tuned": finetuned}
@@ -159,7 +161,7 @@ def _lead(found: Demonstration, num_points: int) -> str:
 
 
 def _change(found: Demonstration, kind: str) -> str:
-    rows = [row for row in only(found.comparison, kind=kind, labeling="predicted", level="macro")]
+    rows = only(found.comparison, kind=kind, labeling="predicted", level="macro")
     largest = max(rows, key=lambda row: row.difference)
     clear = sum(row.lower > 0 for row in rows)
     name = "Graph" if kind == "graph" else "Euclidean"

@@ -17,8 +17,6 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxconvex.study.transformer import VisionTransformer
-
 Callback = Callable[[int, float], None]
 
 

@@ -1,0 +1,134 @@
+"""From scores of pairs to scores of classes: the sums, the means, the closed-form errors."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxconvex.paths import PathCounts
+
+__all__ = ["ConvexityScore", "PairSums", "deficit_of", "sum_pairs", "summarise"]
+
+
+class ConvexityScore(NamedTuple):
+    """Convexity of each class, as fractions in [0, 1]; nan, with 0 pairs, for classes of fewer than two points.
+
+    The closed-form errors answer different questions. `sem_paper` is std(pair scores, ddof=1) / sqrt(number of points), as
+    the paper reports. `se_pairs` is for the graph (or network) held fixed: with a_i the mean score of point i with its
+    partners, 2 sd(a_i) / sqrt(n) (n - 1) / (n - 2); nan below three points and where pairs were drawn. Neither covers
+    the sampling of the points, which changes the graph: see `statistics.graph_jackknife`.
+    """
+
+    per_class: Float[Any, " c"]
+    num_pairs: Int[Any, " c"]  # unordered
+    num_points: Int[Any, " c"]
+    sem_paper: Float[Any, " c"]
+    se_pairs: Float[Any, " c"]
+    adjacent: Float[Any, " c"]  # share of pairs joined by an edge; nan for Euclidean convexity
+    disconnected: Float[Any, " c"]  # share of pairs without a path; nan for Euclidean convexity
+    inside: Float[Any, " c"]  # share of pairs whose path, or segment, lies wholly inside the class
+    nonadjacent: Float[Any, " c"]  # score over the pairs without an edge; nan for Euclidean convexity
+
+    @property
+    def micro(self) -> Float[Any, " *batch"]:
+        """Mean score over all pairs of all classes: what nnconvexity reports."""
+        total = (self.num_pairs > 0) * self.per_class * self.num_pairs
+        xp = np if isinstance(self.per_class, np.ndarray) else jnp
+        pairs = self.num_pairs.sum(-1)
+        return xp.where(self.num_pairs > 0, total, 0).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
+
+    @property
+    def macro(self) -> Float[Any, " *batch"]:
+        """Mean of the class scores, over classes with pairs: what the paper's code reports."""
+        xp = np if isinstance(self.per_class, np.ndarray) else jnp
+        scored = self.num_pairs > 0
+        count = scored.sum(-1)
+        return xp.where(scored, self.per_class, 0).sum(-1) / xp.where(count > 0, count, xp.nan)
+
+
+class PairSums(NamedTuple):
+    """Sums over the partners of each point; a deficit is 1 - score."""
+
+    deficit: Any
+    squared_deficit: Any
+    adjacent: Any
+    disconnected: Any
+    inside: Any
+    partners: Any
+
+
+def deficit_of(counts: PathCounts) -> Array:
+    """1 - score of each pair: the share of the points inside its path that are outside the class; 1 without a path."""
+    share = counts.outside / jnp.maximum(counts.interior, 1)
+    return jnp.where(counts.interior < 0, 1, share)
+
+
+@partial(jax.jit, static_argnames=("dtype",))
+def sum_pairs(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> PairSums:
+    """The sums of each source over its wanted targets."""
+    deficit = jnp.where(wanted, deficit_of(counts).astype(dtype), 0)
+
+    def count(condition: Array) -> Array:
+        return jnp.sum(wanted & condition, axis=0, dtype=jnp.int32)
+
+    return PairSums(
+        deficit=_sum_in_two_steps(deficit),
+        squared_deficit=_sum_in_two_steps(deficit**2),
+        adjacent=count(counts.interior == 0),
+        disconnected=count(counts.interior < 0),
+        inside=count((counts.interior >= 0) & (counts.outside == 0)),
+        partners=count(jnp.ones_like(wanted)),
+    )
+
+
+def _sum_in_two_steps(values: Float[Array, "t s"], step: int = 64) -> Float[Array, " s"]:
+    # Sums of sums round less than one long sum.
+    padded = jnp.pad(values, ((0, -len(values) % step), (0, 0)))
+    return jnp.sum(jnp.sum(padded.reshape(-1, step, values.shape[1]), axis=1), axis=0)
+
+
+def summarise(
+    sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, complete: Any, xp: Any
+) -> ConvexityScore:
+    """From sums over the partners of each point to scores of classes.
+
+    `ordered` tells that every pair stands in the sums of both its points; `complete`, which classes have all their pairs.
+    """
+    index = xp.where(labels < 0, num_classes, labels)
+
+    def by_class(values: Any) -> Any:
+        if xp is np:
+            return np.bincount(index, weights=values, minlength=num_classes + 1)[:num_classes]
+        return jnp.zeros(num_classes + 1, values.dtype).at[index].add(values)[:num_classes]
+
+    points = by_class(xp.ones_like(labels))
+    times = 2 if ordered else 1
+    deficit, squared, adjacent, disconnected, inside, _ = (by_class(s) / times for s in sums)
+    pairs = by_class(sums.partners) // times
+    some = xp.where(pairs > 0, pairs, xp.nan)
+    mean = deficit / some
+    variance = xp.maximum(squared - deficit * mean, 0) / xp.where(pairs > 1, pairs - 1, xp.nan)
+    apart = pairs - adjacent
+    # The mean deficit of each point, and its spread over the points of the class.
+    own = sums.deficit / xp.maximum(sums.partners, 1)
+    centre = by_class(own) / xp.where(points > 0, points, xp.nan)
+    away = xp.where(labels < 0, 0, own - centre[xp.minimum(index, num_classes - 1)])
+    spread = xp.sqrt(by_class(away**2) / xp.where(points > 1, points - 1, xp.nan))
+    factor = 2 * (points - 1) / xp.where(points > 2, points - 2, xp.nan)
+    se_pairs = spread * factor / xp.sqrt(xp.where(points > 0, points, xp.nan))
+    return ConvexityScore(
+        per_class=1 - mean,
+        num_pairs=xp.rint(pairs).astype(xp.int64 if xp is np else xp.int32),
+        num_points=xp.rint(points).astype(xp.int64 if xp is np else xp.int32),
+        sem_paper=xp.sqrt(variance / xp.where(points > 0, points, xp.nan)),
+        se_pairs=xp.where(complete, se_pairs, xp.nan),
+        adjacent=adjacent / some,
+        disconnected=disconnected / some,
+        inside=inside / some,
+        nonadjacent=1 - (deficit / xp.where(apart > 0, apart, xp.nan)),
+    )
