@@ -39,7 +39,8 @@ def chain_path_counts(
 ) -> PathCounts:
     """`PathCounts` [t s] of some sources, each with its own targets, by the same tie rule as the other engines.
 
-    Lengths within the relative `tolerance` are equal. Where a point is reached by several equally short paths, a second
+    An edge may exceed the distance it bridges by the relative `tolerance` of its length, so that the excess of a path stays
+    within the same share of the whole. Where a point is reached by several equally short paths, a second
     search over the edges of shortest paths finds the one with the fewest points outside, then the fewest hops.
     """
     from scipy.sparse import csgraph, csr_matrix
@@ -50,8 +51,9 @@ def chain_path_counts(
     distances, parents = csgraph.dijkstra(matrix, directed=True, indices=sources, return_predecessors=True)
     for j, source in enumerate(sources):
         distance, foreign = distances[j], labels != labels[source]
-        reach = np.where(np.isfinite(distance), distance * (1 + tolerance), -1)
-        tight = distance[starts] + matrix.data <= reach[ends]
+        known = np.isfinite(distance[starts])
+        gap = np.where(known, distance[starts], 0) + matrix.data - np.where(known, distance[ends], 0)
+        tight = known & (gap <= tolerance * matrix.data + 1e-12 * distance[ends])
         if np.bincount(ends[tight], minlength=len(labels)).max(initial=0) > 1:
             prices = 1 + FOREIGN * foreign[starts[tight]]
             graph = csr_matrix((prices, (starts[tight], ends[tight])), shape=matrix.shape)

@@ -59,7 +59,7 @@ def _run(arguments: list[str]) -> int:
             return _tell(INTERRUPTED, str(error))
         # Errors of use come from typer's copy of click, or from click itself, as typer is old or new.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            return _tell(WRONG_USE, f"Error: {error.format_message().rstrip('.')}. {_where_to_look(error)}")
+            return _tell(WRONG_USE, f"Error: {_sentence(error.format_message())} {_where_to_look(error)}")
         return _fault(error)
 
 
@@ -78,6 +78,11 @@ def _fault(error: BaseException) -> int:
     return _tell(
         FAULT, f"{what}. This is a fault of ours; please report it with the traceback, which {DEBUG}=1 prints.", error
     )
+
+
+def _sentence(message: str) -> str:
+    message = message.rstrip(".")
+    return message if message.endswith("?") else f"{message}."
 
 
 def _where_to_look(error: BaseException) -> str:

@@ -142,7 +142,12 @@ Duplicates = Annotated[
     str, _option("--duplicates", "link|drop", "Join equal points, or drop the edges of length 0. [default: link]")
 ]
 Pairs = Annotated[int | None, _option("--pairs", "N", "Draw about N pairs of each class. [default: all pairs]")]
-Protocol = Annotated[str | None, _option("--protocol", "paper", "All choices as in the paper, exactly.")]
+Protocol = Annotated[
+    str | None,
+    _option(
+        "--protocol", "paper", "All choices as in the paper: k = 10, duplicates dropped, 5,000 pairs of each class."
+    ),
+]
 Jackknife = Annotated[
     bool | None,
     _option("--jackknife/--no-jackknife", None, "Intervals, by leaving out points. [default: up to 10,000 points]"),
@@ -155,8 +160,11 @@ Seed = Annotated[int, _option("--seed", "N", "Seed of all that is random. [defau
 Out = Annotated[
     Path | None, _option("--out -o", "FOLDER", "Where the results are written. [default: named after the input]")
 ]
+DemoOut = Annotated[Path, _option("--out -o", "FOLDER", "Where the results are written. [default: jaxconvex-demo]")]
 Classes = Annotated[bool, _option("--classes", None, "Print the scores of the single classes too.")]
-Input = Annotated[Path, typer.Argument(show_default=False)]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The representations.", show_default=False)]
+First = Annotated[Path, typer.Argument(metavar="A", help="File or result of the one model.", show_default=False)]
+Second = Annotated[Path, typer.Argument(metavar="B", help="File or result of the other.", show_default=False)]
 
 
 def _about(
@@ -199,10 +207,10 @@ def _say_where(paths: Iterable[Path], folder: Path) -> None:
     typer.echo(f"\nWritten to {folder}: {', '.join(names)} (figures also as .svg)")
 
 
-@app.command("score", help=SCORE)
+@app.command("score", help=SCORE, short_help="Score every layer of your representations.")
 def _score(
     context: typer.Context,
-    file: Input,
+    file: File,
     labels: Labels = None,
     predictions: Predictions = None,
     layers: Layers = None,
@@ -233,11 +241,11 @@ def _score(
         _say_where(writing.write_scores(report, folder), folder)
 
 
-@app.command("compare", help=COMPARE)
+@app.command("compare", help=COMPARE, short_help="Compare two models on the same points.")
 def _compare(
     context: typer.Context,
-    a: Input,
-    b: Input,
+    a: First,
+    b: Second,
     labels: Labels = None,
     predictions: Predictions = None,
     layers: Layers = None,
@@ -269,12 +277,12 @@ def _compare(
         _say_where(paths, folder)
 
 
-@app.command("demo", help=DEMO)
-def _demo(out: Out = None, seed: Seed = 0) -> None:
+@app.command("demo", help=DEMO, short_help="The whole study on real digits.")
+def _demo(out: DemoOut = Path("jaxconvex-demo"), seed: Seed = 0) -> None:
     from jaxconvex import scoring, writing
 
     _require_extras()
-    with writing.output_folder(out or Path("jaxconvex-demo")) as folder:
+    with writing.output_folder(out) as folder:
         scoring.demonstrate(folder, seed)
 
 

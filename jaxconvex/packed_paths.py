@@ -176,24 +176,31 @@ def _resolve_ties(
         index = jnp.minimum(columns, s - 1)
         near, own, bound = distance[:, index], labels[sources[index]], limit[index]
 
-        def relax(cost: Array) -> Array:
-            def one(item: tuple[Array, tuple[Array, Array]]) -> Array:
-                slice_index, (own_distance, old) = item
-                reach = jnp.where(
-                    own_distance < bound, own_distance + rounding_slack(own_distance, packed.edges.lengths.dtype), -1
-                )
+        def relax(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            cost, excess = state
 
-                def step(least: Array, u: Array, w: Array) -> Array:
+            def one(item: tuple[Array, tuple[Array, Array, Array]]) -> tuple[Array, Array]:
+                slice_index, (own_distance, old_cost, old_excess) = item
+                allowed = rounding_slack(own_distance, packed.edges.lengths.dtype)
+                reach = jnp.where(own_distance < bound, own_distance + allowed, -1)
+
+                def step(best: tuple[Array, Array], u: Array, w: Array) -> tuple[Array, Array]:
                     foreign = (rows_of(labels, u)[:, None] != own).astype(jnp.int32)
                     offer = rows_of(cost, u) + (1 + OUTSIDE * foreign)
-                    return jnp.where(rows_of(near, u) + w <= reach, jnp.minimum(least, offer), least)
+                    length = rows_of(near, u) + w
+                    longer = rows_of(excess, u) + (length - own_distance)
+                    better = (offer < best[0]) | ((offer == best[0]) & (longer < best[1]))
+                    better &= (length <= reach) & (longer <= allowed)
+                    return jnp.where(better, offer, best[0]), jnp.where(better, longer, best[1])
 
-                return over_neighbors(packed, slice_index, old, step)
+                return over_neighbors(packed, slice_index, (old_cost, old_excess), step)
 
-            slices, distances = slices_of(packed, near)
-            return lax.map(one, (slices, (distances, slices_of(packed, cost)[1]))).reshape(cost.shape)
+            slices = slices_of(packed, near)[0]
+            new = lax.map(one, (slices, tuple(slices_of(packed, v)[1] for v in (near, cost, excess))))
+            return new[0].reshape(cost.shape), new[1].reshape(cost.shape)
 
-        cost = cheapest(relax, from_sources(labels.shape[0], sources[index], jnp.int32))
+        start = from_sources(labels.shape[0], sources[index], jnp.int32), jnp.zeros_like(near)
+        cost = cheapest(relax, start)[0]
         found = counts_of_cost(cost[targets[:, index], jnp.arange(narrow)], reached[:, index])
 
         return first + narrow, PathCounts(

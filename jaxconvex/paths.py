@@ -121,15 +121,22 @@ def edge_path_counts(
         distance = settle(_edge_relax(edges, lengths), from_sources(n, sources, lengths.dtype), _no_limit)
         slack = rounding_slack(distance, edges.lengths.dtype)
         far = infinity(lengths.dtype)
+        usable = (distance[edges.senders] < far) & (lengths[:, None] < far)
+        gap = jnp.where(usable, distance[edges.senders] + lengths[:, None] - distance[edges.receivers], far)
+        step = 1 + OUTSIDE * (labels[edges.senders][:, None] != labels[sources][None, :]).astype(jnp.int32)
 
-        def relax(cost: Array) -> Array:
-            tight = distance[edges.senders] + lengths[:, None] <= (distance + slack)[edges.receivers]
-            tight &= (distance[edges.senders] < far) & (lengths[:, None] < far)
-            step = 1 + OUTSIDE * (labels[edges.senders][:, None] != labels[sources][None, :]).astype(jnp.int32)
-            offer = jnp.where(tight, cost[edges.senders] + step, UNREACHED)
-            return jnp.minimum(cost, jnp.full_like(cost, UNREACHED).at[edges.receivers].min(offer))
+        def relax(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            cost, excess = state
+            longer = jnp.where(usable, excess[edges.senders] + gap, far)
+            offer = jnp.where(longer <= slack[edges.receivers], cost[edges.senders] + step, UNREACHED)
+            least = jnp.full_like(cost, UNREACHED).at[edges.receivers].min(offer)
+            longer = jnp.where(offer == least[edges.receivers], longer, far)
+            shortest = jnp.full_like(excess, far).at[edges.receivers].min(longer)
+            better = (least < cost) | ((least == cost) & (shortest < excess))
+            return jnp.where(better, least, cost), jnp.where(better, shortest, excess)
 
-        cost = cheapest(relax, from_sources(n, sources, jnp.int32))[targets, column]
+        start = from_sources(n, sources, jnp.int32), jnp.zeros_like(distance)
+        cost = cheapest(relax, start)[0][targets, column]
         return counts_of_cost(cost, distance[targets, column] < far)
 
     counts = lax.cond(quantum > 0, lambda: solve(lengths), lambda: solve(edges.lengths))
@@ -210,12 +217,19 @@ def settle(relax: Relax, distance: Array, limit: Callable[[Array], Array | float
     return lax.while_loop(lambda s: s[1] & (s[2] <= distance.shape[0]), sweep, state)[0]
 
 
-def cheapest(relax: Callable[[Array], Array], cost: Array) -> Array:
-    def sweep(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        new = relax(state[0])
-        return new, jnp.any(new != state[0])
+def cheapest(relax: Callable[[Any], Any], start: Any) -> Any:
+    """Sweeps of the lexicographic pass until nothing changes.
 
-    return lax.while_loop(lambda s: s[1], sweep, (cost, jnp.array(True)))[0]
+    Its state is the cost of the best path to each point, and by how much that path exceeds the distance. The excess is
+    carried along and stays within the rounding of the whole path, so that on long paths no small excesses add up.
+    """
+
+    def sweep(state: tuple[Any, Array]) -> tuple[Any, Array]:
+        new = relax(state[0])
+        changed = jax.tree.map(lambda a, b: jnp.any(a != b), new, state[0])
+        return new, jnp.any(jnp.stack(jax.tree.leaves(changed)))
+
+    return lax.while_loop(lambda s: s[1], sweep, (start, jnp.array(True)))[0]
 
 
 def counts_of_cost(cost: Int[Array, "t s"], reached: Bool[Array, "t s"]) -> PathCounts:

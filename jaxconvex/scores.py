@@ -247,7 +247,7 @@ def euclidean_segments(
         batch_size = min(4096, max(1, SEGMENT_BYTES // item))
     together = -(-positive_integer(batch_size, "batch_size") // num_points)
     logits = jax.eval_shape(predict_fn, jax.ShapeDtypeStruct((together * num_points, *points.shape[1:]), points.dtype))
-    shape = getattr(logits, "shape", ())
+    shape: Any = getattr(logits, "shape", ())
     if len(shape) != 2 or shape[0] != together * num_points or shape[1] < num_classes:
         raise ValueError(
             f"predict_fn must map (b, ...) to logits (b, c) with c at least num_classes={num_classes}; for a batch of "
@@ -334,7 +334,7 @@ def block_counter(packed: PackedGraph, labels: np.ndarray) -> Callable[[Block], 
     """The engine for this graph: a function from a block of sources to its `PathCounts` [t s]."""
     if int(packed.depth) > LONG:
         matrix = edge_matrix(packed)
-        tolerance = 2 * float(jnp.finfo(packed.edges.lengths.dtype).eps) + 1e-12
+        tolerance = 4 * float(jnp.finfo(packed.edges.lengths.dtype).eps)
         return lambda block: chain_path_counts(matrix, labels, block.sources, block.targets, tolerance)
     position, rows = np.asarray(packed.position), labels.astype(np.int32)[np.asarray(packed.order)]
     return lambda block: packed_path_counts(packed, rows, position[block.sources], position[block.targets])

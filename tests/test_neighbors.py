@@ -61,7 +61,7 @@ def test_random_points(n, d, k, metric):
 @pytest.mark.parametrize("side", (2, 3))
 def test_ties_on_a_grid_go_to_the_lowest_index(side):
     x = np.array(list(itertools.product(range(side + 2), repeat=side)), np.float32)
-    for k in (1, 4, 7):
+    for k in (1, 6):
         for order in range(3):
             rows = np.random.default_rng(order).permutation(len(x))
             for offset in (0, 300):
@@ -150,10 +150,16 @@ def test_near_duplicates(noise):
     assert_neighbors(x, knn_graph(jnp.asarray(x), k=6), 6)
 
 
-@pytest.mark.parametrize(("n", "d", "k"), [(1500, 8, 10), (1100, 60, 15)])
+@pytest.mark.parametrize(("n", "d", "k"), [(1100, 60, 15)])
 def test_many_blocks(n, d, k):
     x = np.random.default_rng(5).normal(size=(n, d)).astype(np.float32)
     assert assert_neighbors(x, knn_graph(jnp.asarray(x), k=k), k) > 0.99
+
+
+def test_no_matrix_of_all_distances_in_memory():
+    points = jax.ShapeDtypeStruct((30_000, 16), jnp.float32)
+    compiled = jax.jit(lambda x: knn_graph(x, k=10)).lower(points).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 30_000**2 * 4 / 10
 
 
 def test_eager_is_jit_is_a_tree_at_forty_thousand_points():

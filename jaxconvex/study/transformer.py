@@ -87,7 +87,7 @@ class VisionTransformer(nnx.Module):
         image_size: int = 8,
         patch_size: int = 2,
         channels: int = 1,
-        width: int = 64,
+        width: int = 48,
         depth: int = 6,
         num_heads: int = 4,
         hidden_width: int | None = None,

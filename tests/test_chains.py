@@ -1,0 +1,61 @@
+"""Long chains: Dijkstra's algorithm on the host counts what the other engines count."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracles
+import pytest
+
+import jaxconvex as jc
+from jaxconvex.chains import LONG
+
+CHAINS = {
+    "curve": lambda rng: np.cumsum(rng.random(300))[:, None],
+    "line": lambda rng: np.arange(300.0)[:, None],  # ties throughout
+    "strip": lambda rng: np.stack(np.meshgrid(np.arange(80), np.arange(3)), -1).reshape(-1, 2).astype(float),
+    "two curves": lambda rng: np.concatenate([np.cumsum(rng.random(150)), 1e4 + np.cumsum(rng.random(150))])[:, None],
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_agrees_with_the_packed_engine(name):
+    rng = np.random.default_rng(0)
+    x = CHAINS[name](rng)
+    labels = rng.integers(0, 2, len(x))
+    packed = jc.pack(jc.knn_graph(x, k=4))
+    assert int(packed.depth) > LONG
+    by_dijkstra = jc.graph_convexity(packed, labels, num_classes=2)
+    by_sweeps = jc.graph_convexity(packed._replace(depth=np.int32(0)), labels, num_classes=2)
+    for ours, theirs in zip(by_dijkstra, by_sweeps, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_excesses_do_not_add_up_on_long_paths():
+    """Along a spiral a chord is shorter than its arc by little, at every step; the paths are those of exact lengths."""
+    angle = np.sqrt(np.linspace(9, 900, 300))
+    x = np.stack([angle * np.cos(angle), angle * np.sin(angle)], -1).astype(np.float32)
+    labels = np.random.default_rng(0).integers(0, 2, len(x))
+    packed = jc.pack(jc.knn_graph(x, k=4))
+    assert int(packed.depth) > LONG
+    exact = oracles.graph_convexity(oracles.knn_adjacency(x, 4), labels, 2, tolerance=1e-12)
+    np.testing.assert_allclose(jc.graph_convexity(packed, labels, num_classes=2).per_class, exact.per_class, atol=1e-6)
+    # The sweeps judge ties by the whole path, to 2^-22 of its length: near, though not equal.
+    by_sweeps = jc.graph_convexity(packed._replace(depth=np.int32(0)), labels, num_classes=2)
+    np.testing.assert_allclose(by_sweeps.per_class, exact.per_class, atol=0.03)
+
+
+def test_path_graph_by_hand():
+    """On a line of points with k = 1 or 2, the path between two points holds exactly the points between them."""
+    n = 200
+    labels = np.zeros(n, int)
+    labels[50:150] = 1
+    packed = jc.pack(jc.knn_graph(np.cumsum(1 + 0.001 * np.arange(n))[:, None], k=2))
+    assert int(packed.depth) > LONG
+    score = jc.graph_convexity(packed, labels, num_classes=2)
+    assert float(score.per_class[1]) == 1.0
+    i, j = np.triu_indices(n, 1)
+    same = (labels[i] == 0) & (labels[j] == 0) & (j - i > 1)
+    inner = (j - i - 1)[same]
+    outside = np.array([np.sum(labels[a + 1 : b]) for a, b in zip(i[same], j[same], strict=True)])
+    # k = 2 also links points two apart where one is an end or gaps are uneven; so bound instead of equating.
+    assert abs(float(score.nonadjacent[0]) - np.mean(1 - outside / inner)) < 0.02
