@@ -63,14 +63,16 @@ def packed_path_counts(
     return _resolve_ties(packed, labels, sources, targets, distance, limit(distance), reached, counts, tied)
 
 
-def over_neighbors(packed: PackedGraph, index: Array, initial: Any, step: Callable) -> Any:
+def over_neighbors(packed: PackedGraph, index: Array, initial: Any, step: Callable, *, unroll: bool = True) -> Any:
     """Fold the neighbours of one slice of rows, a few at a time."""
 
     def group(g: Array, accumulated: Any) -> Any:
         neighbors, lengths = packed.neighbors[g], packed.lengths[g]
-        for j in range(neighbors.shape[1]):
-            accumulated = step(accumulated, neighbors[:, j], lengths[:, j : j + 1])
-        return accumulated
+
+        def neighbor(j: int | Array, accumulated: Any) -> Any:
+            return step(accumulated, neighbors[:, j], lengths[:, j][:, None])
+
+        return lax.fori_loop(0, neighbors.shape[1], neighbor, accumulated, unroll=unroll)
 
     return lax.fori_loop(packed.starts[index], packed.starts[index + 1], group, initial)
 
@@ -193,7 +195,7 @@ def _resolve_ties(
                     better &= (length <= reach) & (longer <= allowed)
                     return jnp.where(better, offer, best[0]), jnp.where(better, longer, best[1])
 
-                return over_neighbors(packed, slice_index, (old_cost, old_excess), step)
+                return over_neighbors(packed, slice_index, (old_cost, old_excess), step, unroll=False)
 
             slices = slices_of(packed, near)[0]
             new = lax.map(one, (slices, tuple(slices_of(packed, v)[1] for v in (near, cost, excess))))

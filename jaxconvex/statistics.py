@@ -130,6 +130,9 @@ def score_interval(
     gets Wilson's interval for a share of num_points points, [n / (n + t^2), 1] at 1; there the number of failing pairs
     says more. The estimand is the expected score of samples of this size.
 
+    Measured on Gaussian classes of 20 to 100 points with expected scores of 0.3 to 0.97 (tests/benchmarks/coverage.py):
+    with ten groups and `joint`, nominal 95% intervals cover in about 93% to 98% of samples; without `joint` in 95% to 99%.
+
     >>> replicates = np.array([[0.88, 1.0], [0.9, 1.0], [0.92, 1.0]])
     >>> interval = score_interval(np.array([0.9, 1.0]), replicates, np.array([50, 50]))
     >>> interval.lower.round(2).tolist(), interval.upper.round(2).tolist()
