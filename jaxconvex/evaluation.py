@@ -155,7 +155,15 @@ def evaluate(
                 found = read_report(kept).rows
             else:
                 found = layer_rows(
-                    array, labelings, groups, settings, pool=pool, head=head, classes=classes, key=score_key
+                    array,
+                    labelings,
+                    groups,
+                    settings,
+                    pool=pool,
+                    head=head,
+                    classes=classes,
+                    key=score_key,
+                    name=f"layer {name!r}",
                 )
                 if kept is not None:
                     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +176,7 @@ def evaluate(
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "sha256": {"layers": hashes, "labels": label_hashes},
-        "groups": _hash(groups),
+        "groups": _hash(groups) if settings.jackknife else None,
     }
     return Report(tuple(rows), recorded, provenance)
 
@@ -205,9 +213,7 @@ def _version() -> str:
     return jaxconvex.__version__
 
 
-def _check_layers(
-    layers: dict, n: int, max_points: int | None, settings: Settings, pool: Any, heads: Mapping
-) -> None:
+def _check_layers(layers: dict, n: int, max_points: int | None, settings: Settings, pool: Any, heads: Mapping) -> None:
     if not layers:
         raise ValueError("representations must hold at least one layer; got an empty mapping.")
     unknown = [name for name in heads if name not in layers]

@@ -50,7 +50,7 @@ def encode(
     if values.dtype.kind == "i":
         none |= values == -1
     if background is not None:
-        none |= values == (int(background) if values.dtype.kind == "i" else str(background))
+        none |= values.astype(str) == str(background)  # one background may serve labelings of both kinds
     found = [v.item() for v in np.unique(values[~none])]
     order = tuple(found) if classes is None else tuple(classes)
     strange = [v for v in found if v not in set(order)]

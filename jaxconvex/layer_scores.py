@@ -50,12 +50,13 @@ def layer_rows(
     head: Callable[[Array], Array] | None,
     classes: Sequence[int | str] | None,
     key: PRNGKeyArray,
+    name: str = "representations",
 ) -> tuple[Row, ...]:
     """The rows of one layer: graph convexity for each k and labeling, and Euclidean convexity where there is a head.
 
     Arguments as for `evaluate`, already checked; `groups` is each point's group for the jackknife. Rows name no layer.
     """
-    rows = _graph_rows(as_points(pooled(array, pool), "representations"), labelings, groups, settings, key)
+    rows = _graph_rows(as_points(pooled(array, pool), name), labelings, groups, settings, key)
     if head is not None:
         rows += _segment_rows(head, array, labelings, groups, settings, classes, key)
     return tuple(rows)

@@ -232,10 +232,10 @@ def _table(report: Report, kind: str, labeling: str, k: int | None, *, classes: 
         columns["macro"] = [_score_text(macro.get(row.layer), failing) for row in shown]
     columns["pairs"] = [str(row.num_pairs) for row in shown]
     columns["adjacent"] = [percent_text(row.adjacent) for row in shown]
-    columns["disconnected"] = [percent_text(row.disconnected) for row in shown]
+    columns["no path"] = [percent_text(row.disconnected) for row in shown]
     columns["null"] = [percent_text(row.null_mean) for row in shown]
     columns["p"] = [formats.number_text(row.p_value) for row in shown]
-    optional = ("recall", "adjacent", "disconnected", "null", "p")
+    optional = ("recall", "adjacent", "no path", "null", "p")
     columns = {name: cells for name, cells in columns.items() if name not in optional or set(cells) - {"–"}}
     title = f"{kind.capitalize()} convexity, labels {name_text(labeling)!r}" + (f", k = {k}" if k is not None else "")
     body = tuple(zip(*columns.values(), strict=True))

@@ -225,7 +225,7 @@ def _summary(found: Demonstration, folder: Path, seconds: float) -> str:
             "  jaxconvex score your.npz",
             "The digits are such files, to try it out:",
             f"  jaxconvex score {folder / 'fine-tuned.npz'} --predictions predicted",
-            f"  jaxconvex compare {folder / 'pretrained.npz'} {folder / 'fine-tuned.npz'}",
+            f"  jaxconvex compare {folder / 'pretrained.npz'} {folder / 'fine-tuned.npz'} --predictions predicted",
         ]
     )
 

@@ -124,11 +124,15 @@ def probe(
         model: the network to read.
         images: the training images.
         labels: the class of each image, from 0 to the number of the model's logits - 1.
-        penalty: the weight of the squared norm.
+        penalty: the weight of the squared norm, above 0.
+
+    Raises:
+        ValueError: if images and labels differ in length, or labels are not integers from 0.
     """
+    _check_labelled("images", images, labels)
     probed = nnx.clone(model)
     head = softmax_regression(
-        _in_batches(_class_token, model, images), labels, num_classes=model.classifier.out_features, penalty=penalty
+        _in_batches(_features, model, images), labels, num_classes=model.classifier.out_features, penalty=penalty
     )
     probed.classifier.kernel[...], probed.classifier.bias[...] = head
     return probed
@@ -188,8 +192,8 @@ def fine_tune(
     validation_labels: Int[Array, " m"],
     key: Array,
     *,
-    num_epochs: int = 12,
-    patience: int = 5,
+    num_epochs: int = 8,
+    patience: int = 3,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     progress: Progress | None = None,
@@ -207,7 +211,12 @@ def fine_tune(
         num_epochs, batch_size, learning_rate: as for `pretrain`; `num_epochs` is the most.
         patience: epochs without a new least validation loss before stopping.
         progress: called after each epoch, with the validation loss.
+
+    Raises:
+        ValueError: if inputs and labels differ in length, a part is empty, or labels are not integers from 0.
     """
+    _check_labelled("inputs", inputs, labels)
+    _check_labelled("validation_inputs", validation_inputs, validation_labels)
     losses: list[float] = []
     validation_losses: list[float] = []
     best = model
@@ -240,7 +249,7 @@ def _masked_patch_loss(networks, images, key):
     model, decoder = networks
     patches = model.patches(images)
     masked = jax.random.uniform(key, patches.shape[:2]).argsort(axis=1) < patches.shape[1] // 2
-    completed = decoder(_class_token_of(model, model.embed(images, masked)))
+    completed = decoder(model.pool(model.last_state(0, model.embed(images, masked))))
     return jnp.mean((completed.reshape(patches.shape) - patches) ** 2)
 
 
@@ -252,14 +261,8 @@ def _cross_entropy(logits, labels):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def _class_token_of(model, h):
-    for i in range(model.depth):
-        h = model.block(i, h)
-    return model.norm(h[:, 0])
-
-
-def _class_token(model, images):
-    return _class_token_of(model, model.embed(images))
+def _features(model, images):
+    return model.pool(model.last_state(0, model.embed(images)))
 
 
 def _logits(model, inputs):
@@ -278,6 +281,20 @@ def _in_batches(function, model, inputs, batch_size=512) -> np.ndarray:
     rows = np.minimum(np.arange(-(-len(inputs) // size) * size), len(inputs) - 1).reshape(-1, size)
     outputs = [np.asarray(_apply(state, inputs[batch], function=function, graph=graph)) for batch in rows]
     return np.concatenate(outputs)[: len(inputs)]
+
+
+def _check_labelled(name, inputs, labels) -> None:
+    labels = np.asarray(labels)
+    if len(inputs) != len(labels) or not len(labels):
+        raise ValueError(
+            f"{name} must have a label for each input, and one input at least, got {len(inputs)} inputs and "
+            f"{len(labels)} labels; pair them."
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise ValueError(
+            f"{name} must have integer labels from 0, got {labels.dtype} from {labels.min()}; "
+            "number the classes with np.unique(labels, return_inverse=True)."
+        )
 
 
 @lru_cache
@@ -311,8 +328,6 @@ def _epoch(parameters, state, others, data, key, *, graph, loss, optimizer, batc
 
 def _epochs(networks, loss, data, key, num_epochs, batch_size, learning_rate) -> Iterator[tuple[Any, float]]:
     """Yields after each epoch the networks, and the mean of `loss(networks, *batch, key)` over its batches."""
-    if len({len(array) for array in data}) > 1:
-        raise ValueError(f"inputs and labels must be of one length, got {[len(array) for array in data]}; pair them.")
     data = tuple(jnp.asarray(array) for array in data)
     batch_size = min(batch_size, len(data[0]))
     graph, parameters, others = nnx.split(networks, nnx.Param, ...)
@@ -320,6 +335,14 @@ def _epochs(networks, loss, data, key, num_epochs, batch_size, learning_rate) ->
     state = optimizer.init(parameters)
     for epoch_key in jax.random.split(key, num_epochs):
         parameters, state, mean_loss = _epoch(
-            parameters, state, others, data, epoch_key, graph=graph, loss=loss, optimizer=optimizer, batch_size=batch_size
+            parameters,
+            state,
+            others,
+            data,
+            epoch_key,
+            graph=graph,
+            loss=loss,
+            optimizer=optimizer,
+            batch_size=batch_size,
         )
         yield nnx.merge(graph, parameters, others), float(mean_loss)

@@ -98,6 +98,7 @@ class VisionTransformer(nnx.Module):
             raise ValueError(f"patch_size must divide image_size={image_size}, got {patch_size}; try a divisor.")
         if width % num_heads:
             raise ValueError(f"num_heads must divide width={width}, got {num_heads}; try a divisor.")
+        self.image_shape = (image_size, image_size, channels)
         self.patch_size = patch_size
         self.num_patches = (image_size // patch_size) ** 2
         self.depth = depth
@@ -114,11 +115,20 @@ class VisionTransformer(nnx.Module):
         self.classifier = nnx.Linear(width, num_classes, rngs=rngs)
 
     def patches(self, images: Float[Array, "b s s c"]) -> Float[Array, "b p q"]:
-        """Returns the images cut in p patches of q values, row by row."""
-        batch, size, _, channels = images.shape
+        """Returns the images cut in p patches of q values, row by row.
+
+        Raises:
+            ValueError: if the images are not of the shape that the model was made for.
+        """
+        if images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"images must have shape (b, {', '.join(map(str, self.image_shape))}), got {images.shape}; "
+                "add the axis of channels, or make a model of the images' size."
+            )
+        size, _, channels = self.image_shape
         rows = size // self.patch_size
-        cut = images.reshape(batch, rows, self.patch_size, rows, self.patch_size, channels)
-        return cut.swapaxes(2, 3).reshape(batch, rows * rows, self.patch_size**2 * channels)
+        cut = images.reshape(-1, rows, self.patch_size, rows, self.patch_size, channels)
+        return cut.swapaxes(2, 3).reshape(-1, self.num_patches, self.patch_size**2 * channels)
 
     def embed(self, images: Float[Array, "b s s c"], masked: Bool[Array, "b p"] | None = None) -> Float[Array, "b t w"]:
         """Returns state 0: the class token, then one token a patch.
@@ -136,9 +146,13 @@ class VisionTransformer(nnx.Module):
         """Returns state i + 1 from state i, for i from 0 to depth - 1."""
         return self.blocks[i](h)
 
+    def pool(self, h: Float[Array, "b t w"]) -> Float[Array, "b w"]:
+        """Returns what the classifier reads of the last state: the class token, normalised."""
+        return self.norm(h[:, 0])
+
     def head(self, h: Float[Array, "b t w"]) -> Float[Array, "b c"]:
         """Returns the logits from the last state: the class token, normalised, through a linear map."""
-        return self.classifier(self.norm(h[:, 0]))
+        return self.classifier(self.pool(h))
 
     def hidden_states(self, images: Float[Array, "b s s c"]) -> OrderedDict[str, Float[Array, "b t w"]]:
         """Returns every state by name, in order: "embedding", "block 1", ...; the order survives `jax.jit`."""
@@ -149,8 +163,8 @@ class VisionTransformer(nnx.Module):
             states[f"block {i + 1}"] = h
         return states
 
-    def run_from(self, i: int, h: Float[Array, "b t w"]) -> Float[Array, "b c"]:
-        """Returns the logits from state i: the rest of the network, the head alone for i = depth.
+    def last_state(self, i: int, h: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
+        """Returns the last state from state i, for i from 0 to depth.
 
         Raises:
             ValueError: if there is no state i.
@@ -159,7 +173,11 @@ class VisionTransformer(nnx.Module):
             raise ValueError(f"i must be a state from 0 to depth={self.depth}, got {i}; count the embedding as 0.")
         for j in range(i, self.depth):
             h = self.block(j, h)
-        return self.head(h)
+        return h
+
+    def run_from(self, i: int, h: Float[Array, "b t w"]) -> Float[Array, "b c"]:
+        """Returns the logits from state i, for i from 0 to depth: the rest of the network, at last the head alone."""
+        return self.head(self.last_state(i, h))
 
     def __call__(self, images: Float[Array, "b s s c"]) -> Float[Array, "b c"]:
         """Returns the logits of images."""
