@@ -18,7 +18,7 @@ from jaxconvex.neighbors import KNNGraph, knn_graph
 from jaxconvex.permutation import permutation_null
 from jaxconvex.report import Row
 from jaxconvex.resampling import leave_group_out_graphs, spare_neighbors
-from jaxconvex.rows import score_rows
+from jaxconvex.rows import Replicates, score_rows
 from jaxconvex.scores import ConvexityScore, euclidean_segments, packed_graph_convexity, summarise_segments
 from jaxconvex.statistics import hubness
 
@@ -97,12 +97,12 @@ def _graph_rows(
     for k in settings.k:
         nearest = KNNGraph(knn.indices[:, :k], knn.distances[:, :k])
         packed = packed_graph(nearest)
-        without: dict[str, list[ConvexityScore]] = {name: [] for name in labelings}
-        if settings.jackknife:
-            for kept, graph in leave_group_out_graphs(knn, points, groups, k=k, metric=settings.metric):
+        without: dict[str, Replicates] = {name: ([], []) for name in labelings}
+        for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):  # one group, or two
+            for kept, graph in leave_group_out_graphs(knn, points, left_out, k=k, metric=settings.metric):
                 replicate = packed_graph(graph)
                 for name, labeling in labelings.items():
-                    without[name].append(score(replicate, labeling, kept))
+                    without[name][number].append(score(replicate, labeling, kept))
         for name, labeling in labelings.items():
             null = None
             if settings.permutations:
@@ -156,11 +156,11 @@ def _segment_rows(
             return ConvexityScore(*(field[columns] for field in score))
 
         found = of_classes(summary(segments.keep))
-        without = []
-        if settings.jackknife:
-            ends = groups[np.asarray(segments.first)], groups[np.asarray(segments.second)]
-            for group in np.unique(groups):
-                without.append(of_classes(summary(segments.keep & (ends[0] != group) & (ends[1] != group))))
+        without: Replicates = ([], [])
+        for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):
+            ends = left_out[np.asarray(segments.first)], left_out[np.asarray(segments.second)]
+            for group in np.unique(left_out):
+                without[number].append(of_classes(summary(segments.keep & (ends[0] != group) & (ends[1] != group))))
         common = {"kind": "euclidean", "labeling": name, "k": None}
         rows += score_rows(found, without, labelings, common, confidence=settings.confidence)
     return rows

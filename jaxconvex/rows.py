@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,10 @@ from jaxconvex.report import Row
 from jaxconvex.scores import ConvexityScore
 from jaxconvex.statistics import Interval, score_interval
 
-__all__ = ["score_rows"]
+__all__ = ["Replicates", "score_rows"]
+
+# The scores without each group of points, and without each two groups; both empty without a jackknife.
+Replicates = tuple[list[ConvexityScore], list[ConvexityScore]]
 
 SHARES = ("adjacent", "disconnected", "inside")
 ERRORS = ("sem_paper", "se_pairs")
@@ -21,7 +24,7 @@ ERRORS = ("sem_paper", "se_pairs")
 
 def score_rows(
     score: ConvexityScore,
-    without: Sequence[ConvexityScore],
+    without: Replicates,
     labelings: Mapping[str, Labeling],
     common: Mapping[str, Any],
     *,
@@ -32,7 +35,7 @@ def score_rows(
 
     Args:
         score: of the classes of labelings[common["labeling"]].
-        without: the scores without each group of points, for the jackknife; may be empty.
+        without: the replicates of the jackknife.
         labelings: the main one first; with one named "predicted" both get recalls.
         common: the fields that all rows share: kind, labeling, k, and hubness for graphs.
         null: the permutation null.
@@ -49,7 +52,7 @@ def score_rows(
 
     per_class = {
         **{field: getattr(score, field) for field in (*SHARES, *ERRORS, "nonadjacent")},
-        **_interval(score.per_class, [r.per_class for r in without], score.num_points, confidence),
+        **_interval(score.per_class, without, "per_class", score.num_points, confidence),
         **_null(null.per_class if null else None, len(names)),
         "recall": recalls,
     }
@@ -61,7 +64,7 @@ def score_rows(
             label=name,
             num_points=int(score.num_points[c]),
             num_pairs=int(score.num_pairs[c]),
-            replicates=tuple(float(r.per_class[c]) for r in without),
+            replicates=tuple(float(r.per_class[c]) for r in without[0]),
         )
         for c, name in enumerate(names)
     ]
@@ -77,12 +80,11 @@ def score_rows(
             _mean(recalls, ~np.isnan(recalls)),
         ),
     ):
-        replicates = [float(getattr(r, level)) for r in without]
         values = {
             **{field: _mean(getattr(score, field), of_pairs) for field in SHARES},
             **{field: np.sqrt(np.sum(np.where(scored, getattr(score, field) * weights, 0) ** 2)) for field in ERRORS},
             "nonadjacent": _mean(score.nonadjacent, of_apart),
-            **_interval(getattr(score, level), replicates, points, confidence),
+            **_interval(getattr(score, level), without, level, points, confidence),
             **_null(part),
             "recall": hit,
         }
@@ -94,7 +96,7 @@ def score_rows(
                 label=None,
                 num_points=points,
                 num_pairs=int(pairs.sum()),
-                replicates=tuple(replicates),
+                replicates=tuple(float(getattr(r, level)) for r in without[0]),
             )
         )
     return rows
@@ -105,10 +107,12 @@ def _row(common: Mapping[str, Any], values: Mapping[str, Any], **more: Any) -> R
     return Row(**common, **numbers, layer="", layer_index=0, **more)
 
 
-def _interval(score: Any, replicates: Sequence[Any], num_points: Any, confidence: float) -> dict[str, Any]:
+def _interval(score: Any, without: Replicates, name: str, num_points: Any, confidence: float) -> dict[str, Any]:
     interval = Interval(np.asarray(score), *(np.full(np.shape(score), np.nan) for _ in range(3)))
-    if len(replicates) > 1:
-        interval = score_interval(score, np.array(replicates), num_points, confidence=confidence)
+    one, two = (np.array([getattr(r, name) for r in replicates]) for replicates in without)
+    if len(one) > 1:
+        joint = two if len(one) >= 4 else None
+        interval = score_interval(score, one, num_points, joint=joint, confidence=confidence)
     return dict(zip(("score", "se_jackknife", "lower", "upper"), interval, strict=True))
 
 

@@ -279,9 +279,10 @@ def random_label_score(
 
     Cost: connected components of the graph. For the spread, not only the mean, see `permutation_null`.
 
+    >>> import jax.numpy as jnp
     >>> from jaxconvex import knn_graph
-    >>> chain = knn_graph(np.array([[0.], [1.], [2.1], [3.3]]), k=1)
-    >>> random_label_score(chain, np.array([0, 0, 0, 1]), num_classes=2)
+    >>> chain = knn_graph(jnp.array([[0.], [1.], [2.1], [3.3]]), k=1)
+    >>> random_label_score(chain, jnp.array([0, 0, 0, 1]), num_classes=2)
     array([0.75,  nan])
     """
     edges = as_graph(graph)

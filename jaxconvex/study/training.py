@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,14 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxconvex.checks import as_labels
 from jaxconvex.study.transformer import VisionTransformer
 
-Model = TypeVar("Model", bound=nnx.Module)
+__all__ = [
+    "FineTuned", "LinearHead", "Pretrained",
+    "accuracy", "fine_tune", "predict", "pretrain", "probe", "softmax_regression", "stratified_split",
+]  # fmt: skip
+
 Progress = Callable[[int, int, float], object]  # called after an epoch: its number from 1, their number, its loss
 
 
@@ -32,7 +37,7 @@ class Pretrained(NamedTuple):
 
 
 class FineTuned(NamedTuple):
-    """The model of the epoch with the least validation loss, that epoch from 0, and the losses of each epoch."""
+    """The model of the epoch with the least validation loss, that epoch counted from 0, and the losses of each epoch."""
 
     model: Any
     best_epoch: int
@@ -55,8 +60,7 @@ def stratified_split(
     Args:
         labels: the class of each point, integers or strings.
         key: decides which points of a class go to which part.
-        fractions: the shares of the parts, none negative, 1 in all. Of a class of few points, a part of a small
-            share may get none.
+        fractions: the shares of the parts, none negative, 1 in all. A class of few points may leave a part without.
 
     Raises:
         ValueError: if a share is negative or the shares do not add up to 1.
@@ -66,11 +70,11 @@ def stratified_split(
         [60, 10, 30]
     """
     if min(fractions) < 0 or not np.isclose(sum(fractions), 1):
-        raise ValueError(f"fractions must be shares that add up to 1, got {fractions}; try (0.6, 0.1, 0.3).")
-    labels = np.asarray(labels)
-    order = np.asarray(jax.random.permutation(key, len(labels)))
-    order = order[np.argsort(labels[order], kind="stable")]
-    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        raise ValueError(f"fractions must be shares that add up to 1; got {fractions}. Try (0.6, 0.1, 0.3).")
+    classes = np.asarray(labels)
+    order = np.asarray(jax.random.permutation(key, len(classes)))
+    order = order[np.argsort(classes[order], kind="stable")]
+    _, starts, counts = np.unique(classes[order], return_index=True, return_counts=True)
     rank_in_class = (np.arange(len(order)) - np.repeat(starts, counts) + 0.5) / np.repeat(counts, counts)
     part = np.searchsorted(np.cumsum(fractions)[:-1], rank_in_class)
     return tuple(np.sort(order[part == i]) for i in range(len(fractions)))
@@ -93,26 +97,27 @@ def pretrain(
 
     Args:
         model: the network to start from; the classifier of its head takes no part.
-        images: pixel values, best about -1 to 1; no labels.
+        images: pixel values, best of mean 0 and deviation 1 or so; no labels.
         key: initialises the decoder, draws the masks and shuffles the images.
         num_epochs: the number of passes over the images.
         batch_size: the number of images a step; an epoch leaves out the remainder of the shuffled images.
         learning_rate: the peak of a schedule that warms up for a tenth of the steps, then falls along a cosine to 0.
         progress: called after each epoch.
 
-    Source: after He et al. 2022 (arXiv 2111.06377), with masked patches replaced as in Xie et al. 2022
+    Source: after He et al. 2022 (arXiv 2111.06377), masked patches being replaced as in Xie et al. 2022
         (arXiv 2111.09886).
     """
     decoder_key, key = jax.random.split(key)
-    values = model.num_patches * model.patch_embedding.in_features
-    decoder = nnx.Linear(model.norm.num_features, values, rngs=nnx.Rngs(decoder_key))
-    losses: list[float] = []
-    networks: Any = (model, decoder)
-    for networks, loss in _epochs(networks, _masked_patch_loss, (images,), key, num_epochs, batch_size, learning_rate):
+    num_values = model.num_patches * model.patch_embedding.in_features
+    decoder = nnx.Linear(model.norm.num_features, num_values, rngs=nnx.Rngs(decoder_key))
+    trained, losses = model, []
+    for (trained, _), loss in _epochs(
+        (model, decoder), _masked_patch_loss, (images,), key, num_epochs, batch_size, learning_rate
+    ):
         losses.append(loss)
         if progress is not None:
             progress(len(losses), num_epochs, loss)
-    return Pretrained(networks[0], np.array(losses))
+    return Pretrained(trained, np.array(losses))
 
 
 def probe(
@@ -121,20 +126,21 @@ def probe(
     """Returns the model with the classifier of its head fitted by `softmax_regression`, all else frozen.
 
     Args:
-        model: the network to read.
+        model: the network whose normalised class token is the features.
         images: the training images.
         labels: the class of each image, from 0 to the number of the model's logits - 1.
         penalty: the weight of the squared norm, above 0.
 
     Raises:
-        ValueError: if images and labels differ in length, or labels are not integers from 0.
+        ValueError: if a label is no such integer, or their number is not that of the images.
     """
-    _check_labelled("images", images, labels)
-    probed = nnx.clone(model)
-    head = softmax_regression(
-        _in_batches(_features, model, images), labels, num_classes=model.classifier.out_features, penalty=penalty
+    num_classes = model.classifier.out_features
+    labels = _as_classes(labels, images, num_classes, "labels")
+    kernel, bias = softmax_regression(
+        _in_batches(_features, model, images), labels, num_classes=num_classes, penalty=penalty
     )
-    probed.classifier.kernel[...], probed.classifier.bias[...] = head
+    probed = nnx.clone(model)
+    nnx.update(probed.classifier, {"kernel": kernel, "bias": bias})
     return probed
 
 
@@ -144,12 +150,12 @@ def softmax_regression(
 ) -> LinearHead:
     """Returns the linear map W, b that minimises mean cross-entropy + penalty/2 |W|^2 over standardised features.
 
-    The objective is convex and is minimised by L-BFGS from zero, so that nothing depends on a seed; the map returned
-    takes the features as they came. A feature that never varies gets the weight 0, a class without points a small bias.
+    The objective is convex and minimised by L-BFGS from zero, so no seed enters; the map returned takes the features
+    as they came. A feature that never varies gets the weight 0.
 
     Args:
         features: one row a point.
-        labels: the class of each point, from 0 to num_classes - 1.
+        labels: the class of each point, from 0 to num_classes - 1; a class without points gets a very small bias.
         num_classes: the number of logits, static.
         penalty: the weight of the squared norm, above 0.
 
@@ -178,14 +184,14 @@ def softmax_regression(
         _, state, i = carry
         return (i == 0) | ((i < 500) & (optax.tree.norm(optax.tree.get(state, "grad")) > 1e-4))
 
-    head = LinearHead(jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes))
-    head, _, _ = jax.lax.while_loop(unfinished, step, (head, optimizer.init(head), 0))
+    zero = LinearHead(jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes))
+    head, _, _ = jax.lax.while_loop(unfinished, step, (zero, optimizer.init(zero), 0))
     kernel = head.kernel / scale[:, None]
     return LinearHead(kernel, head.bias - mean @ kernel)
 
 
 def fine_tune(
-    model: Model,
+    model: nnx.Module,
     inputs: Float[Array, "n ..."],
     labels: Int[Array, " n"],
     validation_inputs: Float[Array, "m ..."],
@@ -198,7 +204,7 @@ def fine_tune(
     learning_rate: float = 1e-3,
     progress: Progress | None = None,
 ) -> FineTuned:
-    """Returns the model after training all its parameters on the cross-entropy, stopped early.
+    """Returns the model after training all its parameters on the mean cross-entropy, stopped early.
 
     Training stops when the validation loss has not fallen for `patience` epochs; the epoch where it was least counts.
     Only parameters (`nnx.Param`) are trained: other state, such as a batch norm's statistics, stays as it is.
@@ -206,25 +212,25 @@ def fine_tune(
     Args:
         model: maps a batch of inputs to logits; best begun from a `probe`, whose head suits its features.
         inputs, labels: the training part; labels from 0 to the number of logits - 1.
-        validation_inputs, validation_labels: the points that decide when to stop.
+        validation_inputs, validation_labels: the points that decide when to stop, at least one.
         key: shuffles the training part.
         num_epochs, batch_size, learning_rate: as for `pretrain`; `num_epochs` is the most.
-        patience: epochs without a new least validation loss before stopping.
+        patience: the number of epochs without a new least validation loss before training stops.
         progress: called after each epoch, with the validation loss.
 
     Raises:
-        ValueError: if inputs and labels differ in length, a part is empty, or labels are not integers from 0.
+        ValueError: if a label is no such integer, or their number is not that of the inputs.
     """
-    _check_labelled("inputs", inputs, labels)
-    _check_labelled("validation_inputs", validation_inputs, validation_labels)
-    losses: list[float] = []
-    validation_losses: list[float] = []
-    best = model
-    epochs = _epochs(model, _classification_loss, (inputs, labels), key, num_epochs, batch_size, learning_rate)
-    for trained, loss in epochs:
-        logits = _in_batches(_logits, trained, validation_inputs)
+    num_classes = jax.eval_shape(model, jnp.asarray(inputs[:1])).shape[-1]
+    labels = _as_classes(labels, inputs, num_classes, "labels")
+    validation_labels = _as_classes(validation_labels, validation_inputs, num_classes, "validation_labels")
+    best, best_epoch, losses, validation_losses = model, 0, [], []
+    for trained, loss in _epochs(
+        model, _classification_loss, (inputs, labels), key, num_epochs, batch_size, learning_rate
+    ):
         losses.append(loss)
-        validation_losses.append(float(_cross_entropy(logits, jnp.asarray(validation_labels))))
+        logits = _in_batches(_logits, trained, validation_inputs)
+        validation_losses.append(float(_cross_entropy(logits, validation_labels)))
         best_epoch = int(np.argmin(validation_losses))
         if best_epoch == len(losses) - 1:
             best = trained
@@ -235,7 +241,7 @@ def fine_tune(
     return FineTuned(best, best_epoch, np.array(losses), np.array(validation_losses))
 
 
-def predict(model: nnx.Module, inputs: Float[Array, "n ..."], *, batch_size: int = 512) -> Int[np.ndarray, " n"]:
+def predict(model: nnx.Module, inputs: Float[Array, "n ..."], *, batch_size: int = 512) -> np.ndarray:
     """Returns the class of the largest logit of each input (the first of equals), computed `batch_size` at a time."""
     return _in_batches(_logits, model, inputs, batch_size).argmax(axis=1)
 
@@ -243,6 +249,22 @@ def predict(model: nnx.Module, inputs: Float[Array, "n ..."], *, batch_size: int
 def accuracy(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array, " n"]) -> float:
     """Returns the share of inputs whose predicted class is their label, from 0 to 1."""
     return float(np.mean(predict(model, inputs) == np.asarray(labels)))
+
+
+def _features(model, images):
+    return model.pool(model.last_state(0, model.embed(images)))
+
+
+def _logits(model, inputs):
+    return model(inputs)
+
+
+def _cross_entropy(logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def _classification_loss(model, inputs, labels, key):
+    return _cross_entropy(model(inputs), labels)
 
 
 def _masked_patch_loss(networks, images, key):
@@ -253,20 +275,11 @@ def _masked_patch_loss(networks, images, key):
     return jnp.mean((completed.reshape(patches.shape) - patches) ** 2)
 
 
-def _classification_loss(model, inputs, labels, key):
-    return _cross_entropy(model(inputs), labels)
-
-
-def _cross_entropy(logits, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-def _features(model, images):
-    return model.pool(model.last_state(0, model.embed(images)))
-
-
-def _logits(model, inputs):
-    return model(inputs)
+def _as_classes(labels, inputs, num_classes, name) -> Int[Array, " n"]:
+    labels = as_labels(labels, len(inputs), num_classes, name)
+    if not labels.size or labels.min() < 0:
+        raise ValueError(f"{name} must give one input at least, and each, a class; got none or -1. Leave those out.")
+    return labels
 
 
 @partial(jax.jit, static_argnames=("function", "graph"))
@@ -281,20 +294,6 @@ def _in_batches(function, model, inputs, batch_size=512) -> np.ndarray:
     rows = np.minimum(np.arange(-(-len(inputs) // size) * size), len(inputs) - 1).reshape(-1, size)
     outputs = [np.asarray(_apply(state, inputs[batch], function=function, graph=graph)) for batch in rows]
     return np.concatenate(outputs)[: len(inputs)]
-
-
-def _check_labelled(name, inputs, labels) -> None:
-    labels = np.asarray(labels)
-    if len(inputs) != len(labels) or not len(labels):
-        raise ValueError(
-            f"{name} must have a label for each input, and one input at least, got {len(inputs)} inputs and "
-            f"{len(labels)} labels; pair them."
-        )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise ValueError(
-            f"{name} must have integer labels from 0, got {labels.dtype} from {labels.min()}; "
-            "number the classes with np.unique(labels, return_inverse=True)."
-        )
 
 
 @lru_cache
@@ -332,17 +331,8 @@ def _epochs(networks, loss, data, key, num_epochs, batch_size, learning_rate) ->
     batch_size = min(batch_size, len(data[0]))
     graph, parameters, others = nnx.split(networks, nnx.Param, ...)
     optimizer = _optimizer(learning_rate, num_epochs * (len(data[0]) // batch_size))
+    static = {"graph": graph, "loss": loss, "optimizer": optimizer, "batch_size": batch_size}
     state = optimizer.init(parameters)
     for epoch_key in jax.random.split(key, num_epochs):
-        parameters, state, mean_loss = _epoch(
-            parameters,
-            state,
-            others,
-            data,
-            epoch_key,
-            graph=graph,
-            loss=loss,
-            optimizer=optimizer,
-            batch_size=batch_size,
-        )
+        parameters, state, mean_loss = _epoch(parameters, state, others, data, epoch_key, **static)
         yield nnx.merge(graph, parameters, others), float(mean_loss)
