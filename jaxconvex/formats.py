@@ -225,5 +225,7 @@ class Table(NamedTuple):
             + sum(max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True))
         )
         made = self.to_rich()
-        console.Console(file=stream, width=width or max(wide, 60), color_system=None, legacy_windows=False).print(made)
+        console.Console(
+            file=stream, force_jupyter=False, width=width or max(wide, 60), color_system=None, legacy_windows=False
+        ).print(made)
         return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")

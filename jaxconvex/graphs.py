@@ -163,7 +163,7 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     padded = np.concatenate([degree[order], np.zeros(rows - n, degree.dtype)])
     groups = np.maximum(1, -(-padded.reshape(slices, size).max(axis=1) // WIDTH))
     starts = np.concatenate([[0], np.cumsum(groups)]).astype(np.int32)
-    total = bucket(int(starts[-1]), 1)
+    total = bucket(max(int(starts[-1]), 256), 1)  # unused groups cost memory alone
     neighbors = np.zeros((total, size, WIDTH), np.int32)
     packed = np.full((total, size, WIDTH), absent, values.dtype)
     row = np.repeat(np.arange(n), degree[order])

@@ -86,8 +86,10 @@ class Report(NamedTuple):
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame`, one line a row; all fields but the replicates. Needs pandas."""
         pandas = formats.require("pandas")
-        frame = pandas.DataFrame([row[:-1] for row in self.rows], columns=list(Row._fields[:-1]))
-        return frame.astype({"k": "Int64", "label": object})
+        columns = dict(zip(Row._fields[:-1], zip(*(row[:-1] for row in self.rows), strict=True), strict=False))
+        frame = pandas.DataFrame(columns if self.rows else {field: [] for field in Row._fields[:-1]})
+        frame["label"] = pandas.Series([row.label for row in self.rows], dtype=object)  # integers stay integers
+        return frame.astype({"k": "Int64"})
 
     def tables(self, *, classes: bool = False) -> list[Table]:
         """One table for each kind, labeling and k: a line a layer or, with `classes`, a line a layer and class.

@@ -337,4 +337,6 @@ def block_counter(packed: PackedGraph, labels: np.ndarray) -> Callable[[Block], 
         tolerance = 4 * float(jnp.finfo(packed.edges.lengths.dtype).eps)
         return lambda block: chain_path_counts(matrix, labels, block.sources, block.targets, tolerance)
     position, rows = np.asarray(packed.position), labels.astype(np.int32)[np.asarray(packed.order)]
-    return lambda block: packed_path_counts(packed, rows, position[block.sources], position[block.targets])
+    # The kernel reads neither edges nor positions; without them graphs of similar size share one compilation.
+    layout = packed._replace(edges=Graph(*(part[:0] for part in packed.edges)), position=packed.position[:0])
+    return lambda block: packed_path_counts(layout, rows, position[block.sources], position[block.targets])

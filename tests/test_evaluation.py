@@ -66,7 +66,7 @@ def test_replicates_are_scores_without_a_group(report):
 
 def test_recall_and_null(report):
     rows = select(report, k=4, labeling="predicted", level="class", layer="layer 1")
-    hits = [np.mean(PREDICTED[LABELS == c] == c) for c in ("ant", "bee", "cow")]
+    hits = [np.mean(PREDICTED[c == LABELS] == c) for c in ("ant", "bee", "cow")]
     np.testing.assert_allclose([r.recall for r in rows], hits)
     assert all(np.isnan(r.recall) for r in select(report, labeling="parity"))
     (strong,) = select(report, k=8, labeling="insect", level="macro", layer="layer 3")

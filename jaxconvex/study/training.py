@@ -111,7 +111,7 @@ def pretrain(
     num_values = model.num_patches * model.patch_embedding.in_features
     decoder = nnx.Linear(model.norm.num_features, num_values, rngs=nnx.Rngs(decoder_key))
     trained, losses = model, []
-    for (trained, _), loss in _epochs(
+    for (trained, _), loss in _epochs(  # noqa: B007  (used after the loop)
         (model, decoder), _masked_patch_loss, (images,), key, num_epochs, batch_size, learning_rate
     ):
         losses.append(loss)
@@ -329,7 +329,7 @@ def _epochs(networks, loss, data, key, num_epochs, batch_size, learning_rate) ->
     """Yields after each epoch the networks, and the mean of `loss(networks, *batch, key)` over its batches."""
     data = tuple(jnp.asarray(array) for array in data)
     batch_size = min(batch_size, len(data[0]))
-    graph, parameters, others = nnx.split(networks, nnx.Param, ...)
+    graph, parameters, others = nnx.split(networks, nnx.Param, ...)  # type: ignore[misc]
     optimizer = _optimizer(learning_rate, num_epochs * (len(data[0]) // batch_size))
     static = {"graph": graph, "loss": loss, "optimizer": optimizer, "batch_size": batch_size}
     state = optimizer.init(parameters)

@@ -71,7 +71,7 @@ def main() -> None:
     cold = float(run(sys.executable, OURS, options.data))
     ours = 100 * np.asarray(score.per_class, np.float64)
     print(
-        f"jaxconvex    {warm:8.3f} s warm, {cold:.2f} s cold (imports and compilation), all {int(score.num_pairs.sum())} pairs"
+        f"jaxconvex    {warm:8.3f} s warm, {cold:.2f} s cold (imports, compilation), {int(score.num_pairs.sum())} pairs (all)"
     )
     print(f"             micro {100 * float(score.micro):.2f} percent")
     if options.peer:
@@ -81,7 +81,7 @@ def main() -> None:
             f"nnconvexity  {peer['seconds']:8.3f} s (without imports), {options.peer_paths} ordered pairs a class drawn"
         )
         print(
-            f"             micro {peer['micro']:.2f} percent; largest difference of a class {np.abs(ours - theirs).max():.2f}"
+            f"             micro {peer['micro']:.2f} percent; at most {np.abs(ours - theirs).max():.2f} off in a class"
         )
         print(f"ratio        {peer['seconds'] / warm:.0f}x warm, {peer['seconds'] / cold:.1f}x cold")
 
