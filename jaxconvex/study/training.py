@@ -18,7 +18,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxconvex.checks import as_labels
+from jaxconvex.checks import as_labels, positive_integer
 from jaxconvex.study.transformer import VisionTransformer
 
 __all__ = [
@@ -199,7 +199,7 @@ def fine_tune(
     key: Array,
     *,
     num_epochs: int = 8,
-    patience: int = 3,
+    patience: int = 4,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     progress: Progress | None = None,
@@ -221,7 +221,8 @@ def fine_tune(
     Raises:
         ValueError: if a label is no such integer, or their number is not that of the inputs.
     """
-    num_classes = jax.eval_shape(model, jnp.asarray(inputs[:1])).shape[-1]
+    positive_integer(patience, "patience")
+    num_classes = jax.eval_shape(model, jnp.asarray(inputs)).shape[-1]
     labels = _as_classes(labels, inputs, num_classes, "labels")
     validation_labels = _as_classes(validation_labels, validation_inputs, num_classes, "validation_labels")
     best, best_epoch, losses, validation_losses = model, 0, [], []
@@ -277,8 +278,8 @@ def _masked_patch_loss(networks, images, key):
 
 def _as_classes(labels, inputs, num_classes, name) -> Int[Array, " n"]:
     labels = as_labels(labels, len(inputs), num_classes, name)
-    if not labels.size or labels.min() < 0:
-        raise ValueError(f"{name} must give one input at least, and each, a class; got none or -1. Leave those out.")
+    if np.any(labels < 0):
+        raise ValueError(f"{name} must give every input a class; got -1, the background. Leave those points out.")
     return labels
 
 
@@ -289,7 +290,7 @@ def _apply(state, inputs, *, function, graph):
 
 def _in_batches(function, model, inputs, batch_size=512) -> np.ndarray:
     graph, state = nnx.split(model)
-    size = min(batch_size, len(inputs))
+    size = min(batch_size, positive_integer(len(inputs), "the number of inputs"))
     # The last batch is filled up with the last input, so that all have one shape and compile once.
     rows = np.minimum(np.arange(-(-len(inputs) // size) * size), len(inputs) - 1).reshape(-1, size)
     outputs = [np.asarray(_apply(state, inputs[batch], function=function, graph=graph)) for batch in rows]
@@ -328,9 +329,11 @@ def _epoch(parameters, state, others, data, key, *, graph, loss, optimizer, batc
 def _epochs(networks, loss, data, key, num_epochs, batch_size, learning_rate) -> Iterator[tuple[Any, float]]:
     """Yields after each epoch the networks, and the mean of `loss(networks, *batch, key)` over its batches."""
     data = tuple(jnp.asarray(array) for array in data)
-    batch_size = min(batch_size, len(data[0]))
+    num_points = positive_integer(len(data[0]), "the number of inputs")
+    batch_size = min(positive_integer(batch_size, "batch_size"), num_points)
+    num_steps = positive_integer(num_epochs, "num_epochs") * (num_points // batch_size)
     graph, parameters, others = nnx.split(networks, nnx.Param, ...)  # type: ignore[misc]
-    optimizer = _optimizer(learning_rate, num_epochs * (len(data[0]) // batch_size))
+    optimizer = _optimizer(learning_rate, num_steps)
     static = {"graph": graph, "loss": loss, "optimizer": optimizer, "batch_size": batch_size}
     state = optimizer.init(parameters)
     for epoch_key in jax.random.split(key, num_epochs):

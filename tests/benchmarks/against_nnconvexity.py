@@ -71,7 +71,7 @@ def main() -> None:
     cold = float(run(sys.executable, OURS, options.data))
     ours = 100 * np.asarray(score.per_class, np.float64)
     print(
-        f"jaxconvex    {warm:8.3f} s warm, {cold:.2f} s cold (imports, compilation), {int(score.num_pairs.sum())} pairs (all)"
+        f"jaxconvex    {warm:8.3f} s warm, {cold:.2f} s cold (imports, compilation), {int(score.num_pairs.sum())} pairs"
     )
     print(f"             micro {100 * float(score.micro):.2f} percent")
     if options.peer:
