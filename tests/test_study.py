@@ -20,7 +20,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def parts(digits):
-    images, labels = digits
+    images, labels = (array[::2] for array in digits)
     return [(images[part], labels[part]) for part in training.stratified_split(labels, jax.random.key(0))]
 
 
@@ -72,8 +72,10 @@ def test_jit_equals_eager(model, digits):
 
 
 def test_jit_keeps_the_order_of_the_layers():
-    deep = nnx.eval_shape(lambda: VisionTransformer(width=8, depth=11, num_heads=2, rngs=nnx.Rngs(0)))
-    states = jax.eval_shape(deep.hidden_states, jnp.zeros((1, 8, 8, 1)))
+    def hidden_states(images):
+        return VisionTransformer(width=8, depth=11, num_heads=2, rngs=nnx.Rngs(0)).hidden_states(images)
+
+    states = jax.eval_shape(hidden_states, jnp.zeros((1, 8, 8, 1)))  # flattens and rebuilds as jit does
     assert list(states) == ["embedding", *(f"block {i}" for i in range(1, 12))]
 
 
@@ -182,21 +184,19 @@ def test_softmax_regression_knows_no_units_and_takes_constant_features_and_empty
     for features in (x, x * units + offset):
         kernel, bias = training.softmax_regression(features, y, num_classes=4)
         logits.append((features @ kernel + bias)[:, :3])
-        assert np.allclose(kernel[4], 0) and bias[3] < bias[:3].min() - 3
+        assert np.allclose(kernel[4], 0) and 3 not in (features @ kernel + bias).argmax(axis=1)
     np.testing.assert_allclose(*(z - z.mean(axis=1, keepdims=True) for z in logits), atol=5e-3)
 
 
 def test_same_keys_same_numbers_and_the_model_that_went_in_is_unchanged(model, pretrained, probed, fine_tuned, parts):
-    def tuned(seed):
-        again = training.pretrain(model, parts[0][0], jax.random.key(seed), num_epochs=8).model
-        if seed == 1:
-            assert same(again, pretrained.model)
-        return training.fine_tune(training.probe(again, *parts[0]), *parts[0], *parts[1], jax.random.key(2), num_epochs=5)
-
-    assert same(tuned(1).model, fine_tuned.model)
-    assert not same(tuned(2).model, fine_tuned.model)
+    again = training.pretrain(model, parts[0][0], jax.random.key(1), num_epochs=8).model
+    assert same(again, pretrained.model)
+    assert same(training.probe(again, *parts[0]), probed)
+    tuned, other = (
+        training.fine_tune(probed, *parts[0], *parts[1], jax.random.key(seed), num_epochs=5).model for seed in (2, 3)
+    )
+    assert same(tuned, fine_tuned.model) and not same(other, fine_tuned.model)
     assert same(model, VisionTransformer(width=32, depth=2, rngs=nnx.Rngs(0)))
-    assert not same(probed, pretrained.model)
 
 
 class Normalised(nnx.Module):
