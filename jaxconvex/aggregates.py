@@ -62,16 +62,16 @@ class PairSums(NamedTuple):
     partners: Any
 
 
-def deficit_of(counts: PathCounts) -> Array:
+def deficit_of(counts: PathCounts, dtype: Any = jnp.float32) -> Array:
     """1 - score of each pair: the share of the points inside its path that are outside the class; 1 without a path."""
-    share = counts.outside / jnp.maximum(counts.interior, 1)
+    share = counts.outside.astype(dtype) / jnp.maximum(counts.interior, 1)
     return jnp.where(counts.interior < 0, 1, share)
 
 
 @partial(jax.jit, static_argnames=("dtype",))
 def sum_pairs(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> PairSums:
     """The sums of each source over its wanted targets."""
-    deficit = jnp.where(wanted, deficit_of(counts).astype(dtype), 0)
+    deficit = jnp.where(wanted, deficit_of(counts, dtype), 0)
 
     def count(condition: Array) -> Array:
         return jnp.sum(wanted & condition, axis=0, dtype=jnp.int32)
@@ -108,7 +108,8 @@ def summarise(
 
     points = by_class(xp.ones_like(labels))
     times = 2 if ordered else 1
-    deficit, squared, adjacent, disconnected, inside, _ = (by_class(s) / times for s in sums)
+    dtype = sums.deficit.dtype
+    deficit, squared, adjacent, disconnected, inside, _ = (by_class(s).astype(dtype) / times for s in sums)
     pairs = by_class(sums.partners) // times
     some = xp.where(pairs > 0, pairs, xp.nan)
     mean = deficit / some

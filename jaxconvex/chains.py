@@ -5,6 +5,7 @@ A curve or a swiss roll has paths of hundreds of hops, and sweeps over all rows 
 
 from __future__ import annotations
 
+import heapq
 from typing import Any
 
 import numpy as np
@@ -39,42 +40,64 @@ def chain_path_counts(
 ) -> PathCounts:
     """`PathCounts` [t s] of some sources, each with its own targets, by the same tie rule as the other engines.
 
-    An edge may exceed the distance it bridges by the relative `tolerance` of its length, so that the excess of a path stays
-    within the same share of the whole. Where a point is reached by several equally short paths, a second
-    search over the edges of shortest paths finds the one with the fewest points outside, then the fewest hops.
+    A path may exceed the distance by the relative `tolerance`. Where a point is reached by several equally short paths, a
+    second search over the edges of shortest paths finds the one with the fewest points outside, then the fewest hops.
     """
-    from scipy.sparse import csgraph, csr_matrix
+    from scipy.sparse import csgraph
 
     starts = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     ends = matrix.indices
     interior, outside = np.zeros((2, *targets.shape), np.int32)
     distances, parents = csgraph.dijkstra(matrix, directed=True, indices=sources, return_predecessors=True)
     for j, source in enumerate(sources):
-        distance, foreign = distances[j], labels != labels[source]
-        known = np.isfinite(distance[starts])
-        gap = np.where(known, distance[starts], 0) + matrix.data - np.where(known, distance[ends], 0)
-        tight = known & (gap <= tolerance * matrix.data + 1e-12 * distance[ends])
-        if np.bincount(ends[tight], minlength=len(labels)).max(initial=0) > 1:
-            prices = 1 + FOREIGN * foreign[starts[tight]]
-            graph = csr_matrix((prices, (starts[tight], ends[tight])), shape=matrix.shape)
-            cost = csgraph.dijkstra(graph, directed=True, indices=source)
-            cost = np.where(np.isfinite(cost), cost, 0)
-            hops, crossed = cost % FOREIGN, cost // FOREIGN
-        else:
-            hops, crossed = _climb(parents[j], foreign)
+        distance, parent, foreign = distances[j], parents[j], labels != labels[source]
         reached = np.isfinite(distance)
+        known = np.where(reached, distance, 0)
+        gap = known[starts] + matrix.data - known[ends]
+        allowed = tolerance * known
+        tight = reached[starts] & (gap <= allowed[ends])
+        if np.bincount(ends[tight], minlength=len(labels)).max(initial=0) > 1:
+            some, price = matrix.copy(), 1 + FOREIGN * foreign[starts]
+            some.data = np.where(tight, price, np.inf)  # inf: no edge
+            _, parent = csgraph.dijkstra(some, directed=True, indices=source, return_predecessors=True)
+            chosen = tight & (parent[ends] == starts)
+            step = np.zeros(len(labels))
+            step[ends[chosen]] = gap[chosen]
+            if np.any(_climb(parent, step) > allowed):  # many small excesses, each within the rounding of its path
+                parent = _cheapest_within(starts[tight], ends[tight], gap[tight], foreign, allowed, source)
+        hops = _climb(parent, np.ones(len(labels), np.int64))
+        crossed = _climb(parent, np.where(parent >= 0, foreign[np.maximum(parent, 0)], False).astype(np.int64))
         interior[:, j] = np.where(reached, np.maximum(hops - 1, 0), -1)[targets[:, j]]
         outside[:, j] = np.where(reached, crossed, 0)[targets[:, j]]
     return PathCounts(interior, outside)
 
 
-def _climb(parent: np.ndarray, foreign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hops from the source to each point, and the points outside between them, by doubling the steps taken at once."""
-    linked = parent >= 0
-    ancestor = np.where(linked, parent, np.arange(len(parent)))
-    hops = linked.astype(np.int64)
-    crossed = np.where(linked, foreign[ancestor], 0)
-    while not np.array_equal(ancestor, ancestor[ancestor]) or np.any(hops[ancestor]):
-        hops, crossed = hops + hops[ancestor], crossed + crossed[ancestor]
-        ancestor = ancestor[ancestor]
-    return hops, crossed
+def _climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """The sum of `step` over the way from each point to its root, by doubling the steps taken at once."""
+    ancestor = np.where(parent >= 0, parent, np.arange(len(parent)))
+    total = np.where(parent >= 0, step, 0)
+    while not np.array_equal(ancestor, ancestor[ancestor]):
+        total, ancestor = total + total[ancestor], ancestor[ancestor]
+    return total
+
+
+def _cheapest_within(
+    starts: np.ndarray, ends: np.ndarray, gap: np.ndarray, foreign: np.ndarray, allowed: np.ndarray, source: int
+) -> np.ndarray:
+    """Parents on the paths with the fewest points outside, then the fewest hops, whose excess in all is allowed."""
+    following: list[list[tuple[int, float]]] = [[] for _ in foreign]
+    for u, v, excess in zip(starts.tolist(), ends.tolist(), gap.tolist(), strict=True):
+        following[u].append((v, excess))
+    parent = np.full(len(foreign), -1)
+    best = {source: (0, 0, 0.0)}
+    queue = [(0, 0, 0.0, source)]
+    while queue:
+        crossed, hops, excess, u = heapq.heappop(queue)
+        if (crossed, hops, excess) > best[u]:
+            continue
+        for v, more in following[u]:
+            state = crossed + int(foreign[u]), hops + 1, excess + more
+            if state[2] <= allowed[v] and (v not in best or state < best[v]):
+                best[v], parent[v] = state, u
+                heapq.heappush(queue, (*state, v))
+    return parent

@@ -48,7 +48,7 @@ def packed_path_counts(
 
     def limit(distance: Array) -> Array:
         farthest = jnp.max(jnp.where(within, distance[targets, column], 0), axis=0)
-        return farthest + rounding_slack(farthest, packed.edges.lengths.dtype) + 1
+        return farthest + rounding_slack(farthest, packed.edges.lengths.dtype, 2 * packed.depth) + 1
 
     distance = settle(
         partial(packed_relax, packed), from_sources(labels.shape[0], sources, packed.lengths.dtype), limit
@@ -109,7 +109,8 @@ def _packed_parents(packed: PackedGraph, distance: Array) -> Int[Array, "rows s"
 
     def one(item: tuple[Array, Array]) -> Array:
         index, own = item
-        reach = jnp.where(own < UNREACHED, own + rounding_slack(own, packed.edges.lengths.dtype), -1)
+        slack = rounding_slack(own, packed.edges.lengths.dtype, 2 * packed.depth)  # paths may have twice a root's hops
+        reach = jnp.where(own < UNREACHED, own + slack, -1)
 
         def step(found: Array, u: Array, w: Array) -> Array:
             length = rows_of(distance, u) + w
@@ -183,8 +184,7 @@ def _resolve_ties(
 
             def one(item: tuple[Array, tuple[Array, Array, Array]]) -> tuple[Array, Array]:
                 slice_index, (own_distance, old_cost, old_excess) = item
-                allowed = rounding_slack(own_distance, packed.edges.lengths.dtype)
-                reach = jnp.where(own_distance < bound, own_distance + allowed, -1)
+                live = own_distance < bound
 
                 def step(best: tuple[Array, Array], u: Array, w: Array) -> tuple[Array, Array]:
                     foreign = (rows_of(labels, u)[:, None] != own).astype(jnp.int32)
@@ -192,7 +192,8 @@ def _resolve_ties(
                     length = rows_of(near, u) + w
                     longer = rows_of(excess, u) + (length - own_distance)
                     better = (offer < best[0]) | ((offer == best[0]) & (longer < best[1]))
-                    better &= (length <= reach) & (longer <= allowed)
+                    allowed = rounding_slack(own_distance, packed.edges.lengths.dtype, offer % OUTSIDE)
+                    better &= live & (longer <= allowed)
                     return jnp.where(better, offer, best[0]), jnp.where(better, longer, best[1])
 
                 return over_neighbors(packed, slice_index, (old_cost, old_excess), step, unroll=False)

@@ -21,7 +21,7 @@ from jaxconvex.neighbors import KNNGraph
 
 __all__ = ["PathCounts", "edge_path_counts", "fixed_point", "shortest_path_counts", "shortest_path_lengths"]
 
-EQUAL = 64  # quanta by which rounding to quanta may part equal lengths of up to 64 hops
+EQUAL = 16  # quanta by which rounding may part equal lengths, beside one for each hop of the two paths
 OUTSIDE = 2**16  # what a point outside costs in the lexicographic pass, where a hop costs 1
 
 Relax = Callable[[Array], tuple[Array, Array]]
@@ -119,7 +119,6 @@ def edge_path_counts(
 
     def solve(lengths: Array) -> PathCounts:
         distance = settle(_edge_relax(edges, lengths), from_sources(n, sources, lengths.dtype), _no_limit)
-        slack = rounding_slack(distance, edges.lengths.dtype)
         far = infinity(lengths.dtype)
         usable = (distance[edges.senders] < far) & (lengths[:, None] < far)
         gap = jnp.where(usable, distance[edges.senders] + lengths[:, None] - distance[edges.receivers], far)
@@ -128,7 +127,9 @@ def edge_path_counts(
         def relax(state: tuple[Array, Array]) -> tuple[Array, Array]:
             cost, excess = state
             longer = jnp.where(usable, excess[edges.senders] + gap, far)
-            offer = jnp.where(longer <= slack[edges.receivers], cost[edges.senders] + step, UNREACHED)
+            offer = cost[edges.senders] + step
+            allowed = rounding_slack(distance[edges.receivers], edges.lengths.dtype, offer % OUTSIDE)
+            offer = jnp.where(longer <= allowed, offer, UNREACHED)
             least = jnp.full_like(cost, UNREACHED).at[edges.receivers].min(offer)
             longer = jnp.where(offer == least[edges.receivers], longer, far)
             shortest = jnp.full_like(excess, far).at[edges.receivers].min(longer)
@@ -188,14 +189,14 @@ def infinity(dtype: Any) -> float | int:
     return UNREACHED if jnp.issubdtype(dtype, jnp.integer) else jnp.inf
 
 
-def rounding_slack(distance: Array, dtype: Any) -> Array:
+def rounding_slack(distance: Array, dtype: Any, hops: Array | int = 0) -> Array:
     """By how much a path may exceed the distance and still be as short, given the type the lengths came in.
 
     An edge in float32 is off by up to an eps (2^-23): squares, their sum and the root are rounded. Two paths of equal
     length then differ by up to 2 eps. Whole quanta add what rounding to them takes; floating-point sums round again.
     """
     if jnp.issubdtype(distance.dtype, jnp.integer):
-        return EQUAL + (distance >> 22 if dtype == jnp.float32 else jnp.zeros_like(distance))
+        return EQUAL + 2 * hops + (distance >> 22 if dtype == jnp.float32 else jnp.zeros_like(distance))
     return 8 * float(jnp.finfo(dtype).eps) * jnp.where(jnp.isfinite(distance), distance, 0)
 
 

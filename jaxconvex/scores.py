@@ -280,6 +280,7 @@ def _segment_shares(
         logits = predict_fn(segments.reshape(-1, *x.shape[1:])).astype(x.dtype)
         right = jnp.argmax(logits, axis=-1).reshape(together, num_points) == labels[i][:, None]
         broken = jnp.any(jnp.isnan(logits).reshape(together, -1), axis=-1)
+        broken |= ~jnp.all(jnp.isfinite(segments).reshape(together, -1), axis=-1)
         return jnp.where(broken, jnp.nan, jnp.mean(right.astype(x.dtype), axis=1))
 
     shares = lax.map(some, (first.reshape(-1, together), second.reshape(-1, together)))
@@ -334,7 +335,7 @@ def block_counter(packed: PackedGraph, labels: np.ndarray) -> Callable[[Block], 
     """The engine for this graph: a function from a block of sources to its `PathCounts` [t s]."""
     if int(packed.depth) > LONG:
         matrix = edge_matrix(packed)
-        tolerance = 4 * float(jnp.finfo(packed.edges.lengths.dtype).eps)
+        tolerance = 2 * float(jnp.finfo(packed.edges.lengths.dtype).eps) + 1e-12
         return lambda block: chain_path_counts(matrix, labels, block.sources, block.targets, tolerance)
     position, rows = np.asarray(packed.position), labels.astype(np.int32)[np.asarray(packed.order)]
     # The kernel reads neither edges nor positions; without them graphs of similar size share one compilation.

@@ -69,7 +69,7 @@ def test_oracle_tells_near_ties_from_ties():
 
 @pytest.mark.parametrize("k", (2, 3))
 def test_tiny_grids_by_listing_all_paths(k):
-    for seed in range(80):
+    for seed in range(60):
         x, labels, graph, adjacency = grid_case(seed, n=7, d=2, side=3, k=k)
         assert_paths(graph, labels, oracles.enumerated_paths(adjacency, x, labels), adjacency, f"seed {seed}")
 
@@ -77,7 +77,7 @@ def test_tiny_grids_by_listing_all_paths(k):
 @pytest.mark.parametrize(("d", "side", "k"), [(1, 60, 3), (2, 8, 4), (2, 30, 6), (3, 4, 6)])
 def test_grids_in_exact_arithmetic(d, side, k):
     """Ties on nearly every path, and duplicates with conflicting labels."""
-    for seed in range(30):
+    for seed in range(20):
         x, labels, graph, adjacency = grid_case(seed, n=40, d=d, side=side, k=k)
         assert_paths(graph, labels, oracles.exact_shortest_paths(adjacency, x, labels), adjacency, f"seed {seed}")
 
@@ -99,7 +99,7 @@ def test_whole_grid_in_exact_arithmetic():
 def test_random_points(d):
     """On a line of random points ties are exact however the coordinates are rounded; elsewhere there are hardly any."""
     skipped = 0
-    for seed in range(40):
+    for seed in range(30):
         rng = np.random.default_rng(seed)
         x = rng.normal(size=(40, d)).astype(np.float32)
         labels, k = rng.integers(-1, 3, 40).astype(np.int32), 3
@@ -109,7 +109,7 @@ def test_random_points(d):
             continue
         graph = undirected(knn_graph(jnp.asarray(x), k=k))
         assert_paths(graph, labels, oracles.shortest_paths(adjacency, labels), adjacency, f"seed {seed}")
-    assert skipped <= 4
+    assert skipped <= 3
 
 
 def test_duplicates_with_conflicting_labels():
@@ -212,6 +212,34 @@ def test_a_chain_of_600_hops():
     got = shortest_path_counts(graph, labels, ends, ends)
     assert got.interior.tolist() == [[0, 599], [599, 0]]
     assert got.outside.tolist() == [[0, 400], [400, 0]]  # 199 of the 599 inside have the label of the ends
+
+
+def test_long_chains_in_exact_arithmetic():
+    """120 whole numbers below 200: up to 60 hops, ties on all of them, duplicates, gaps."""
+    for seed in range(8):
+        x, labels, graph, adjacency = grid_case(seed, n=120, d=1, side=200, k=3)
+        assert_paths(graph, labels, oracles.exact_shortest_paths(adjacency, x, labels), adjacency, f"seed {seed}")
+
+
+def test_long_curves():
+    """Spirals of 120 noisy points; of 14,000 pairs some hang on differences that float32 cannot tell: they are left out."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        turn = np.sort(rng.uniform(2, 20, 120))
+        x = np.stack([turn * np.cos(turn), turn * np.sin(turn)], 1) + 0.05 * rng.normal(size=(120, 2))
+        x, labels = x.astype(np.float32), rng.integers(0, 3, 120).astype(np.int32)
+        adjacency = oracles.knn_adjacency(x, 3)
+        narrow, wide = (oracles.shortest_paths(adjacency, labels, tolerance=t) for t in (1e-12, 1e-5))
+        clear = (narrow.interior == wide.interior) & (narrow.outside == wide.outside)
+        assert clear.mean() > 0.9 and narrow.interior.max() > 20
+        graph = undirected(knn_graph(jnp.asarray(x), k=3))
+        got = counts_of_all(graph, jnp.asarray(labels))
+        for counts, want in zip(got, narrow, strict=True):
+            np.testing.assert_array_equal(np.asarray(counts)[clear], want[clear])
+        scores = np.where(clear, oracles.pair_scores(adjacency, narrow), np.nan)
+        for members, found in graph_pair_scores(graph, jnp.asarray(labels), num_classes=3):
+            want = scores[np.ix_(members, members)]
+            np.testing.assert_allclose(np.where(np.isnan(want), np.nan, found), want, atol=1e-6)
 
 
 def test_a_chain_in_the_packed_engine():

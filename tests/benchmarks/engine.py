@@ -58,7 +58,7 @@ def main() -> None:
             lambda x=x: NearestNeighbors(n_neighbors=11, algorithm="brute").fit(x).kneighbors(x), options.repeats
         )
         print(
-            f"n = {n}: neighbours {neighbors:.2f} s ({first:.1f} first), scikit-learn {brute:.2f} s, {brute / neighbors:.1f}x"
+            f"n = {n}: neighbours {neighbors:.2f} s ({first:.1f} first), sklearn {brute:.2f} s, {brute / neighbors:.1f}x."
         )
         packed = jaxconvex.pack(jaxconvex.knn_graph(x))
         edges = packed.edges
