@@ -418,7 +418,8 @@ def test_interrupts_outside_the_work(run, monkeypatch):
 def environment(folder: Path) -> dict[str, str]:
     package = str(Path(scoring.__file__).parents[1])
     paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    return os.environ | {"XDG_CACHE_HOME": str(folder), "PYTHONPATH": paths}
+    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    return inherited | {"XDG_CACHE_HOME": str(folder), "PYTHONPATH": paths}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
