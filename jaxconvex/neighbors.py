@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -212,14 +213,15 @@ def _rank_by_differences(
     return jnp.take_along_axis(candidates, order, axis=1), -negative[:, -1]
 
 
-def _smallest(values: Float[Array, "b n"], m: int, group: int = 32) -> tuple[Float[Array, " b"], Int[Array, "b m"]]:
+def _smallest(values: Float[Array, "b n"], m: int) -> tuple[Float[Array, " b"], Int[Array, "b m"]]:
     """The m-th smallest value of each row, and the indices of the m smallest, ties to the lowest index.
 
     The m smallest lie in the m groups of smallest minima, so that only those are sorted: on CPU ten times faster than
     `top_k` of the row.
     """
     b, n = values.shape
-    if n < 4 * m * group:
+    group = 2 ** round(math.log2(max(n / m, 1)) / 2)  # n / group + m * group values are sorted: least at sqrt(n / m)
+    if group < 2:
         negative, indices = lax.top_k(-values, m)
         return -negative[:, -1], indices
     values = jnp.pad(values, ((0, 0), (0, -n % group)), constant_values=jnp.inf)
