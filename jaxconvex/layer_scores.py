@@ -19,7 +19,8 @@ from jaxconvex.permutation import permutation_null
 from jaxconvex.report import Row
 from jaxconvex.resampling import leave_group_out_graphs, spare_neighbors
 from jaxconvex.rows import Replicates, score_rows
-from jaxconvex.scores import ConvexityScore, euclidean_segments, packed_graph_convexity, summarise_segments
+from jaxconvex.scores import ConvexityScore, packed_graph_convexity
+from jaxconvex.segments import euclidean_segments, summarise_segments
 from jaxconvex.statistics import hubness
 
 __all__ = ["Settings", "layer_rows", "pooled"]
