@@ -1,27 +1,33 @@
 """Convexity of the regions of concepts in the latent spaces of deep networks, in JAX."""
 
-from jaxconvex.distances import pairwise
-from jaxconvex.evaluation import evaluate
-from jaxconvex.graphs import Graph, PackedGraph, pack, undirected
-from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
-from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
-from jaxconvex.paths import PathCounts, shortest_path_counts, shortest_path_lengths
-from jaxconvex.permutation import NullScore, permutation_null
-from jaxconvex.report import Report, Row, read_report
-from jaxconvex.resampling import JackknifeScore, bootstrap, graph_jackknife, jackknife_groups
-from jaxconvex.scores import ConvexityScore, euclidean_convexity, graph_convexity, graph_pair_scores
-from jaxconvex.statistics import (
-    Correlation,
-    Interval,
-    Peak,
-    hubness,
-    jackknife,
-    paired_difference,
-    peak_layer,
-    pearson,
-    random_label_score,
-    spearman,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxconvex.distances import pairwise
+    from jaxconvex.evaluation import evaluate
+    from jaxconvex.graphs import Graph, PackedGraph, pack, undirected
+    from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
+    from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
+    from jaxconvex.paths import PathCounts, shortest_path_counts, shortest_path_lengths
+    from jaxconvex.permutation import NullScore, permutation_null
+    from jaxconvex.report import Report, Row, read_report
+    from jaxconvex.resampling import JackknifeScore, bootstrap, graph_jackknife, jackknife_groups
+    from jaxconvex.scores import ConvexityScore, euclidean_convexity, graph_convexity, graph_pair_scores
+    from jaxconvex.statistics import (
+        Correlation,
+        Interval,
+        Peak,
+        hubness,
+        jackknife,
+        paired_difference,
+        peak_layer,
+        pearson,
+        random_label_score,
+        spearman,
+    )
 
 __version__ = "0.1.0"
 
@@ -65,3 +71,36 @@ __all__ = [
     "spearman",
     "undirected",
 ]
+
+# Where each name stands: a module is imported when the first of its names is asked for, so that `jaxconvex --help` and
+# reading a report need no JAX.
+_MODULES = {
+    "distances": "pairwise",
+    "evaluation": "evaluate",
+    "graphs": "Graph PackedGraph pack undirected",
+    "neighbors": "KNNGraph epsilon_graph knn_graph",
+    "pairs": "Pairs same_class_pairs segment_points",
+    "paths": "PathCounts shortest_path_counts shortest_path_lengths",
+    "permutation": "NullScore permutation_null",
+    "report": "Report Row read_report",
+    "resampling": "JackknifeScore bootstrap graph_jackknife jackknife_groups",
+    "scores": "ConvexityScore euclidean_convexity graph_convexity graph_pair_scores",
+    "statistics": "Correlation Interval Peak hubness jackknife paired_difference peak_layer pearson random_label_score "
+    "spearman",
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """The public name, or the module of the package, after importing it."""
+    if name in _MODULES:
+        return importlib.import_module(f"jaxconvex.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxconvex' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"jaxconvex.{_HOMES[name]}"), name)
+    globals()[name] = value  # the next time it is found without asking here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

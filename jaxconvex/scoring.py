@@ -156,7 +156,9 @@ def keep_compiled_code() -> None:
         with contextlib.suppress(RuntimeError):  # a user without a home
             home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
             jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxconvex"))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # A run compiles dozens of small programs, which together take as long as the large ones.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 # Comparing ------------------------------------------------------------------------------------------------------------

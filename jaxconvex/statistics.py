@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import coo_matrix, csgraph
 from scipy.special import expit, logit, ndtri, stdtrit
 
 from jaxconvex.checks import as_labels
@@ -285,6 +284,8 @@ def random_label_score(
     >>> random_label_score(chain, jnp.array([0, 0, 0, 1]), num_classes=2)
     array([0.75,  nan])
     """
+    from scipy.sparse import coo_matrix, csgraph  # here, since its import takes long
+
     edges = as_graph(graph)
     n = len(edges.degrees)
     sizes = np.bincount(np.asarray(as_labels(labels, n, num_classes)) + 1, minlength=num_classes + 1)[1:]
