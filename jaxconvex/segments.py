@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore, PairSums, summarise
@@ -19,7 +21,7 @@ from jaxconvex.pairs import same_class_pairs, segment_points
 
 __all__ = ["Segments", "euclidean_convexity", "euclidean_segments", "summarise_segments"]
 
-SEGMENT_BYTES = 64 * 2**20  # points between pairs, run through the network at once
+SEGMENT_BYTES, MOST_POINTS = 64 * 2**20, 4096  # points between pairs, run through the network at once
 
 
 class Segments(NamedTuple):
@@ -42,6 +44,7 @@ def euclidean_convexity(
     max_pairs: int | None = 5000,
     key: PRNGKeyArray | None = None,
     batch_size: int | None = None,
+    mesh: Mesh | None = None,
 ) -> ConvexityScore:
     """Euclidean convexity of each class: the mean, over its pairs, of the share of the segment between them that is inside.
 
@@ -49,14 +52,19 @@ def euclidean_convexity(
     to the class.
 
     Args:
-        predict_fn: the rest of the network, batched: (b, ...) -> (b, c) logits; class i is column i.
+        predict_fn: the rest of the network, batched: (b, ...) -> (b, c) logits; class i is column i. It is compiled once
+            a function, so pass the same function again, not a new lambda; jax.tree_util.Partial(apply, weights) is not
+            even compiled again for other weights of the same shapes.
         x: activations of the layer, whole (every token), one a point.
         labels: the class of each point, 0 to num_classes - 1; -1 is background.
         num_classes: number of classes, static.
         num_points: m, the points inside each segment.
         max_pairs: most pairs of a class; None for all. A class with more is sampled with the key, without repeats.
         key: a JAX random key, needed where pairs are drawn.
-        batch_size: points run through predict_fn at once, rounded up to whole pairs. By default what fits 64 MB of x.
+        batch_size: points run through predict_fn at once on a device, rounded up to whole pairs. By default as many as 64 MB
+            of activations hold, at most 4,096.
+        mesh: devices that share the pairs, all axes of the mesh together; x and the weights are copied to each. The share
+            of a pair is the one that a single device finds, where the network treats the points of a batch alike.
 
     Works under jit and vmap, where every class takes room for as many pairs as max_pairs allows. A logit of nan makes the
     score of its class nan. `adjacent`, `disconnected` and `nonadjacent` are nan: a segment has no edges.
@@ -64,7 +72,7 @@ def euclidean_convexity(
     Raises:
         ValueError: as `graph_convexity`; logits of a wrong shape; a key missing.
 
-    Cost: pairs times num_points through predict_fn.
+    Cost: pairs times num_points through predict_fn; memory of one batch of points, whatever the number of pairs.
 
     >>> x = jnp.array([[0.0], [1.0], [3.0], [4.0]])
     >>> middle = lambda h: jnp.concatenate([jnp.abs(h - 2) - 0.5, 0 * h], axis=1)  # class 0 is all but the middle
@@ -84,6 +92,7 @@ def euclidean_convexity(
         max_pairs=max_pairs,
         key=key,
         batch_size=batch_size,
+        mesh=mesh,
     )
     score = summarise_segments(segments, checked, num_classes)
     broken = jnp.any((checked < -1) | (checked >= num_classes))
@@ -100,57 +109,112 @@ def euclidean_segments(
     max_pairs: int | None = 5000,
     key: PRNGKeyArray | None = None,
     batch_size: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Segments:
     """The pairs behind `euclidean_convexity` and the score of each: `Segments`. Arguments as there."""
     points = as_points(x, rank=None)
     checked = as_labels(labels, points.shape[0], num_classes)
     positive_integer(num_points, "num_points")
-    sizes = jnp.bincount(checked + 1, length=num_classes + 1)[1:]
     pairs = same_class_pairs(checked, num_classes=num_classes, max_pairs=max_pairs, key=key)
-    complete = (sizes * (sizes - 1.0)) / 2 <= pairs.valid.shape[1]
     item = points.size // points.shape[0] * points.dtype.itemsize
     if batch_size is None:
-        batch_size = min(4096, max(1, SEGMENT_BYTES // item))
+        batch_size = min(MOST_POINTS, max(1, SEGMENT_BYTES // item))
     together = -(-positive_integer(batch_size, "batch_size") // num_points)
-    logits = jax.eval_shape(predict_fn, jax.ShapeDtypeStruct((together * num_points, *points.shape[1:]), points.dtype))
-    shape: Any = getattr(logits, "shape", ())
-    if len(shape) != 2 or shape[0] != together * num_points or shape[1] < num_classes:
-        raise ValueError(
-            f"predict_fn must map (b, ...) to logits (b, c) with c at least num_classes={num_classes}; for a batch of "
-            f"{together * num_points} points it gives {shape or type(logits).__name__}."
-        )
-    if is_concrete(points, checked, pairs):  # leave the padding out
-        valid = np.flatnonzero(np.asarray(pairs.valid).ravel())
-        total = bucket(-(-max(len(valid), 1) // together)) * together
-        chosen = np.concatenate([valid, np.zeros(total - len(valid), valid.dtype)])
-        first, second = (jnp.asarray(np.asarray(p).ravel()[chosen]) for p in (pairs.first, pairs.second))
-        keep = jnp.arange(total) < len(valid)
+    step = together * (1 if mesh is None else mesh.size)
+    if mesh is not None:
+        mesh = Mesh(mesh.devices.ravel(), ("pairs",))  # one axis, whose type is Auto whatever the types of theirs
+    predict = predict_fn if isinstance(predict_fn, Partial) else Partial(predict_fn)
+    if is_concrete(points, checked, pairs, predict):  # leave the padding out
+        sizes = np.bincount(np.asarray(checked) + 1, minlength=num_classes + 1)[1:]
+        first, second, valid = (np.asarray(p).ravel() for p in pairs)
+        first, second = first[valid], second[valid]
+        steps = -(-max(len(first), 1) // step)
+        missing = bucket(steps) * step - len(first)
+        keep = np.arange(len(first) + missing) < len(first)
+        first, second = (np.pad(p, (0, missing)) for p in (first, second))
+        if mesh is not None:
+            points, checked = jax.device_put((points, np.asarray(checked)), NamedSharding(mesh, PartitionSpec()))
     else:
-        total = -(-pairs.valid.size // together) * together
-        first, second, keep = (
-            jnp.pad(p.ravel(), (0, total - p.size)) for p in (pairs.first, pairs.second, pairs.valid)
-        )
-    shares = _segment_shares(predict_fn, points, checked, first, second, num_points, together)
-    return Segments(first, second, keep, shares, complete)
+        sizes = jnp.bincount(checked + 1, length=num_classes + 1)[1:]
+        steps = None
+        first, second, keep = (jnp.pad(p.ravel(), (0, -p.size % step)) for p in pairs)
+    shape = (-1, step // together, together)
+    shares = _segment_shares(
+        predict, points, checked, first.reshape(shape), second.reshape(shape), steps, num_points, num_classes, mesh
+    ).reshape(-1)
+    if mesh is not None and steps is not None:
+        shares = np.asarray(shares)  # from all devices of the mesh to the default one
+    complete = (sizes * (sizes - 1.0)) / 2 <= pairs.valid.shape[1]
+    return Segments(*map(jnp.asarray, (first, second, keep, shares, complete)))
 
 
-@partial(jax.jit, static_argnames=("predict_fn", "num_points", "together"))
+@partial(jax.jit, static_argnames=("num_points", "num_classes", "mesh"))
 def _segment_shares(
-    predict_fn: Any, x: Array, labels: Array, first: Array, second: Array, num_points: int, together: int
-) -> Float[Array, " p"]:
+    predict: Partial,
+    x: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+    first: Int[Array, "batches devices together"],
+    second: Int[Array, "batches devices together"],
+    steps: Int[Array, ""] | None,
+    num_points: int,
+    num_classes: int,
+    mesh: Mesh | None,
+) -> Float[Array, "batches devices together"]:
+    """The shares of pairs, a batch at a time on every device; only the first `steps` batches, if that is given."""
+    shares = partial(_device_shares, num_points=num_points, num_classes=num_classes)
+    if mesh is None:
+        return shares(predict, x, labels, first, second, steps)
+
+    def gathered(*arguments: Any) -> Array:
+        return lax.all_gather(shares(*arguments), "pairs", axis=1, tiled=True)
+
+    everywhere, parted = PartitionSpec(), PartitionSpec(None, "pairs")
+    specs = (everywhere, everywhere, everywhere, parted, parted, everywhere)
+    # What predict_fn computes is not known to be the same on all devices or not, so that is not checked.
+    over_devices = jax.shard_map(gathered, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
+    return over_devices(predict, x, labels, first, second, steps)
+
+
+def _device_shares(
+    predict: Partial,
+    x: Array,
+    labels: Array,
+    first: Array,
+    second: Array,
+    steps: Array | None,
+    num_points: int,
+    num_classes: int,
+) -> Array:
+    """`_segment_shares` on one device."""
+    together = first.shape[-1]
     between = jax.vmap(partial(segment_points, num_points=num_points))
+    finite = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))  # points between finite points are finite
 
-    def some(rows: tuple[Array, Array]) -> Array:
-        i, j = rows
-        segments = between(x[i], x[j])
-        logits = predict_fn(segments.reshape(-1, *x.shape[1:])).astype(x.dtype)
-        right = jnp.argmax(logits, axis=-1).reshape(together, num_points) == labels[i][:, None]
-        broken = jnp.any(jnp.isnan(logits).reshape(together, -1), axis=-1)
-        broken |= ~jnp.all(jnp.isfinite(segments).reshape(together, -1), axis=-1)
-        return jnp.where(broken, jnp.nan, jnp.mean(right.astype(x.dtype), axis=1))
+    def some(batch: Array | int, shares: Array) -> Array:
+        i, j = first[batch, 0], second[batch, 0]
+        logits = predict(between(x[i], x[j]).reshape(-1, *x.shape[1:]))
+        logits = _checked_logits(logits, together * num_points, num_classes)
+        logits = logits.astype(x.dtype).reshape(together, num_points, -1)
+        # As argmax, which takes the first of equal logits, but in reductions that vectorise.
+        column, own = jnp.arange(logits.shape[-1]), labels[i][:, None, None]
+        mine = jnp.take_along_axis(logits, own, axis=-1)
+        right = jnp.all((mine > logits) | ((mine == logits) & (own <= column)), axis=-1)
+        broken = jnp.any(jnp.isnan(logits), axis=(1, 2)) | ~(finite[i] & finite[j])
+        found = jnp.where(broken, jnp.nan, jnp.mean(right.astype(x.dtype), axis=1))
+        return lax.dynamic_update_index_in_dim(shares, found[None], batch, 0)
 
-    shares = lax.map(some, (first.reshape(-1, together), second.reshape(-1, together)))
-    return shares.reshape(-1)
+    batches = len(first) if steps is None else steps
+    return lax.fori_loop(0, batches, some, jnp.zeros(first.shape, x.dtype))
+
+
+def _checked_logits(logits: Any, num_points: int, num_classes: int) -> Array:
+    shape = getattr(logits, "shape", ())
+    if len(shape) == 2 and shape[0] == num_points and shape[1] >= num_classes:
+        return logits
+    raise ValueError(
+        f"predict_fn must map (b, ...) to logits (b, c) with c at least num_classes={num_classes}; for a batch of "
+        f"{num_points} points it gives {shape or type(logits).__name__}."
+    )
 
 
 @partial(jax.jit, static_argnames=("num_classes",))

@@ -1,0 +1,136 @@
+"""Segments: the share of every pair, on one device and on a mesh; what is compiled; tests of scores stand in test_scores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+import jaxconvex
+from jaxconvex.segments import euclidean_segments
+
+
+def apply(weights, h):
+    return jnp.tanh(h @ weights[0]) @ weights[1]
+
+
+def weights(seed: int, features: int = 5, classes: int = 4) -> list:
+    draws = np.random.default_rng(seed)
+    return [jnp.asarray(draws.normal(size=s), jnp.float32) for s in ((features, 16), (16, classes))]
+
+
+def data(n: int = 60, features: int = 5) -> tuple:
+    draws = np.random.default_rng(0)
+    return jnp.asarray(draws.normal(size=(n, features)), jnp.float32), draws.integers(-1, 3, n)
+
+
+def by_hand(predict, x, labels, segments, num_points: int = 10) -> np.ndarray:
+    """The share of each segment, one point at a time."""
+    x, labels = np.asarray(x), np.asarray(labels)
+    shares = []
+    for i, j in zip(segments.first[segments.keep].tolist(), segments.second[segments.keep].tolist(), strict=True):
+        steps = [m / (num_points + 1) for m in range(1, num_points + 1)]
+        logits = [np.asarray(predict(jnp.asarray(t * x[i] + (1 - t) * x[j])[None]))[0] for t in steps]
+        shares.append(np.mean([np.argmax(one) == labels[i] for one in logits]))
+    return np.array(shares)
+
+
+@pytest.mark.parametrize("batch_size", [1, 70, None])
+def test_every_pair_once_and_its_share(batch_size):
+    predict, (x, labels) = Partial(apply, weights(0)), data(30)
+    segments = euclidean_segments(predict, x, labels, num_classes=3, batch_size=batch_size)
+    ends = list(zip(segments.first[segments.keep].tolist(), segments.second[segments.keep].tolist(), strict=True))
+    same = [(i, j) for i in range(30) for j in range(i) if labels[i] == labels[j] >= 0]
+    assert sorted((max(pair), min(pair)) for pair in ends) == sorted(same)
+    np.testing.assert_allclose(segments.shares[segments.keep], by_hand(predict, x, labels, segments), atol=1e-6)
+
+
+def test_equal_logits_go_to_the_first_class():
+    """As argmax does."""
+    x, labels = jnp.arange(6.0)[:, None], np.array([0, 0, 1, 1, 2, 2])
+    score = jaxconvex.euclidean_convexity(lambda h: jnp.zeros((len(h), 3)), x, labels, num_classes=3)
+    assert score.per_class.tolist() == [1, 0, 0]
+    score = jaxconvex.euclidean_convexity(lambda h: jnp.zeros((len(h), 3)).at[:, 0].set(-1), x, labels, num_classes=3)
+    assert score.per_class.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_a_point_that_is_not_finite_gives_no_number(value):
+    x, labels = data(20)
+    labels = np.arange(20) % 2
+    score = jax.jit(
+        lambda x: jaxconvex.euclidean_convexity(lambda h: jnp.nan_to_num(h), x, labels, num_classes=2).per_class
+    )(x.at[4, 0].set(value))
+    assert np.isnan(score).tolist() == [True, False]
+
+
+def test_other_weights_and_other_sizes_compile_nothing():
+    traced = []
+
+    def counted(weights, h):
+        traced.append(h.shape)
+        return apply(weights, h)
+
+    def shares(seed: int, n: int) -> np.ndarray:
+        x, labels = data(64)
+        labels[n:] = -1
+        segments = euclidean_segments(Partial(counted, weights(seed)), x, labels, num_classes=3, batch_size=100)
+        return np.asarray(segments.shares[segments.keep])
+
+    found = [shares(0, 64), shares(1, 64), shares(0, 63)]
+    assert len(traced) == 1
+    assert not np.array_equal(found[0], found[1])
+    assert len(found[2]) < len(found[0])
+
+
+MESH = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType
+import jaxconvex
+from jaxconvex.segments import euclidean_segments
+draws = np.random.default_rng(0)
+x, labels = jnp.asarray(draws.normal(size=(150, 5)), jnp.float32), draws.integers(-1, 4, 150)
+hidden, head = (jnp.asarray(draws.normal(size=s), jnp.float32) for s in ((5, 16), (16, 4)))
+hidden = jax.device_put(hidden, jax.devices()[0])  # weights that lie on one device
+predict = lambda h: jnp.sum(jnp.sum(h[:, :, None] * hidden, 1)[:, :, None] * head, 1)
+settings = dict(num_classes=4, batch_size=40)
+one = euclidean_segments(predict, x, labels, **settings)
+score = jaxconvex.euclidean_convexity(predict, x, labels, **settings)
+meshes = [
+    jax.make_mesh((8,), ("devices",)),
+    jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2),
+    jax.make_mesh((3,), ("some",), devices=jax.devices()[:3]),
+]
+for mesh in meshes:
+    many = euclidean_segments(predict, x, labels, mesh=mesh, **settings)
+    for field, other in zip(one, many):
+        kept = [np.asarray(a)[np.asarray(s.keep)] if len(a) != 4 else np.asarray(a) for a, s in ((field, one), (other, many))]
+        assert np.array_equal(*kept), (mesh, kept)
+    for a, b in zip(score, jaxconvex.euclidean_convexity(predict, x, labels, mesh=mesh, **settings)):
+        assert np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True), mesh
+    with_jit = jax.jit(lambda x: jaxconvex.euclidean_convexity(
+        lambda h: jnp.sum(h[:, :, None] * np.eye(5, 4, dtype="f"), 1), x, labels, num_classes=4, max_pairs=None, mesh=mesh
+    ).per_class)(np.asarray(x))
+    plain = jaxconvex.euclidean_convexity(
+        lambda h: jnp.sum(h[:, :, None] * np.eye(5, 4, dtype="f"), 1), x, labels, num_classes=4, max_pairs=None
+    ).per_class
+    np.testing.assert_allclose(with_jit, plain, rtol=1e-6)
+print("equal on", [mesh.size for mesh in meshes])
+"""
+
+
+def test_a_mesh_finds_the_same_shares():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    root = Path(jaxconvex.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", MESH], capture_output=True, text=True, cwd=root, env=environment, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "equal on [8, 8, 3]"
