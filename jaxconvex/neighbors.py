@@ -1,8 +1,7 @@
-"""Exact k-nearest neighbours, in blocks of queries, never n x n in memory."""
+"""Exact k-nearest neighbours on one device or many, never n x n in memory."""
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
 
+from jaxconvex.candidates import SPARE, TOGETHER, nearest_by_products
 from jaxconvex.checks import as_points, is_concrete, positive_integer
 from jaxconvex.distances import Metric, metric_function, squared_euclidean
 
 __all__ = ["KNNGraph", "epsilon_graph", "knn_graph"]
 
-SPARE = 6  # candidates kept beyond k: their scores are rounded, so they are ranked again by exact differences
-BLOCK_BYTES = 64 * 2**20  # scores of one block of queries against all points
-RESCUED = 32  # rows searched by differences at a time, where rounding leaves their candidates in doubt
+BLOCK_BYTES = 64 * 2**20  # distances of a block of queries to all points, where the metric is no matrix product
+SMALL = 2**16  # with fewer points than that compiling takes longer than padding them to a size that others have
 
 
 class KNNGraph(NamedTuple):
@@ -32,7 +32,9 @@ class KNNGraph(NamedTuple):
     distances: Float[Array, "n k"]
 
 
-def knn_graph(x: Float[Array, "n d"], *, k: int = 10, metric: Metric = "euclidean") -> KNNGraph:
+def knn_graph(
+    x: Float[Array, "n d"], *, k: int = 10, metric: Metric = "euclidean", mesh: Mesh | None = None
+) -> KNNGraph:
     """The k nearest neighbours of every point and their distances, exact: `KNNGraph(indices, distances)`.
 
     Args:
@@ -40,6 +42,8 @@ def knn_graph(x: Float[Array, "n d"], *, k: int = 10, metric: Metric = "euclidea
         k: number of neighbours, 1 to n - 1.
         metric: "euclidean", "cosine" (the chord, see `distances.cosine`), "manhattan", or a symmetric metric on two
             vectors that JAX can trace. Squared distances are refused: they break the triangle inequality.
+        mesh: the devices to share the work: each holds all points and searches for its share of them. The result, the
+            same to the last bit, is on all of them. x may then be an array that no single process can address whole.
 
     Euclidean and cosine neighbours come from matrix products of centred data. A product is rounded, so it only proposes
     candidates; those are ranked by distances from differences, and a bound on the rounding shows for each row that no
@@ -52,7 +56,8 @@ def knn_graph(x: Float[Array, "n d"], *, k: int = 10, metric: Metric = "euclidea
     Raises:
         ValueError: k < 1 or k >= n, wrong rank, squared distances, non-finite input, zero vectors for the cosine.
 
-    Cost: n^2 d operations; memory of one block of queries against all points (64 MB) beyond the data.
+    Cost: n^2 d operations; beyond the data memory for two copies of them, some 40 (k + 6) bytes a point, and a tile of
+    the product (32 MB on a CPU, 1 GB elsewhere). On concrete input similar numbers of points share one compilation.
 
     >>> graph = knn_graph(jnp.array([[0.], [1.], [3.], [7.]]), k=2)
     >>> graph.indices.tolist()
@@ -64,17 +69,20 @@ def knn_graph(x: Float[Array, "n d"], *, k: int = 10, metric: Metric = "euclidea
             "through many points would be shorter than the straight edge. Use 'euclidean'; the neighbours are the same."
         )
     metric_function(metric)
-    points = as_points(x)
+    points = _replicated(x, mesh) if mesh is not None else as_points(x)
     n = points.shape[0]
     positive_integer(k, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")
     if metric == "cosine" and is_concrete(points):
-        zero = np.flatnonzero(~np.asarray(jnp.any(points != 0, axis=1)))
+        zero = np.flatnonzero(~np.asarray(_nonzero_rows(points).addressable_data(0)))
         if zero.size:
             raise ValueError(
                 f"metric='cosine' needs a direction for every point; {zero.size} rows of x are zero vectors "
                 f"(first: row {zero[0]}). Remove them or use another metric."
             )
-    return _knn(points, k, metric)
+    if mesh is not None:
+        return _knn_on_mesh(points, k, metric, _line(mesh))
+    padded = jnp.pad(points, ((0, padded_size(n) - n), (0, 0)), mode="edge")  # zero vectors would have no direction
+    return jax.tree.map(lambda part: part[:n], _knn(padded, n, k, metric))
 
 
 def epsilon_graph(
@@ -120,8 +128,59 @@ def epsilon_graph(
     return KNNGraph(indices, jnp.where(crowded, jnp.nan, distances))
 
 
+def padded_size(n: int) -> int:
+    """The number of rows to search in where there are n points: one of eight an octave, unless there are many."""
+    step = 64 if n >= SMALL else max(64, 2 ** ((n + SPARE).bit_length() - 4))
+    return -(-(n + SPARE) // step) * step
+
+
 @partial(jax.jit, static_argnames=("k", "metric"))
-def _knn(x: Float[Array, "n d"], k: int, metric: Any) -> KNNGraph:
+def _knn(x: Float[Array, "n d"], count: int | Array, k: int, metric: Any) -> KNNGraph:
+    """The graph of the first `count` rows; the others are padding, and so is what is found for them."""
+    return _neighbors_of_rows(x, jnp.int32(0), jnp.int32(count), x.shape[0], k, metric)
+
+
+@partial(jax.jit, static_argnames=("k", "metric", "mesh"))
+def _knn_on_mesh(x: Float[Array, "n d"], k: int, metric: Any, mesh: Mesh) -> KNNGraph:
+    n = x.shape[0]
+    size = -(-(n + SPARE) // (mesh.size * TOGETHER)) * TOGETHER
+    x = jnp.pad(x, ((0, size * mesh.size - n), (0, 0)), mode="edge")
+
+    def share(x: Float[Array, "n d"]) -> KNNGraph:
+        first = lax.axis_index("queries").astype(jnp.int32) * size
+        return _neighbors_of_rows(x, first, jnp.int32(n), size, k, metric)
+
+    # No device's number of steps depends on another's, which the check of varying values does not know.
+    shares = jax.shard_map(
+        share, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec("queries"), check_vma=False
+    )(x)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda part: lax.with_sharding_constraint(part[:n], everywhere), shares)
+
+
+def _line(mesh: Mesh) -> Mesh:
+    return Mesh(mesh.devices.ravel(), ("queries",))
+
+
+def _replicated(x: Any, mesh: Mesh) -> Float[Array, "n d"]:
+    """The points, checked, on every device of the mesh."""
+    if is_concrete(x) and not (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return jax.device_put(as_points(x), NamedSharding(_line(mesh), PartitionSpec()))
+    points = jax.eval_shape(as_points, x)  # all but the values
+    if is_concrete(x):
+        return jax.device_put(x, NamedSharding(_line(mesh), PartitionSpec())).astype(points.dtype)
+    return x.astype(points.dtype)
+
+
+@jax.jit
+def _nonzero_rows(x: Float[Array, "n d"]) -> Array:
+    return jnp.any(x != 0, axis=1)
+
+
+def _neighbors_of_rows(
+    x: Float[Array, "n d"], first: Int[Array, ""], count: Int[Array, ""], size: int, k: int, metric: Any
+) -> KNNGraph:
+    """The neighbours of `size` rows from the first, among the first `count` rows."""
     finite = jnp.all(jnp.isfinite(x))
     safe = jnp.where(jnp.isfinite(x), x, 0)
     # A power of two changes no digit, and keeps squares from overflowing.
@@ -131,116 +190,59 @@ def _knn(x: Float[Array, "n d"], k: int, metric: Any) -> KNNGraph:
     if metric == "cosine":
         scaled, scale = _directions(scaled), jnp.ones((), x.dtype)
     function = metric_function("euclidean" if metric == "cosine" else metric)
-    search = _search_products if metric in ("euclidean", "cosine") else partial(_search_differences, function=function)
-    indices = search(lax.stop_gradient(scaled), k=k)
-
-    def column(j: Int[Array, " n"]) -> Float[Array, " n"]:
-        return jax.vmap(function)(scaled, scaled[j])
-
-    distances = lax.map(column, indices.T).T * scale
-    distances, indices = lax.sort((distances, indices), num_keys=2)
+    fixed = lax.stop_gradient(scaled)
+    if metric in ("euclidean", "cosine"):
+        fixed = jnp.where(jnp.isfinite(fixed), fixed, 0)
+        indices, squared = nearest_by_products(fixed, first, count, size=size, k=k)
+        known = jnp.sqrt(squared)
+    else:
+        indices, known = _nearest_by_differences(fixed, first, count, size, k, function)
+    known, indices = lax.sort((known, indices), num_keys=2)
+    distances = _with_gradient(function, scaled, first, indices, known) * scale
     return KNNGraph(indices, jnp.where(finite, distances, jnp.nan))
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _with_gradient(function: Any, x: Array, first: Array, indices: Array, known: Array) -> Float[Array, "size k"]:
+    """The known distances of rows from the first to the points at `indices`, with the gradient they have in x."""
+    return known
+
+
+@_with_gradient.defjvp
+def _tangent(function: Any, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    x, first, indices, known = primals
+
+    def column(j: Int[Array, " size"]) -> Float[Array, " size"]:
+        def distances(x: Array) -> Array:
+            return jax.vmap(function)(lax.dynamic_slice_in_dim(x, first, len(j)), x[j])
+
+        return jax.jvp(distances, (x,), tangents[:1])[1]
+
+    return known, lax.map(column, indices.T).T
+
+
 def _directions(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    x = x / jnp.max(jnp.abs(x), axis=1, keepdims=True)
-    return x / jnp.sqrt(jnp.sum(jnp.square(x), axis=1, keepdims=True))
+    def some(x: Float[Array, "some d"]) -> Float[Array, "some d"]:
+        x = x / jnp.max(jnp.abs(x), axis=1, keepdims=True)
+        return x / jnp.sqrt(jnp.sum(jnp.square(x), axis=1, keepdims=True))
+
+    # Some rows at a time, so that equal rows have equal directions: see `candidates._squared`.
+    return lax.map(some, x.reshape(-1, TOGETHER, x.shape[1])).reshape(x.shape)
 
 
-def _search_products(x: Float[Array, "n d"], k: int) -> Int[Array, "n k"]:
-    """Neighbours by matrix products, with a proof for each row or a search by differences."""
+def _nearest_by_differences(
+    x: Float[Array, "n d"], first: Array, count: Array, size: int, k: int, function: Any
+) -> tuple[Int[Array, "size k"], Float[Array, "size k"]]:
+    """Neighbours and distances by the metric itself, for metrics that are no matrix product."""
     n, d = x.shape
-    x = jnp.where(jnp.isfinite(x), x, 0)
-    kept = min(k + SPARE, n - 1)
-    size = _block_size(n, x.dtype.itemsize)
-    # A median of some rows: unlike the mean, a few far outliers do not move it, and rounding grows with the norms.
-    centred = x - jnp.median(x[:: max(1, n // 256)], axis=0)
-    half = 0.5 * jnp.sum(jnp.square(centred), axis=1)
-    norm = jnp.sqrt(2 * half)
-    # Sums of d products, in any order, are off by at most about d/2 eps |x||y|.
-    slack = (0.5 * d + 8) * jnp.finfo(x.dtype).eps
-    lowered, steepness = half * (1 - slack), slack * norm
-    transposed = centred.T
+    points = jnp.arange(n)
+    together = min(TOGETHER, 2 ** max(0, (BLOCK_BYTES // (n * d * x.dtype.itemsize)).bit_length() - 1))
 
-    def block(rows: Int[Array, " b"]) -> tuple[Int[Array, "b k"], Bool[Array, " b"]]:
-        queries = centred[rows]
-        products = jnp.dot(queries, transposed, precision=lax.Precision.HIGHEST)
-        # |y|^2/2 - x.y ranks as the distance does; less the rounding error it is a lower bound.
-        bound = lowered - products - norm[rows][:, None] * steepness
-        bound = jnp.where(jnp.arange(n) == rows[:, None], jnp.inf, bound)
-        last, candidates = _smallest(bound, kept)
-        nearest, farthest = _rank_by_differences(x, rows, candidates, k)
-        worst = 0.5 * farthest * (1 + slack) - half[rows] * (1 - slack)
-        return nearest, (worst < last) | (kept == n - 1)
+    def block(rows: Int[Array, " some"]) -> tuple[Array, Array]:
+        distances = jax.vmap(lambda a: jax.vmap(lambda b: function(a, b))(x))(x[rows])
+        own = (points == rows[:, None]) | (points >= count)
+        negative, indices = lax.top_k(-jnp.where(own, jnp.inf, distances), k)
+        return indices, -negative
 
-    blocks = -(-n // size)
-    rows = jnp.minimum(jnp.arange(blocks * size), n - 1).reshape(blocks, size)
-    nearest, proven = lax.map(block, rows)
-    return _rescue(x, nearest.reshape(-1, k)[:n], ~proven.reshape(-1)[:n], kept)
-
-
-def _rescue(x: Array, nearest: Int[Array, "n k"], doubtful: Bool[Array, " n"], kept: int) -> Int[Array, "n k"]:
-    """Search the doubtful rows by differences, some at a time; none costs nothing."""
-    n, k = nearest.shape
-    count = jnp.sum(doubtful)
-    waiting = jnp.nonzero(doubtful, size=n + RESCUED, fill_value=n)[0]
-    features = x.T
-
-    def rescue(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        start, nearest = state
-        rows = lax.dynamic_slice(waiting, (start,), (RESCUED,))
-        queries = features[:, jnp.minimum(rows, n - 1)]
-
-        def add(i: Array, total: Array) -> Array:
-            return total + jnp.square(queries[i][:, None] - features[i][None, :])
-
-        squared = lax.fori_loop(0, x.shape[1], add, jnp.zeros((RESCUED, n), x.dtype))
-        squared = jnp.where(jnp.arange(n) == rows[:, None], jnp.inf, squared)
-        _, candidates = _smallest(squared, kept)
-        found, _ = _rank_by_differences(x, jnp.minimum(rows, n - 1), candidates, k)
-        return start + RESCUED, nearest.at[rows].set(found, mode="drop")
-
-    return lax.while_loop(lambda state: state[0] < count, rescue, (jnp.int32(0), nearest))[1]
-
-
-def _rank_by_differences(
-    x: Array, rows: Int[Array, " b"], candidates: Int[Array, "b m"], k: int
-) -> tuple[Int[Array, "b k"], Float[Array, " b"]]:
-    """The nearest k of the candidates, and the squared distance of the last of them."""
-    candidates = jnp.sort(candidates, axis=1)  # so that ties go to the lowest index
-    squared = lax.map(lambda j: jnp.sum(jnp.square(x[rows] - x[j]), axis=1), candidates.T).T
-    negative, order = lax.top_k(-squared, k)
-    return jnp.take_along_axis(candidates, order, axis=1), -negative[:, -1]
-
-
-def _smallest(values: Float[Array, "b n"], m: int) -> tuple[Float[Array, " b"], Int[Array, "b m"]]:
-    """The m-th smallest value of each row, and the indices of the m smallest, ties to the lowest index.
-
-    The m smallest lie in the m groups of smallest minima, so that only those are sorted: on CPU ten times faster than
-    `top_k` of the row.
-    """
-    b, n = values.shape
-    group = 2 ** round(math.log2(max(n / m, 1)) / 2)  # n / group + m * group values are sorted: least at sqrt(n / m)
-    if group < 2:
-        negative, indices = lax.top_k(-values, m)
-        return -negative[:, -1], indices
-    values = jnp.pad(values, ((0, 0), (0, -n % group)), constant_values=jnp.inf)
-    _, groups = lax.top_k(-values.reshape(b, -1, group).min(axis=2), m)
-    members = (jnp.sort(groups, axis=1)[:, :, None] * group + jnp.arange(group, dtype=groups.dtype)).reshape(b, -1)
-    negative, order = lax.top_k(-jnp.take_along_axis(values, members, axis=1), m)
-    return -negative[:, -1], jnp.take_along_axis(members, order, axis=1)
-
-
-def _search_differences(x: Float[Array, "n d"], k: int, function: Any) -> Int[Array, "n k"]:
-    """Neighbours by the metric itself, for metrics that are no matrix product."""
-    n, d = x.shape
-
-    def row(i: Array) -> Int[Array, " k"]:
-        distances = jax.vmap(lambda y: function(x[i], y))(x)
-        return lax.top_k(-jnp.where(jnp.arange(n) == i, jnp.inf, distances), k)[1]
-
-    return lax.map(row, jnp.arange(n), batch_size=min(n, max(1, BLOCK_BYTES // (n * d * x.dtype.itemsize))))
-
-
-def _block_size(n: int, itemsize: int) -> int:
-    return int(min(n, max(8, min(512, BLOCK_BYTES // (n * itemsize)))))
+    indices, distances = lax.map(block, (first + jnp.arange(size)).reshape(-1, together))
+    return indices.reshape(size, k), distances.reshape(size, k)
