@@ -74,7 +74,7 @@ def sum_pairs(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> Pai
     deficit = jnp.where(wanted, deficit_of(counts, dtype), 0)
 
     def count(condition: Array) -> Array:
-        return jnp.sum(wanted & condition, axis=0, dtype=jnp.int32)
+        return jnp.sum(wanted & condition, axis=-2, dtype=jnp.int32)
 
     return PairSums(
         deficit=_sum_in_two_steps(deficit),
@@ -86,10 +86,11 @@ def sum_pairs(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> Pai
     )
 
 
-def _sum_in_two_steps(values: Float[Array, "t s"], step: int = 64) -> Float[Array, " s"]:
+def _sum_in_two_steps(values: Float[Array, "*l t s"], step: int = 64) -> Float[Array, "*l s"]:
     # Sums of sums round less than one long sum.
-    padded = jnp.pad(values, ((0, -len(values) % step), (0, 0)))
-    return jnp.sum(jnp.sum(padded.reshape(-1, step, values.shape[1]), axis=1), axis=0)
+    *rest, t, s = values.shape
+    padded = jnp.pad(values, (*[(0, 0)] * len(rest), (0, -t % step), (0, 0)))
+    return jnp.sum(jnp.sum(padded.reshape(*rest, -1, step, s), axis=-2), axis=-2)
 
 
 def summarise(

@@ -1,99 +1,261 @@
-"""The schedule of the fast engine: which sources are solved together, and on how many streams."""
+"""The schedule of the fast engine: which sources are solved together, towards which targets, on which devices."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from jaxconvex.paths import sources_per_block
+from jaxconvex.graphs import PackedGraph, bucket
 
-__all__ = ["Block", "blocks_of_pairs", "class_partners", "in_streams", "pair_partners"]
+__all__ = [
+    "Block",
+    "Schedule",
+    "blocks_of_classes",
+    "blocks_of_pairs",
+    "blocks_of_sources",
+    "on_devices",
+    "schedule",
+]
+
+SOME = 16  # points of a class from which the others' distances are estimated
 
 
 class Block(NamedTuple):
-    """Some sources, each with its own targets, padded: a source that is its own target is no pair."""
+    """Some sources and targets, both padded, and which of their pairs are wanted under each labeling."""
 
-    sources: np.ndarray  # [s] points; the padding repeats the first
-    targets: np.ndarray  # [t s] points
-    num_sources: int  # those that are not padding
-
-
-def class_partners(labels: np.ndarray, num_classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each class its points, and for each of them all points of the class, [m m]: large classes first."""
-    members = [np.flatnonzero(labels == c) for c in range(num_classes)]
-    members = sorted((m for m in members if len(m) > 1), key=len, reverse=True)
-    return [(m, np.broadcast_to(m, (len(m), len(m)))) for m in members]
+    sources: Int[np.ndarray, " s"]
+    targets: Int[np.ndarray, " t"]
+    wanted: Bool[np.ndarray, "l t s"]
+    mirrored: Bool[np.ndarray, " t"]  # targets for which the pair counts too: no block has them as its source
+    num_sources: int
+    num_targets: int
 
 
-def pair_partners(first: np.ndarray, second: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The given pairs, gathered by their first point: the points, and for each its partners, padded with itself."""
-    order = np.argsort(first, kind="stable")
-    sources, starts, counts = np.unique(first[order], return_index=True, return_counts=True)
-    by_count = np.argsort(-counts, kind="stable")  # so that a block pads little
-    sources, starts, counts = sources[by_count], starts[by_count], counts[by_count]
-    width = int(counts.max(initial=0))
-    entry = np.arange(width)
-    padded = np.minimum(starts[:, None] + entry, len(first) - 1)
-    return [(sources, np.where(entry < counts[:, None], second[order][padded], sources[:, None]))] if width else []
+class Schedule(NamedTuple):
+    """The points to search from, a part for each block, in the order in which they are best solved."""
+
+    parts: list[Int[np.ndarray, " m"]]
+    lanes: int  # sources of a block, with those that pad
+
+    @property
+    def order(self) -> Int[np.ndarray, " m"]:
+        return np.concatenate([*self.parts, np.zeros(0, np.int64)]).astype(np.int64)
 
 
-def blocks_of_pairs(partners: list[tuple[np.ndarray, np.ndarray]], num_points: int) -> Iterator[Block]:
-    """Blocks of the sources in their order, the targets of each padded to a power of two to share compilations."""
-    size = sources_per_block(num_points)
-    waiting: list[tuple[np.ndarray, np.ndarray]] = []
-    total = 0
-    for sources, targets in partners:
-        while len(sources):
-            take = min(size - total, len(sources))
-            waiting.append((sources[:take], targets[:take]))
-            sources, targets, total = sources[take:], targets[take:], total + take
-            if total == size:
-                yield _block(waiting, size)
-                waiting, total = [], 0
-    if waiting:
-        yield _block(waiting, size)
+def most_lanes(num_points: int) -> int:
+    """How many sources a block has at most: their distances to all points should stay in a processor's caches.
 
-
-def _block(parts: list[tuple[np.ndarray, np.ndarray]], size: int) -> Block:
-    sources = np.concatenate([s for s, _ in parts])
-    count = len(sources)
-    sources = np.concatenate([sources, np.full(size - count, sources[0])]).astype(np.int32)
-    longest = max(t.shape[1] for _, t in parts)
-    targets = np.repeat(sources[None, :], max(32, 1 << (longest - 1).bit_length()), axis=0)
-    column = 0
-    for own, partners in parts:
-        targets[: partners.shape[1], column : column + len(own)] = partners.T
-        column += len(own)
-    return Block(sources, targets, count)
-
-
-def in_streams(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """function(item) for each item, in order. On CPU a few run at once, a stream a core; elsewhere the device queues them.
-
-    The first runs alone, so that what must be compiled is compiled once. An interrupt drops what has not begun.
+    An accelerator has no such caches to speak of: there, as many as keep it busy.
     """
-    items = iter(items)
-    for item in items:
-        yield function(item)
+    if jax.default_backend() == "cpu":
+        return 128 if num_points <= 16_384 else 64 if num_points <= 131_072 else 32
+    return 512 if num_points <= 131_072 else 128
+
+
+def schedule(
+    packed: PackedGraph, labels: Int[np.ndarray, " n"], points: Int[np.ndarray, " m"] | None = None
+) -> Schedule:
+    """The labelled points, or those of the given ones, class by class, near classes side by side.
+
+    Within a class the outermost come first, a shell for each block, and within a shell those near each other. A pair is
+    scored from the end that comes first, so that the search from the inner ones need not reach the outer ones; and near
+    sources have nearly the same paths, so that their rows settle together. What is far and what is near is told by lower
+    bounds of the distances, from those to the landmarks.
+    """
+    points = np.flatnonzero(labels >= 0) if points is None else points[labels[points] >= 0]
+    own = np.unique(labels[points], return_inverse=True)[1]
+    members = np.split(points[np.argsort(own, kind="stable")], np.cumsum(np.bincount(own))[:-1]) if len(points) else []
+    centres = np.array([packed.landmarks[some].mean(axis=0) for some in members]).reshape(len(members), -1)
+    by_place = np.lexsort((centres.min(axis=1), centres.argmin(axis=1))) if len(members) else []
+    members = [members[c] for c in by_place]
+    most = most_lanes(len(labels))
+    # A block costs its lanes and, whatever these are, about as much as 24 more.
+    sizes = (most, most * 3 // 4, most // 2)
+    cost = [sum(number * (lanes + 24) for _, number in _portions(members, lanes)) for lanes in sizes]
+    lanes = sizes[int(np.argmin(cost))] if 1.15 * min(cost) < cost[0] else most  # mostly one size: it is compiled once
+    lanes = min(lanes, max(16, 1 << (max(len(points), 1) - 1).bit_length()))
+    parts = []
+    for some, number in _portions(members, lanes):
+        inward = [_inward(packed.landmarks[of_class], number) for of_class in some]
+        whole = np.concatenate([of_class[order] for of_class, order in zip(some, inward, strict=True)])
+        parts += np.array_split(whole, number)
+    return Schedule(parts, lanes)
+
+
+def _portions(members: Sequence[np.ndarray], lanes: int) -> Iterator[tuple[list[np.ndarray], int]]:
+    """Small classes together while they fit one block; each larger one by itself, with the number of its blocks."""
+    waiting: list[np.ndarray] = []
+    total = 0
+    for some in members:
+        if waiting and total + len(some) > lanes:
+            yield waiting, 1
+            waiting, total = [], 0
+        if len(some) > lanes:
+            yield [some], -(-len(some) // lanes)
+        else:
+            waiting, total = [*waiting, some], total + len(some)
+    if waiting:
+        yield waiting, 1
+
+
+def _inward(away: Float[np.ndarray, "m l"], shells: int) -> Int[np.ndarray, " m"]:
+    """The order of some points from the outermost inwards, in shells, given their distances to landmarks."""
+    m = len(away)
+    some = np.linspace(0, m - 1, min(m, SOME)).astype(np.int64)
+    bounds = np.stack([np.abs(away - away[i]).max(axis=1) for i in some], axis=1)
+    shell = np.empty(m, np.int64)
+    shell[np.argsort(-bounds.mean(axis=1), kind="stable")] = np.arange(m) * shells // max(m, 1)
+    return np.lexsort((bounds.min(axis=1), bounds.argmin(axis=1), shell))
+
+
+def blocks_of_classes(labelings: Sequence[Int[np.ndarray, " n"]], plan: Schedule) -> Iterator[Block]:
+    """All pairs of all classes of each labeling, each pair from the end that comes first in the schedule.
+
+    Pairs within a block are solved from both ends.
+    """
+    order = plan.order
+    rank = np.full(len(labelings[0]), -1)
+    rank[order] = np.arange(len(order))
+    members = [_members(labels, order) for labels in labelings]
+    width = _width(members, labelings, plan.parts)
+    stop = 0
+    for sources in plan.parts:
+        start, stop = stop, stop + len(sources)
+        found = [
+            of_class[c][np.searchsorted(rank[of_class[c]], start) :]
+            for labels, of_class in zip(labelings, members, strict=True)
+            for c in np.unique(labels[sources])
+            if c >= 0 and len(of_class[c]) > 1
+        ]
+        targets = found[0] if len(found) == 1 else np.unique(np.concatenate([*found, sources[:0]]))
+        if len(targets) > 1:
+            wanted = np.stack([_alike(labels, targets, sources) for labels in labelings])
+            yield _padded(sources, targets, wanted, rank[targets] >= stop, plan.lanes, width)
+
+
+def blocks_of_sources(
+    labelings: Sequence[Int[np.ndarray, " n"]], drawn: Sequence[Int[np.ndarray, " m"]], plan: Schedule
+) -> Iterator[Block]:
+    """The pairs of the drawn sources of each labeling with all others of their class."""
+    everyone = np.arange(len(labelings[0]))
+    members = [_members(labels, everyone) for labels in labelings]
+    asked = np.zeros((len(labelings), len(everyone)), bool)
+    for chosen, sources in zip(asked, drawn, strict=True):
+        chosen[sources] = True
+    width = _width(members, labelings, plan.parts)
+    for part in plan.parts:
+        found = [
+            of_class[c]
+            for labels, of_class in zip(labelings, members, strict=True)
+            for c in np.unique(labels[part])
+            if c >= 0
+        ]
+        targets = np.unique(np.concatenate(found))
+        wanted = np.stack(
+            [_alike(labels, targets, part) & chosen[part] for labels, chosen in zip(labelings, asked, strict=True)]
+        )
+        if wanted.any():
+            yield _padded(part, targets, wanted, np.zeros(len(targets), bool), plan.lanes, width)
+
+
+def blocks_of_pairs(first: Int[np.ndarray, " p"], second: Int[np.ndarray, " p"], plan: Schedule) -> Iterator[Block]:
+    """The given pairs, each from the end that comes first in the schedule, for a single labeling."""
+    order = plan.order
+    rank = np.zeros(order.max(initial=0) + 1, np.int64)
+    rank[order] = np.arange(len(order))
+    later = rank[first] > rank[second]
+    first, second = np.where(later, second, first), np.where(later, first, second)
+    by_source = np.argsort(rank[first], kind="stable")
+    first, second = first[by_source], second[by_source]
+    sources, begins = np.unique(rank[first], return_index=True)
+    sources, begins = order[sources], np.append(begins, len(first))
+    spans = [(start, min(start + plan.lanes, len(sources))) for start in range(0, len(sources), plan.lanes)]
+    goals = [np.unique(second[begins[start] : begins[stop]]) for start, stop in spans]
+    width = max((len(targets) for targets in goals), default=1)
+    for (start, stop), targets in zip(spans, goals, strict=True):
+        wanted = np.zeros((1, len(targets), stop - start), bool)
+        column = np.repeat(np.arange(stop - start), np.diff(begins[start : stop + 1]))
+        wanted[0, np.searchsorted(targets, second[begins[start] : begins[stop]]), column] = True
+        yield _padded(sources[start:stop], targets, wanted, np.ones(len(targets), bool), plan.lanes, width)
+
+
+def _members(labels: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+    """The points of each class, in the order."""
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    sizes = np.bincount(labels[order] + 1)
+    return np.split(by_class, np.cumsum(sizes)[:-1])[1:]
+
+
+def _alike(labels: np.ndarray, targets: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    own = labels[sources]
+    return (labels[targets][:, None] == own) & (own >= 0) & (targets[:, None] != sources)
+
+
+def _width(members: Sequence[list[np.ndarray]], labelings: Sequence[np.ndarray], parts: Sequence[np.ndarray]) -> int:
+    """How many targets a block of these sources has at most."""
+
+    def most(part: np.ndarray) -> int:
+        return sum(
+            len(of_class[c])
+            for labels, of_class in zip(labelings, members, strict=True)
+            for c in np.unique(labels[part])
+            if c >= 0
+        )
+
+    return max((most(part) for part in parts), default=1)
+
+
+def _padded(
+    sources: np.ndarray, targets: np.ndarray, wanted: np.ndarray, mirrored: np.ndarray, size: int, width: int
+) -> Block:
+    s, t = len(sources), len(targets)
+    width = bucket(max(width, 32), 2)  # few sizes, to share compilations
+    return Block(
+        sources=np.concatenate([sources, np.full(size - s, sources[0])]).astype(np.int32),
+        targets=np.concatenate([targets, np.full(width - t, sources[0])]).astype(np.int32),
+        wanted=np.pad(wanted, ((0, 0), (0, width - t), (0, size - s))),
+        mirrored=np.pad(mirrored, (0, width - t)),
+        num_sources=s,
+        num_targets=t,
+    )
+
+
+def on_devices(
+    function: Callable[[Any, Any], Any], items: Iterable[Any], devices: Sequence[Any] | None = None
+) -> Iterator[Any]:
+    """function(item, device) for each item, in order; item i goes to device i modulo their number.
+
+    Those of other processes are left to them. Some run at once, on CPU a stream a core. The first runs alone, so that
+    what must be compiled is compiled once. An interrupt drops what has not begun.
+    """
+    places = list(devices) if devices is not None else [None]
+    mine = [place is None or place.process_index == jax.process_index() for place in places]
+    jobs = ((item, places[i % len(places)]) for i, item in enumerate(items) if mine[i % len(places)])
+    for job in jobs:
+        yield function(*job)
         break
-    if jax.default_backend() != "cpu":
-        yield from map(function, items)
-        return
     wide = jax.dtypes.canonicalize_dtype(float) == np.float64  # x64 may be on in this thread alone: tell the others
 
-    def work(item: Any) -> Any:
+    def work(item: Any, device: Any) -> Any:
         with jax.enable_x64(wide):
-            return function(item)
+            return function(item, device)
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        futures = [pool.submit(work, item) for item in items]
+    cores = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 2
+    workers = max(cores, len(places))
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        waiting: list[Any] = []
         try:
-            for future in futures:
-                yield future.result()
+            for job in jobs:
+                waiting.append(pool.submit(work, *job))
+                if len(waiting) > 2 * workers:  # so that blocks are not all made before the first is solved
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -19,6 +19,8 @@ __all__ = ["Graph", "PackedGraph", "as_graph", "pack", "undirected"]
 UNREACHED = 2**30 - 1  # infinity of fixed-point lengths: two of them still add up without wrapping
 FINE = 2**16  # quanta the median edge needs; with fewer the lengths stay floating-point
 WIDTH = 4  # neighbours read at a time
+CHUNK = 128  # rows handled together by a processor's core; their number is a multiple of it
+LANDMARKS = 16
 
 
 class Graph(NamedTuple):
@@ -33,17 +35,21 @@ class Graph(NamedTuple):
 class PackedGraph(NamedTuple):
     """A graph laid out for shortest paths from many sources at once; made by `pack`, and a pytree like any other.
 
-    Nodes are ordered by degree and cut in slices of some rows. Slice i owns the groups starts[i] to starts[i + 1] of
-    `neighbors` and `lengths`, each `WIDTH` neighbours wide, so that a hub pads its own slice alone. Lengths are int32
-    multiples of `quantum` (a power of two; the shortest is 1), or floating-point where an outlier would make that coarse.
+    Nodes are ordered by degree, a row each. Row i owns `count[i]` groups of `neighbors` and `lengths`, from group
+    `first[i]` on, each `WIDTH` neighbours wide; the last group of all holds none. Lengths are int32 multiples of
+    `quantum` (a power of two; the shortest is 1), or floating-point where an outlier would make that coarse.
     """
 
-    neighbors: Int[Array, "groups slice width"]
-    lengths: Array  # [groups slice width] int32, or floating-point
-    starts: Int[Array, " slices+1"]
+    neighbors: Int[Array, "groups width"]
+    lengths: Array  # [groups width] int32, or floating-point
+    owner: Int[Array, " groups"]  # the row of each group; beyond the last row where the group pads
+    first: Int[Array, " rows"]
+    count: Int[Array, " rows"]
     order: Int[Array, " rows"]  # the node of each row; rows that pad repeat the last node
     position: Int[Array, " n"]  # the row of each node
     component: Int[Array, " rows"]  # connected component of each row; -1 where the row pads
+    landmarks: Float[Any, "n m"]  # distances to some nodes, which tell what lies outside and what side by side
+    step: Array  # the median length
     quantum: Float[Array, ""]
     depth: Int[Array, ""]  # hops from one root of each component, the deepest: long chains need another engine
     edges: Graph  # the graph it was made from
@@ -121,7 +127,7 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     Raises:
         ValueError: under jit, vmap or grad, where values are not known: pack before, or pass the Graph.
 
-    Cost: a sort of the edges and one shortest-path tree, on the host.
+    Cost: a sort of the edges and some shortest-path trees, on the host.
 
     >>> from jaxconvex import knn_graph
     >>> pack(knn_graph(jnp.array([[0.], [1.], [3.]]), k=1)).position.shape
@@ -142,7 +148,7 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     # scipy.sparse drops explicit zeros in some operations, so edges of length 0 travel as the smallest positive number.
     ends = np.asarray(edges.receivers)[keep], np.asarray(edges.senders)[keep]
     matrix = sparse.coo_matrix((np.maximum(weights, np.finfo(np.float64).tiny), ends), shape=(n, n)).tocsr()
-    component, eccentricity, depth = _survey(matrix)
+    component, eccentricity, depth, landmarks = _survey(matrix)
     quantum = power_of_two_quantum(np.float64(eccentricity))
     positive = weights[weights > 0]  # many equal points make no graph coarse
     fine = positive.size == 0 or np.median(positive) >= FINE * quantum
@@ -154,31 +160,39 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
         absent = np.inf
 
     degree = np.diff(matrix.indptr)
-    order = np.lexsort((np.arange(n), -(-degree // WIDTH)))
-    size = 64 if n < 4096 else 256
-    slices = bucket(-(-n // size), 4)
-    rows = slices * size
+    groups = -(-degree // WIDTH)
+    order = np.argsort(groups, kind="stable")
+    rows = -(-bucket(n) // CHUNK) * CHUNK
     position = np.empty(n, np.int32)
     position[order] = np.arange(n)
-    padded = np.concatenate([degree[order], np.zeros(rows - n, degree.dtype)])
-    groups = np.maximum(1, -(-padded.reshape(slices, size).max(axis=1) // WIDTH))
-    starts = np.concatenate([[0], np.cumsum(groups)]).astype(np.int32)
-    total = bucket(max(int(starts[-1]), 256), 1)  # unused groups cost memory alone
-    neighbors = np.zeros((total, size, WIDTH), np.int32)
-    packed = np.full((total, size, WIDTH), absent, values.dtype)
+    count = np.concatenate([groups[order], np.zeros(rows - n, groups.dtype)])
+    first = np.cumsum(count) - count
+    total = int(count.sum())
+    size = bucket(max(total + 1, CHUNK))
+    owner = np.concatenate([np.repeat(np.arange(rows), count), np.full(size - total, rows)])
+    neighbors = np.repeat(np.minimum(owner, rows - 1)[:, None], WIDTH, axis=1)
+    packed = np.full((size, WIDTH), absent, values.dtype)
     row = np.repeat(np.arange(n), degree[order])
     entry = np.arange(len(row)) - np.repeat(np.cumsum(degree[order]) - degree[order], degree[order])
     source = np.repeat(matrix.indptr[order], degree[order]) + entry
-    group = starts[row // size] + entry // WIDTH
-    neighbors[group, row % size, entry % WIDTH] = position[matrix.indices[source]]
-    packed[group, row % size, entry % WIDTH] = values[source]
+    group = first[row] + entry // WIDTH
+    neighbors[group, entry % WIDTH] = position[matrix.indices[source]]
+    packed[group, entry % WIDTH] = values[source]
+
+    def padded(values: np.ndarray, filler: Any) -> Array:
+        return jnp.asarray(np.concatenate([values, np.full(rows - n, filler)]).astype(np.int32))
+
     return PackedGraph(
-        neighbors=jnp.asarray(neighbors),
+        neighbors=jnp.asarray(neighbors.astype(np.int32)),
         lengths=jnp.asarray(packed),
-        starts=jnp.asarray(starts),
-        order=jnp.asarray(np.concatenate([order, np.full(rows - n, order[-1])]).astype(np.int32)),
+        owner=jnp.asarray(owner.astype(np.int32)),
+        first=jnp.asarray(first.astype(np.int32)),
+        count=jnp.asarray(count.astype(np.int32)),
+        order=padded(order, order[-1]),
         position=jnp.asarray(position),
-        component=jnp.asarray(np.concatenate([component[order], np.full(rows - n, -1)]).astype(np.int32)),
+        component=padded(component[order], -1),
+        landmarks=landmarks,
+        step=jnp.asarray(np.median(values).astype(values.dtype) if len(values) else values.dtype.type(1)),
         quantum=jnp.float32(np.nan if poisoned else quantum),
         depth=jnp.int32(depth),
         edges=edges,
@@ -202,20 +216,28 @@ def bucket(size: int, steps: int = 8) -> int:
     return -(-size // step) * step
 
 
-def _survey(matrix) -> tuple[np.ndarray, float, int]:
-    """Components, and the largest distance and number of hops from the first node of each component."""
+def _survey(matrix: Any) -> tuple[np.ndarray, float, int, np.ndarray]:
+    """Components, the largest distance and number of hops from a root, and the distances to some landmarks."""
     from scipy.sparse import csgraph
 
+    n = matrix.shape[0]
     _, component = csgraph.connected_components(matrix, directed=False)
     roots = np.unique(component, return_index=True)[1]
-    distance, parent, _ = csgraph.dijkstra(
-        matrix, directed=True, indices=roots, min_only=True, return_predecessors=True
-    )
-    hops = np.zeros(len(component), np.int64)
-    ancestor = np.where(parent < 0, np.arange(len(component)), parent)
+    near, parent, _ = csgraph.dijkstra(matrix, directed=True, indices=roots, min_only=True, return_predecessors=True)
+    chosen = np.random.default_rng(0).choice(n, min(n, LANDMARKS), replace=False)
+    away = csgraph.dijkstra(matrix, directed=True, indices=chosen).T
+    hops = np.zeros(n, np.int64)
+    ancestor = np.where(parent < 0, np.arange(n), parent)
     hops[parent >= 0] = 1
     while True:  # pointer doubling: hops to the ancestor, and on from there
         further = hops + hops[ancestor]
         if np.array_equal(further, hops):
-            return component, float(distance.max(initial=0)), int(hops.max(initial=0))
+            break
         hops, ancestor = further, ancestor[ancestor]
+    farthest = float(near.max(initial=0))
+    return (
+        component,
+        farthest,
+        int(hops.max(initial=0)),
+        np.where(np.isfinite(away), away, 2 * farthest).astype(np.float32),
+    )

@@ -1,13 +1,11 @@
-"""The fast engine for shortest paths: the packed graph, blocks of sources, parents and walks.
+"""The fast engine for shortest paths: from a block of sources, what lies inside the paths to their targets.
 
-Rows of near-equal degree are swept together, with the sources in the minor axis, so that every read fetches whole cache
-lines. Sweeps stop at the farthest target. It counts the same as `paths.edge_path_counts`, pair by pair.
+Distances first; then each row's parent; then a walk from every target to its source. It counts the same as
+`paths.edge_path_counts`, pair by pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,146 +13,135 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.graphs import UNREACHED, PackedGraph
-from jaxconvex.paths import (
-    OUTSIDE,
-    PathCounts,
-    cheapest,
-    counts_of_cost,
-    from_sources,
-    infinity,
-    rounding_slack,
-    settle,
-)
+from jaxconvex.frontier import Rows, chosen_rows, distances_from, fold_neighbors, fold_rows, put_rows, rows_of
+from jaxconvex.graphs import PackedGraph
+from jaxconvex.paths import OUTSIDE, PathCounts, cheapest, counts_of_cost, from_sources, infinity, rounding_slack
 
-__all__ = ["over_neighbors", "packed_path_counts", "packed_relax", "rows_of", "slices_of"]
+__all__ = ["packed_path_counts"]
 
+ONE = 2**26  # a neighbour on a shortest path, where they are counted; more than there are rows
 NARROW = 16  # sources with ties, solved together
 WALKED = 128  # targets walked together
 
 
-@jax.jit
 def packed_path_counts(
-    packed: PackedGraph, labels: Int[Array, " rows"], sources: Int[Array, " s"], targets: Int[Array, "t s"]
-) -> PathCounts:
-    """`PathCounts` [t s] of one block of sources, each with its own targets, named by their rows in the packed graph.
+    packed: PackedGraph,
+    labels: Int[Array, "l rows"],
+    sources: Int[Array, " s"],
+    targets: Int[Array, " t"],
+    wanted: Bool[Array, "l t s"],
+    number: Int[Array, ""],
+) -> tuple[PathCounts, Bool[Array, ""]]:
+    """`PathCounts` [l t s] from a block of sources to the wanted targets, and whether the sweeps came to an end.
 
-    Distances first, by sweeps bounded by the farthest target; then each row's parent; then a walk from every target to
-    its source. Only sources with a tie on a walked path take the lexicographic pass.
+    Args:
+        packed: the graph.
+        labels: one or more labelings of the rows: they share the paths, but not what lies outside.
+        sources, targets: rows. Sources near each other, and far from no target, cost least.
+        wanted: the pairs to count under each labeling, whose ends have one label; the others get interior -1.
+        number: targets that are not padding.
+
+    Sweeps are bounded by the farthest wanted target. Only sources with a tie on a walked path take the lexicographic
+    pass.
     """
-    column = jnp.arange(sources.shape[0])
     far = infinity(packed.lengths.dtype)
-    within = packed.component[targets] == packed.component[sources][None, :]
+    asked = jnp.any(wanted, axis=0)
+    within = asked & (rows_of(packed.component, targets)[:, None] == rows_of(packed.component, sources))
 
     def limit(distance: Array) -> Array:
-        farthest = jnp.max(jnp.where(within, distance[targets, column], 0), axis=0)
-        return farthest + rounding_slack(farthest, packed.edges.lengths.dtype, 2 * packed.depth) + 1
+        farthest = jnp.max(jnp.where(within, rows_of(distance, targets), 0), axis=0)
+        slack = rounding_slack(farthest, packed.edges.lengths.dtype, 2 * packed.depth) + 1
+        return jnp.where(farthest < far, farthest + slack, far)
 
-    distance = settle(
-        partial(packed_relax, packed), from_sources(labels.shape[0], sources, packed.lengths.dtype), limit
-    )
-    reached = (distance[targets, column] < far) & within
+    distance, settled = distances_from(packed, sources, limit)
+    bound = limit(distance)
+    near = chosen_rows(jnp.any(distance <= bound, axis=1) & (packed.count > 0))
+    reached = wanted & within & (rows_of(distance, targets) < far)
     if jnp.issubdtype(distance.dtype, jnp.integer):
-        parent = _packed_parents(packed, distance)
-        counts, tied = _walk(parent, labels, sources, targets, reached)
+        links = _links(packed, labels, sources, near, distance)
+        interior, outside, tied = _walk(links, sources, targets, reached, number)
     else:  # edges may have length 0, along which parents would go in circles
-        counts = PathCounts(jnp.zeros(targets.shape, jnp.int32), jnp.zeros(targets.shape, jnp.int32))
-        tied = jnp.ones(sources.shape, bool)
-    return _resolve_ties(packed, labels, sources, targets, distance, limit(distance), reached, counts, tied)
+        interior, tied = jnp.zeros(within.shape, jnp.int32), jnp.any(reached, axis=0)
+        outside = jnp.zeros(wanted.shape, jnp.int32)
+    counts = PathCounts(jnp.where(reached, interior, -1), jnp.where(reached, outside, 0))
+    resolved = [
+        _resolve_ties(
+            packed,
+            own,
+            sources,
+            targets,
+            distance,
+            tied & reached[i],
+            PathCounts(counts.interior[i], counts.outside[i]),
+        )
+        for i, own in enumerate(labels)
+    ]
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *resolved), settled
 
 
-def over_neighbors(packed: PackedGraph, index: Array, initial: Any, step: Callable, *, unroll: bool = True) -> Any:
-    """Fold the neighbours of one slice of rows, a few at a time."""
-
-    def group(g: Array, accumulated: Any) -> Any:
-        neighbors, lengths = packed.neighbors[g], packed.lengths[g]
-
-        def neighbor(j: int | Array, accumulated: Any) -> Any:
-            return step(accumulated, neighbors[:, j], lengths[:, j][:, None])
-
-        return lax.fori_loop(0, neighbors.shape[1], neighbor, accumulated, unroll=unroll)
-
-    return lax.fori_loop(packed.starts[index], packed.starts[index + 1], group, initial)
-
-
-def slices_of(packed: PackedGraph, values: Array) -> tuple[Array, Array]:
-    """The slices by number, and the values of their rows."""
-    size = packed.neighbors.shape[1]
-    slices = values.shape[0] // size
-    return jnp.arange(slices), values.reshape(slices, size, *values.shape[1:])
-
-
-def rows_of(values: Array, rows: Array) -> Array:
-    return values.at[rows].get(mode="promise_in_bounds")
-
-
-def packed_relax(packed: PackedGraph, distance: Array) -> tuple[Array, Array]:
-    far = infinity(distance.dtype)
-
-    def one(item: tuple[Array, Array]) -> tuple[Array, Array]:
-        index, old = item
-        new = over_neighbors(packed, index, old, lambda a, u, w: jnp.minimum(a, rows_of(distance, u) + w))
-        return new, jnp.min(jnp.where(new < old, new, far), axis=0)
-
-    new, least = lax.map(one, slices_of(packed, distance))
-    return new.reshape(distance.shape), jnp.min(least, axis=0)
-
-
-def _packed_parents(packed: PackedGraph, distance: Array) -> Int[Array, "rows s"]:
-    """Each row's predecessor on its shortest path, as 2 * row + 1 if another path is as short.
-
-    The predecessor's path is shortest to the quantum, so that parents never go in circles, as equal points would.
+def _links(packed: PackedGraph, labels: Array, sources: Array, near: Rows, distance: Array) -> Int[Array, "rows s"]:
+    """Each row's predecessor on its shortest path, or a bit that tells that another path is as short; and a bit for each
+    labeling that tells whether the row lies outside the class of the source: (row, outside..., tie).
     """
-    none = jnp.int32(2**30)
+    labelings = len(labels)
+    own = rows_of(labels.T, sources)
+    several = jnp.int32(2 * ONE)
 
-    def one(item: tuple[Array, Array]) -> Array:
-        index, own = item
-        slack = rounding_slack(own, packed.edges.lengths.dtype, 2 * packed.depth)  # paths may have twice a root's hops
-        reach = jnp.where(own < UNREACHED, own + slack, -1)
+    def some(rows: Array, live: Array, links: Array) -> Array:
+        mine = rows_of(distance, rows)
+        slack = rounding_slack(mine, packed.edges.lengths.dtype, 2 * packed.depth)  # paths may have twice a root's hops
+        reach = jnp.where(mine < infinity(mine.dtype), mine + slack, -1)
 
         def step(found: Array, u: Array, w: Array) -> Array:
-            length = rows_of(distance, u) + w
-            exact = length == own
-            tie = (length <= reach) & (~exact | (found < none))
-            parent = jnp.minimum(found | 1, jnp.where(exact, 2 * u[:, None] + 1, none + 1))
-            return parent - 1 + ((found & 1) | tie)
+            return found + jnp.where(rows_of(distance, u) + w <= reach, ONE + u[:, None], 0)
 
-        return over_neighbors(packed, index, jnp.full(own.shape, none), step)
+        # One neighbour on a shortest path leaves its number; with two or more, what is left says only that.
+        found = fold_neighbors(
+            packed, rows, live, jnp.zeros(mine.shape, jnp.int32), step, after=lambda found: jnp.minimum(found, several)
+        )
+        tied = found == several
+        link = (jnp.where(tied, 0, found - ONE) << (labelings + 1)) | tied.astype(jnp.int32)
+        for i in range(labelings):
+            foreign = rows_of(labels[i], rows)[:, None] != own[:, i]
+            link |= foreign.astype(jnp.int32) << (i + 1)
+        return put_rows(links, rows, live, link)
 
-    return lax.map(one, slices_of(packed, distance)).reshape(distance.shape)
+    return fold_rows(near, some, jnp.zeros(distance.shape, jnp.int32))
 
 
 def _walk(
-    parent: Array, labels: Array, sources: Array, targets: Array, reached: Array
-) -> tuple[PathCounts, Bool[Array, " s"]]:
-    """Walk from every target to its source, counting; and the sources on one of whose walks a tie lay."""
-    t, s = targets.shape
+    links: Array, sources: Array, targets: Array, wanted: Bool[Array, "l t s"], number: Array
+) -> tuple[Int[Array, "t s"], Int[Array, "l t s"], Bool[Array, "t s"]]:
+    """Walk from every target to its source: the points inside, those outside the class, and whether a tie lay there."""
+    labelings, t, s = wanted.shape
     column = jnp.arange(s)
-    flat = parent.reshape(-1)
-    own = labels[sources]
+    flat = links.reshape(-1)
+    chunk = min(WALKED, t)
 
-    def chunk(some: Array) -> tuple[Array, Array, Array]:
+    def some(index: Array, found: Any) -> Any:
+        start = jnp.minimum(index * chunk, t - chunk)
+        nought = jnp.zeros_like(start)
+        ends = lax.dynamic_slice(targets, (start,), (chunk,))[:, None]
+        asked = jnp.any(lax.dynamic_slice(wanted, (nought, start, nought), (labelings, chunk, s)), axis=0)
+
         def step(state: Any) -> Any:
             at, hops, outside, tied, _ = state
             active = at != sources
-            link = rows_of(flat, jnp.where(active, at * s + column, 0))
-            after = jnp.where(active, link >> 1, at)
-            foreign = active & (after != sources) & (rows_of(labels, after) != own)
-            tied |= active & ((link & 1) > 0)
-            return after, hops + active, outside + foreign, tied, jnp.any(after != sources)
+            link = jnp.where(active, rows_of(flat, at * s + column), 0)
+            at = jnp.where(active & ((link & 1) == 0), link >> (labelings + 1), sources)  # a tie ends the walk
+            outside = tuple(o + ((link >> (i + 1)) & 1) for i, o in enumerate(outside))
+            return at, hops + active, outside, tied | (link & 1), jnp.any(at != sources)
 
-        at = jnp.where(reached[some], targets[some], sources)
+        at = jnp.where(asked, ends, sources)
         zero = jnp.zeros(at.shape, jnp.int32)
-        state = at, zero, zero, jnp.zeros(at.shape, bool), jnp.any(at != sources)
-        _, hops, outside, tied, _ = lax.while_loop(lambda state: state[-1], step, state)
-        return hops, outside, jnp.any(tied, axis=0)
+        begin = at, zero, (zero,) * labelings, zero, jnp.any(at != sources)
+        _, hops, outside, tied, _ = lax.while_loop(lambda state: state[-1], step, begin)
+        new = jnp.maximum(hops - 1, 0), jnp.stack(outside), tied > 0
+        places = (start, nought), (nought, start, nought), (start, nought)
+        return tuple(lax.dynamic_update_slice(*each) for each in zip(found, new, places, strict=True))
 
-    rows = min(WALKED, t)
-    whole = jnp.minimum(jnp.arange(-(-t // rows) * rows), t - 1).reshape(-1, rows)
-    hops, outside, tied = lax.map(chunk, whole)
-    hops, outside = hops.reshape(-1, s)[:t], outside.reshape(-1, s)[:t]
-    interior = jnp.where(reached, jnp.maximum(hops - 1, 0), -1)
-    return PathCounts(interior, outside), jnp.any(tied, axis=0)
+    empty = jnp.zeros((t, s), jnp.int32), jnp.zeros(wanted.shape, jnp.int32), jnp.zeros((t, s), bool)
+    return lax.fori_loop(0, -(-number // chunk), some, empty)
 
 
 def _resolve_ties(
@@ -163,53 +150,82 @@ def _resolve_ties(
     sources: Array,
     targets: Array,
     distance: Array,
-    limit: Array,
-    reached: Array,
+    tied: Bool[Array, "t s"],
     counts: PathCounts,
-    tied: Bool[Array, " s"],
 ) -> PathCounts:
-    """The lexicographic pass (fewest outside, then fewest hops) for the tied sources, some at a time."""
+    """The lexicographic pass (fewest outside, then fewest hops) for the tied pairs, some sources at a time.
+
+    It passes over the rows that lie on a shortest path of a tied pair: mostly few.
+    """
     s = sources.shape[0]
     narrow = min(NARROW, s)
-    waiting = jnp.concatenate([jnp.nonzero(tied, size=s, fill_value=s)[0], jnp.full(narrow, s)])
+    columns_tied = jnp.any(tied, axis=0)
+    waiting = jnp.concatenate([jnp.nonzero(columns_tied, size=s, fill_value=s)[0], jnp.full(narrow, s)])
+
+    def slack(length: Array, hops: Array | int) -> Array:
+        return rounding_slack(length, packed.edges.lengths.dtype, hops)
 
     def some(state: tuple[Array, PathCounts]) -> tuple[Array, PathCounts]:
-        first, counts = state
-        columns = lax.dynamic_slice(waiting, (first,), (narrow,))
+        start, counts = state
+        columns = lax.dynamic_slice(waiting, (start,), (narrow,))
         index = jnp.minimum(columns, s - 1)
-        near, own, bound = distance[:, index], labels[sources[index]], limit[index]
+        length, own, asked = distance[:, index], labels[sources[index]], tied[:, index]
+        rows = _rows_of_paths(packed, length, jnp.zeros(len(labels), bool).at[targets].max(jnp.any(asked, axis=1)))
 
         def relax(state: tuple[Array, Array]) -> tuple[Array, Array]:
             cost, excess = state
 
-            def one(item: tuple[Array, tuple[Array, Array, Array]]) -> tuple[Array, Array]:
-                slice_index, (own_distance, old_cost, old_excess) = item
-                live = own_distance < bound
+            def one(some: Array, live: Array, new: tuple[Array, Array]) -> tuple[Array, Array]:
+                mine = rows_of(length, some)
 
                 def step(best: tuple[Array, Array], u: Array, w: Array) -> tuple[Array, Array]:
                     foreign = (rows_of(labels, u)[:, None] != own).astype(jnp.int32)
                     offer = rows_of(cost, u) + (1 + OUTSIDE * foreign)
-                    length = rows_of(near, u) + w
-                    longer = rows_of(excess, u) + (length - own_distance)
+                    longer = rows_of(excess, u) + (rows_of(length, u) + w - mine)
                     better = (offer < best[0]) | ((offer == best[0]) & (longer < best[1]))
-                    allowed = rounding_slack(own_distance, packed.edges.lengths.dtype, offer % OUTSIDE)
-                    better &= live & (longer <= allowed)
+                    better &= longer <= slack(mine, offer % OUTSIDE)
                     return jnp.where(better, offer, best[0]), jnp.where(better, longer, best[1])
 
-                return over_neighbors(packed, slice_index, (old_cost, old_excess), step, unroll=False)
+                old = rows_of(cost, some), rows_of(excess, some)
+                best = fold_neighbors(packed, some, live, old, step, unroll=False)
+                return put_rows(new[0], some, live, best[0]), put_rows(new[1], some, live, best[1])
 
-            slices = slices_of(packed, near)[0]
-            new = lax.map(one, (slices, tuple(slices_of(packed, v)[1] for v in (near, cost, excess))))
-            return new[0].reshape(cost.shape), new[1].reshape(cost.shape)
+            return fold_rows(rows, one, state)
 
-        start = from_sources(labels.shape[0], sources[index], jnp.int32), jnp.zeros_like(near)
-        cost = cheapest(relax, start)[0]
-        found = counts_of_cost(cost[targets[:, index], jnp.arange(narrow)], reached[:, index])
-
-        return first + narrow, PathCounts(
-            counts.interior.at[:, columns].set(found.interior, mode="drop"),
-            counts.outside.at[:, columns].set(found.outside, mode="drop"),
+        from_here = from_sources(len(labels), sources[index], jnp.int32)
+        cost = cheapest(relax, (from_here, jnp.zeros_like(length)))[0]
+        found = counts_of_cost(rows_of(cost, targets), asked)
+        return start + narrow, PathCounts(
+            *(
+                all.at[:, columns].set(jnp.where(asked, new, all[:, index]), mode="drop")
+                for all, new in zip(counts, found, strict=True)
+            )
         )
 
-    total = jnp.sum(tied)
+    total = jnp.sum(columns_tied)
     return lax.while_loop(lambda state: state[0] < total, some, (jnp.int32(0), counts))[1]
+
+
+def _rows_of_paths(packed: PackedGraph, length: Array, ends: Bool[Array, " rows"]) -> Rows:
+    """The rows on the shortest paths to some rows, from any of the sources."""
+    far = infinity(length.dtype)
+
+    def back(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        found, new = state
+        rows = chosen_rows(new)
+
+        def one(some: Array, live: Array, before: Array) -> Array:
+            mine = rows_of(length, some)
+            slack = rounding_slack(mine, packed.edges.lengths.dtype, 2 * packed.depth)
+            reach = jnp.where((mine < far) & live[:, None], mine + slack, -1)
+
+            def step(before: Array, u: Array, w: Array) -> Array:
+                return before.at[u].max(jnp.any(rows_of(length, u) + w <= reach, axis=1))
+
+            return fold_neighbors(packed, some, live, before, step, unroll=False)
+
+        before = fold_rows(rows, one, jnp.zeros_like(found))
+        return found | before, before & ~found
+
+    found, _ = lax.while_loop(lambda state: jnp.any(state[1]), back, (ends, ends))
+    return chosen_rows(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxconvex.blocks import in_streams
+from jaxconvex.blocks import on_devices
 from jaxconvex.checks import as_labels, positive_integer
+from jaxconvex.frontier import chosen_rows, distances_from, fold_neighbors, fold_rows, put_rows, rows_of
 from jaxconvex.graphs import Graph, PackedGraph, pack
 from jaxconvex.neighbors import KNNGraph
-from jaxconvex.packed_paths import over_neighbors, packed_relax, rows_of, slices_of
-from jaxconvex.paths import OUTSIDE, cheapest, from_sources, infinity, rounding_slack, settle
+from jaxconvex.paths import OUTSIDE, cheapest, infinity, rounding_slack
 from jaxconvex.scores import packed_graph_convexity
 
 __all__ = ["Null", "NullScore", "permutation_null"]
@@ -101,7 +101,7 @@ def permutation_null(
     permuted = permuted[np.asarray(packed.order)[:n]]
     chunks = jnp.asarray(permuted.reshape(n, -1, min(TOGETHER, padded)).swapaxes(0, 1))
 
-    def solve(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def solve(some: np.ndarray, device: Any) -> tuple[np.ndarray, np.ndarray]:
         parents, most = _tight_parents(packed, some, 1)
         if int(most) > 1:  # ties
             parents, _ = _tight_parents(packed, some, 1 << (int(most) - 1).bit_length())
@@ -111,7 +111,7 @@ def permutation_null(
     blocks = [np.resize(sources[i : i + BLOCK], BLOCK) for i in range(0, count, BLOCK)]
     lost, pairs = np.zeros((2, num_classes, padded))
     column = np.arange(padded)
-    for start, (deficit, partners) in zip(range(0, count, BLOCK), in_streams(solve, blocks), strict=True):
+    for start, (deficit, partners) in zip(range(0, count, BLOCK), on_devices(solve, blocks), strict=True):
         for i, source in enumerate(sources[start : start + BLOCK]):
             lost[permuted[source], column] += deficit[i]
             pairs[permuted[source], column] += partners[i]
@@ -153,11 +153,11 @@ def _tight_parents(packed: PackedGraph, sources: Int[Array, " s"], width: int) -
     """The last points but one of each row's shortest paths, [s n width] (-1: none), and the most that a row has."""
     n = packed.position.shape[0]
     rows, s = packed.order.shape[0], sources.shape[0]
-    start = from_sources(rows, sources, packed.lengths.dtype)
-    distance = settle(partial(packed_relax, packed), start, lambda d: infinity(d.dtype))
+    nowhere = jnp.full(s, infinity(packed.lengths.dtype))
+    distance, _ = distances_from(packed, sources, lambda _: nowhere, most=rows)
 
-    def one(item: tuple[Array, Array]) -> tuple[Array, Array]:
-        index, own = item
+    def one(some: Array, live: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        own = rows_of(distance, some)
         reached = own < infinity(own.dtype)
         reach = jnp.where(reached, own + rounding_slack(own, packed.edges.lengths.dtype), -1)
 
@@ -168,10 +168,12 @@ def _tight_parents(packed: PackedGraph, sources: Int[Array, " s"], width: int) -
             return jnp.where(slot, u[:, None, None], parents), count + tight
 
         empty = jnp.full((*own.shape, width), -1, jnp.int32), jnp.zeros(own.shape, jnp.int32)
-        return over_neighbors(packed, index, empty, step)
+        parents, count = fold_neighbors(packed, some, live, empty, step)
+        return put_rows(state[0], some, live, parents), jnp.maximum(state[1], jnp.max(count))
 
-    parents, count = lax.map(one, slices_of(packed, distance))
-    return parents.reshape(rows, s, width)[:n].swapaxes(0, 1), jnp.max(count)
+    nobody = jnp.full((rows, s, width), -1, jnp.int32)
+    parents, most = fold_rows(chosen_rows(packed.count > 0), one, (nobody, jnp.int32(0)))
+    return parents[:n].swapaxes(0, 1), most
 
 
 @jax.jit

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +9,13 @@ from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore, PairSums, deficit_of, sum_pairs, summarise
-from jaxconvex.blocks import Block, blocks_of_pairs, class_partners, in_streams, pair_partners
-from jaxconvex.chains import LONG, chain_path_counts, edge_matrix
+from jaxconvex.blocks import blocks_of_classes, blocks_of_pairs, schedule
 from jaxconvex.checks import as_labels, is_concrete, positive_integer
+from jaxconvex.engines import columns_of_blocks, sum_blocks
 from jaxconvex.graphs import Graph, PackedGraph, as_graph, pack
 from jaxconvex.neighbors import KNNGraph
-from jaxconvex.packed_paths import packed_path_counts
 from jaxconvex.pairs import Pairs, same_class_pairs
-from jaxconvex.paths import PathCounts, edge_path_counts, sources_per_block
+from jaxconvex.paths import edge_path_counts, sources_per_block
 from jaxconvex.segments import euclidean_convexity
 
 __all__ = ["ConvexityScore", "euclidean_convexity", "graph_convexity", "graph_pair_scores"]
@@ -89,27 +86,18 @@ def packed_graph_convexity(
     key: PRNGKeyArray | None = None,
 ) -> ConvexityScore:
     """`graph_convexity` of a packed graph on the host, aggregated in float64: arrays of NumPy."""
-    n = len(labels)
     sizes = np.bincount(labels[labels >= 0], minlength=num_classes)
     drawn = np.zeros(num_classes, bool) if max_pairs is None else sizes * (sizes - 1) // 2 > max_pairs
-    partners = class_partners(labels, num_classes)
+    plan = schedule(packed, labels)
     if drawn.any():
         pairs = jax.tree.map(
             np.asarray, same_class_pairs(jnp.asarray(labels), num_classes=num_classes, max_pairs=max_pairs, key=key)
         )
-        partners = pair_partners(pairs.first[pairs.valid], pairs.second[pairs.valid])
-    count = block_counter(packed, labels)
-    dtype = packed.edges.lengths.dtype
-
-    def solve(block: Block) -> tuple[np.ndarray, PairSums]:
-        sums = sum_pairs(count(block), block.targets != block.sources, dtype)
-        return block.sources[: block.num_sources], PairSums(*(np.asarray(s)[: block.num_sources] for s in sums))
-
-    sums = PairSums(*(np.zeros(n) for _ in PairSums._fields))
-    for sources, some in in_streams(solve, blocks_of_pairs(partners, n)):
-        for total, part in zip(sums, some, strict=True):
-            total[sources] = part
-    score = summarise(sums, labels, num_classes, ordered=not drawn.any(), complete=~drawn, xp=np)
+        blocks = blocks_of_pairs(pairs.first[pairs.valid], pairs.second[pairs.valid], plan)
+    else:
+        blocks = blocks_of_classes([labels], plan)
+    sums = sum_blocks(packed, [labels], blocks)[0]
+    score = summarise(sums, labels, num_classes, ordered=True, complete=~drawn, xp=np)
     if np.isnan(packed.quantum):
         score = jax.tree.map(lambda f: np.full_like(f, np.nan) if f.dtype.kind == "f" else f, score)
     return score
@@ -131,26 +119,20 @@ def graph_pair_scores(
     packed = graph if isinstance(graph, PackedGraph) else pack(graph)
     n = packed.position.shape[0]
     codes = np.asarray(as_labels(labels, n, num_classes))
-    count = block_counter(packed, codes)
-    found = []
-    for c in range(num_classes):
-        members = np.flatnonzero(codes == c)
-        scores = np.full((len(members), len(members)), np.nan)
-
-        def solve(block: Block) -> np.ndarray:
-            return 1 - np.asarray(deficit_of(count(block)))[:, : block.num_sources]
-
-        start = 0
-        partners = [(members, np.broadcast_to(members, scores.shape))] if len(members) > 1 else []
-        for columns in in_streams(solve, blocks_of_pairs(partners, n)):
-            stop = start + columns.shape[1]
-            scores[start:stop] = columns[: len(members)].T
-            start = stop
-        if np.isnan(packed.quantum):
-            scores[:] = np.nan
-        np.fill_diagonal(scores, np.nan)
-        found.append((members, scores))
-    return tuple(found)
+    members = [np.flatnonzero(codes == c) for c in range(num_classes)]
+    scores = [np.full((len(points), len(points)), np.nan) for points in members]
+    place = np.zeros(n, np.int64)  # of each point within its class
+    for points in members:
+        place[points] = np.arange(len(points))
+    for block, counts in columns_of_blocks(packed, codes, blocks_of_classes([codes], schedule(packed, codes))):
+        t, s = np.nonzero(block.wanted[0])
+        values = 1 - np.asarray(deficit_of(counts))[t, s]
+        targets, sources = block.targets[t], block.sources[s]
+        for c in np.unique(codes[sources]):
+            own = codes[sources] == c
+            i, j = place[targets[own]], place[sources[own]]
+            scores[c][i, j] = scores[c][j, i] = np.nan if np.isnan(packed.quantum) else values[own]
+    return tuple(zip(members, scores, strict=True))
 
 
 def _static_graph_convexity(edges: Graph, labels: Array, num_classes: int, pairs: Pairs | None) -> ConvexityScore:
@@ -177,15 +159,3 @@ def _static_graph_convexity(edges: Graph, labels: Array, num_classes: int, pairs
     score = summarise(sums, labels, num_classes, ordered=pairs is None, complete=complete, xp=jnp)
     broken = jnp.any(jnp.isnan(edges.lengths))
     return ConvexityScore(*(jnp.where(broken, jnp.nan, f) if f.dtype.kind == "f" else f for f in score))
-
-
-def block_counter(packed: PackedGraph, labels: np.ndarray) -> Callable[[Block], PathCounts]:
-    """The engine for this graph: a function from a block of sources to its `PathCounts` [t s]."""
-    if int(packed.depth) > LONG:
-        matrix = edge_matrix(packed)
-        tolerance = 2 * float(jnp.finfo(packed.edges.lengths.dtype).eps) + 1e-12
-        return lambda block: chain_path_counts(matrix, labels, block.sources, block.targets, tolerance)
-    position, rows = np.asarray(packed.position), labels.astype(np.int32)[np.asarray(packed.order)]
-    # The kernel reads neither edges nor positions; without them graphs of similar size share one compilation.
-    layout = packed._replace(edges=Graph(*(part[:0] for part in packed.edges)), position=packed.position[:0])
-    return lambda block: packed_path_counts(layout, rows, position[block.sources], position[block.targets])

@@ -1,0 +1,149 @@
+"""Distances from a block of sources in the packed graph: sweeps over the rows that can still change.
+
+A sweep relaxes only the rows next to a change that may reach a target, in place. They are compacted into chunks, whose
+reads fetch whole cache lines: the sources lie in the minor axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int
+
+from jaxconvex.graphs import CHUNK, WIDTH, PackedGraph
+from jaxconvex.paths import from_sources, infinity
+
+__all__ = ["Rows", "chosen_rows", "distances_from", "fold_neighbors", "fold_rows", "put_rows", "rows_of"]
+
+AHEAD = 2  # median edges that one sweep looks ahead of the least change
+SWEEPS = 512  # beyond, paths are so long that Dijkstra's algorithm costs less
+WIDE_CHUNK = 4096  # rows of a chunk where launching a kernel costs more than reading beyond the caches
+
+
+class Rows(NamedTuple):
+    """Some rows of the packed graph, listed one after the other."""
+
+    listed: Int[Array, " rows"]
+    number: Int[Array, ""]
+
+
+def rows_of(values: Array, rows: Array) -> Array:
+    return values.at[rows].get(mode="promise_in_bounds")
+
+
+def chosen_rows(chosen: Bool[Array, " rows"]) -> Rows:
+    total = chosen.shape[0]
+    ahead = jnp.cumsum(chosen.astype(jnp.int32))
+    place = jnp.where(chosen, ahead - 1, total)
+    numbers = jnp.arange(total, dtype=jnp.int32)
+    listed = jnp.zeros(total, jnp.int32).at[place].set(numbers, mode="drop", unique_indices=True)
+    return Rows(listed, ahead[-1])
+
+
+def fold_neighbors(
+    packed: PackedGraph,
+    rows: Array,
+    live: Array,
+    initial: Any,
+    step: Callable,
+    *,
+    after: Callable = lambda value: value,
+    unroll: bool = True,
+) -> Any:
+    """step(accumulated, neighbours, lengths) over the neighbours of some rows, one neighbour of every row at a time.
+
+    `after` is applied to what has accumulated after each group of WIDTH neighbours. Unrolled, a group is one loop over
+    the lanes, which is faster and takes longer to compile.
+    """
+    nothing = packed.neighbors.shape[0] - 1  # the last group holds no edge
+    first, count = rows_of(packed.first, rows), jnp.where(live, rows_of(packed.count, rows), 0)
+
+    def group(g: Array, accumulated: Any) -> Any:
+        index = jnp.where(g < count, first + g, nothing)
+        neighbors, lengths = rows_of(packed.neighbors, index), rows_of(packed.lengths, index)
+
+        def neighbor(j: int | Array, accumulated: Any) -> Any:
+            return step(accumulated, neighbors[:, j], lengths[:, j][:, None])
+
+        return after(lax.fori_loop(0, WIDTH, neighbor, accumulated, unroll=unroll))
+
+    return lax.fori_loop(0, jnp.max(count), group, initial)
+
+
+def fold_rows(rows: Rows, step: Callable[[Array, Array, Any], Any], initial: Any) -> Any:
+    """step(rows, live, accumulated) over the chunks of the listed rows."""
+    total = rows.listed.shape[0]
+    chunk = CHUNK if jax.default_backend() == "cpu" else math.gcd(total, WIDE_CHUNK)
+
+    def one(index: Array, accumulated: Any) -> Any:
+        start = index * chunk
+        some = lax.dynamic_slice(rows.listed, (start,), (chunk,))
+        return step(some, start + jnp.arange(chunk) < rows.number, accumulated)
+
+    return lax.fori_loop(0, -(-rows.number // chunk), one, initial)
+
+
+def put_rows(values: Array, rows: Array, live: Array, new: Array) -> Array:
+    """The values with those of some rows replaced, in place inside a loop."""
+    return values.at[jnp.where(live, rows, len(values))].set(new, mode="drop", unique_indices=True)
+
+
+def distances_from(
+    packed: PackedGraph, sources: Int[Array, " s"], limit: Callable[[Array], Array], *, most: int = SWEEPS
+) -> tuple[Array, Bool[Array, ""]]:
+    """Distances [rows s] from each source, right up to a limit, and whether the sweeps came to an end.
+
+    Args:
+        packed: the graph.
+        sources: rows.
+        limit: from distances to the largest of them that matter, one a source: what lies beyond is not settled.
+        most: sweeps after which to give up.
+
+    A row waits with the least of its changes that it has not passed on; rows far ahead of the least wait longer, since
+    they may change again. Whole lengths give the same distances in any order.
+    """
+    total = packed.first.shape[0]
+    dtype = packed.lengths.dtype
+    far = infinity(dtype)
+
+    def sweep(state: Any) -> Any:
+        distance, waiting, bound, _, count = state
+        active = (waiting < jnp.max(bound)) & (waiting <= jnp.min(waiting) + AHEAD * packed.step)
+        waiting = jnp.where(active, far, waiting)
+        beside = jnp.max(rows_of(active.astype(jnp.int32), packed.neighbors), axis=1) > 0
+        rows = chosen_rows(jnp.zeros(total, bool).at[packed.owner].max(beside, mode="drop"))
+
+        def relax(some: Array, live: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            distance, waiting = state
+            old = rows_of(distance, some)
+            new = fold_neighbors(packed, some, live, old, lambda a, u, w: jnp.minimum(a, rows_of(distance, u) + w))
+            change = _least(jnp.where((new < old) & (new < bound), new, far))
+            waits = jnp.minimum(rows_of(waiting, some), change)
+            return put_rows(distance, some, live, new), put_rows(waiting, some, live, waits)
+
+        distance, waiting = fold_rows(rows, relax, (distance, waiting))
+        bound = limit(distance)
+        return distance, waiting, bound, jnp.any(waiting < jnp.max(bound)), count + 1
+
+    start = (
+        from_sources(total, sources, dtype),
+        jnp.full(total, far, dtype).at[sources].set(0),
+        jnp.full(len(sources), far, dtype),
+        jnp.array(True),
+        jnp.int32(0),
+    )
+    distance, _, _, more, _ = lax.while_loop(lambda state: state[3] & (state[4] < most), sweep, start)
+    return distance, ~more
+
+
+def _least(values: Array) -> Array:
+    # By halves, since XLA's reduction of the minor axis is not vectorised on CPU.
+    while values.shape[1] % 2 == 0 and values.shape[1] > 4:
+        half = values.shape[1] // 2
+        values = jnp.minimum(values[:, :half], values[:, half:])
+    return jnp.min(values, axis=1)
