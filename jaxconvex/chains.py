@@ -17,7 +17,9 @@ from jaxconvex.paths import PathCounts
 __all__ = ["LONG", "chain_path_counts", "edge_matrix"]
 
 LONG = 32  # hops from a root: beyond, paths may take more than 50 sweeps
-FOREIGN = 2.0**26  # what a point outside costs in the lexicographic pass, where a hop costs 1
+# What a point outside costs in the lexicographic pass, where a hop costs 1 and all excess together less than 1.
+FOREIGN, LEAST_EXCESS = 2.0**20, 0.25
+CROSSED, TIES, HOPS = 20, 40, 2**20 - 1  # the bits of hops, points outside and ties in one integer
 
 
 def edge_matrix(packed: PackedGraph) -> Any:
@@ -45,40 +47,79 @@ def chain_path_counts(
     """
     from scipy.sparse import csgraph
 
-    starts = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    ends = matrix.indices
     interior, outside = np.zeros((2, *targets.shape), np.int32)
     distances, parents = csgraph.dijkstra(matrix, directed=True, indices=sources, return_predecessors=True)
+    degrees = np.diff(matrix.indptr)
     for j, source in enumerate(sources):
         distance, parent, foreign = distances[j], parents[j], labels != labels[source]
-        reached = np.isfinite(distance)
-        known = np.where(reached, distance, 0)
-        gap = known[starts] + matrix.data - known[ends]
-        allowed = tolerance * known
-        tight = reached[starts] & (gap <= allowed[ends])
-        if np.bincount(ends[tight], minlength=len(labels)).max(initial=0) > 1:
-            some, price = matrix.copy(), 1 + FOREIGN * foreign[starts]
-            some.data = np.where(tight, price, np.inf)  # inf: no edge
-            _, parent = csgraph.dijkstra(some, directed=True, indices=source, return_predecessors=True)
-            chosen = tight & (parent[ends] == starts)
-            step = np.zeros(len(labels))
-            step[ends[chosen]] = gap[chosen]
-            if np.any(_climb(parent, step) > allowed):  # many small excesses, each within the rounding of its path
-                parent = _cheapest_within(starts[tight], ends[tight], gap[tight], foreign, allowed, source)
-        hops = _climb(parent, np.ones(len(labels), np.int64))
-        crossed = _climb(parent, np.where(parent >= 0, foreign[np.maximum(parent, 0)], False).astype(np.int64))
-        interior[:, j] = np.where(reached, np.maximum(hops - 1, 0), -1)[targets[:, j]]
-        outside[:, j] = np.where(reached, crossed, 0)[targets[:, j]]
+        arrival, allowed = np.take(distance, matrix.indices), tolerance * distance
+        gap = np.repeat(distance, degrees)
+        gap += matrix.data
+        with np.errstate(invalid="ignore"):  # nan where nothing is reached: no edge of a shortest path
+            gap -= arrival
+        arrival *= tolerance
+        tight = np.flatnonzero(gap <= arrival)
+        ties = 0
+        if len(tight) >= np.count_nonzero(np.isfinite(distance)):  # more than the edges of one tree
+            ties = np.bincount(matrix.indices[tight], minlength=len(labels)) > 1
+        counts = _counts(parent, foreign, ties)[targets[:, j]]
+        if np.any(counts >> TIES):
+            parent = _lexicographic_parents(matrix, tight, gap[tight], foreign, allowed, source, targets[:, j])
+            counts = _counts(parent, foreign, 0)[targets[:, j]]
+        reached = np.isfinite(distance[targets[:, j]])
+        interior[:, j] = np.where(reached, np.maximum((counts & HOPS) - 1, 0), -1)
+        outside[:, j] = np.where(reached, (counts >> CROSSED) & HOPS, 0)
     return PathCounts(interior, outside)
+
+
+def _counts(parent: np.ndarray, foreign: np.ndarray, ties: Any) -> np.ndarray:
+    """For the way from the root to each point: hops, points outside before it and points with ties, in one integer."""
+    outside = np.where(parent >= 0, foreign[np.maximum(parent, 0)], 0).astype(np.int64)
+    return _climb(parent, 1 + (outside << CROSSED) + (np.int64(1) << TIES) * ties)
+
+
+def _lexicographic_parents(
+    matrix: Any,
+    tight: np.ndarray,
+    gap: np.ndarray,
+    foreign: np.ndarray,
+    allowed: np.ndarray,
+    source: int,
+    targets: np.ndarray,
+) -> np.ndarray:
+    """Parents on the paths with the fewest points outside, then the fewest hops, then the least excess.
+
+    Args:
+        tight, gap: the edges of shortest paths, by their place in the matrix, and by how much each exceeds the distance.
+        targets: the points whose paths must keep what they exceed the distance by, in all, within what is allowed.
+    """
+    from scipy.sparse import csgraph, csr_matrix
+
+    n = len(foreign)
+    starts, ends = np.repeat(np.arange(n), np.diff(matrix.indptr))[tight], matrix.indices[tight]
+    finite = np.isfinite(allowed)
+    least = LEAST_EXCESS / max(float(allowed[finite].max(initial=0)), np.finfo(float).tiny)
+    price = 1 + FOREIGN * foreign[starts] + least * np.maximum(gap, 0)
+    some = csr_matrix((price, ends, np.searchsorted(tight, matrix.indptr)), shape=(n, n))
+    _, parent = csgraph.dijkstra(some, directed=True, indices=source, return_predecessors=True)
+    chosen = parent[ends] == starts
+    step = np.zeros(n)
+    step[ends[chosen]] = gap[chosen]
+    beyond = np.where(finite, _climb(parent, step) > allowed, False)
+    if np.any(_climb(parent, beyond.astype(int))[targets]):  # many small excesses, each within the rounding of its path
+        return _cheapest_within(starts, ends, gap, foreign, allowed, source)
+    return parent
 
 
 def _climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
     """The sum of `step` over the way from each point to its root, by doubling the steps taken at once."""
     ancestor = np.where(parent >= 0, parent, np.arange(len(parent)))
     total = np.where(parent >= 0, step, 0)
-    while not np.array_equal(ancestor, ancestor[ancestor]):
-        total, ancestor = total + total[ancestor], ancestor[ancestor]
-    return total
+    while True:
+        beyond = ancestor[ancestor]
+        if np.array_equal(ancestor, beyond):
+            return total
+        total, ancestor = total + total[ancestor], beyond
 
 
 def _cheapest_within(
