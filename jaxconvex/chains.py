@@ -5,11 +5,13 @@ A curve or a swiss roll has paths of hundreds of hops, and sweeps over all rows 
 
 from __future__ import annotations
 
-import heapq
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jax import lax
+from jaxtyping import Array, Int
 
 from jaxconvex.graphs import PackedGraph
 from jaxconvex.paths import PathCounts
@@ -19,6 +21,7 @@ __all__ = ["LONG", "chain_path_counts", "edge_matrix"]
 LONG = 32  # hops from a root: beyond, paths may take more than 50 sweeps
 # What a point outside costs in the lexicographic pass, where a hop costs 1 and all excess together less than 1.
 FOREIGN, LEAST_EXCESS = 2.0**20, 0.25
+TOGETHER = 32  # sources whose points are settled in step
 CROSSED, TIES, HOPS = 20, 40, 2**20 - 1  # the bits of hops, points outside and ties in one integer
 
 
@@ -50,6 +53,7 @@ def chain_path_counts(
     interior, outside = np.zeros((2, *targets.shape), np.int32)
     distances, parents = csgraph.dijkstra(matrix, directed=True, indices=sources, return_predecessors=True)
     degrees = np.diff(matrix.indptr)
+    waiting: list[int] = []
     for j, source in enumerate(sources):
         distance, parent, foreign = distances[j], parents[j], labels != labels[source]
         arrival, allowed = np.take(distance, matrix.indices), tolerance * distance
@@ -64,12 +68,26 @@ def chain_path_counts(
             ties = np.bincount(matrix.indices[tight], minlength=len(labels)) > 1
         counts = _counts(parent, foreign, ties)[targets[:, j]]
         if np.any(counts >> TIES):
-            parent = _lexicographic_parents(matrix, tight, gap[tight], foreign, allowed, source, targets[:, j])
-            counts = _counts(parent, foreign, 0)[targets[:, j]]
-        reached = np.isfinite(distance[targets[:, j]])
-        interior[:, j] = np.where(reached, np.maximum((counts & HOPS) - 1, 0), -1)
-        outside[:, j] = np.where(reached, (counts >> CROSSED) & HOPS, 0)
+            found = None
+            if not waiting:  # where one source needs more, others do
+                found = _lexicographic_parents(matrix, tight, gap[tight], foreign, allowed, source, targets[:, j])
+            if found is None:
+                waiting.append(j)
+                continue
+            counts = _counts(found, foreign, 0)[targets[:, j]]
+        interior[:, j], outside[:, j] = _split(counts, distance[targets[:, j]])
+    for some in (waiting[i : i + TOGETHER] for i in range(0, len(waiting), TOGETHER)):
+        counts = _counts_within(matrix, labels, sources[some], distances[some], parents[some], tolerance)
+        for j, one in zip(some, counts, strict=True):
+            interior[:, j], outside[:, j] = _split(one[targets[:, j]], distances[j, targets[:, j]])
     return PathCounts(interior, outside)
+
+
+def _split(counts: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points inside and points outside, from hops and points outside in one integer."""
+    reached = np.isfinite(distance)
+    interior = np.where(reached, np.maximum((counts & HOPS) - 1, 0), -1)
+    return interior, np.where(reached, (counts >> CROSSED) & HOPS, 0)
 
 
 def _counts(parent: np.ndarray, foreign: np.ndarray, ties: Any) -> np.ndarray:
@@ -86,8 +104,10 @@ def _lexicographic_parents(
     allowed: np.ndarray,
     source: int,
     targets: np.ndarray,
-) -> np.ndarray:
+) -> np.ndarray | None:
     """Parents on the paths with the fewest points outside, then the fewest hops, then the least excess.
+
+    None if small excesses add up to more than the rounding of the path to a target.
 
     Args:
         tight, gap: the edges of shortest paths, by their place in the matrix, and by how much each exceeds the distance.
@@ -106,9 +126,7 @@ def _lexicographic_parents(
     step = np.zeros(n)
     step[ends[chosen]] = gap[chosen]
     beyond = np.where(finite, _climb(parent, step) > allowed, False)
-    if np.any(_climb(parent, beyond.astype(int))[targets]):  # many small excesses, each within the rounding of its path
-        return _cheapest_within(starts, ends, gap, foreign, allowed, source)
-    return parent
+    return None if np.any(_climb(parent, beyond.astype(int))[targets]) else parent
 
 
 def _climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -122,23 +140,62 @@ def _climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
         total, ancestor = total + total[ancestor], beyond
 
 
-def _cheapest_within(
-    starts: np.ndarray, ends: np.ndarray, gap: np.ndarray, foreign: np.ndarray, allowed: np.ndarray, source: int
+def _counts_within(
+    matrix: Any,
+    labels: np.ndarray,
+    sources: np.ndarray,
+    distances: np.ndarray,
+    parents: np.ndarray,
+    tolerance: float,
 ) -> np.ndarray:
-    """Parents on the paths with the fewest points outside, then the fewest hops, whose excess in all is allowed."""
-    following: list[list[tuple[int, float]]] = [[] for _ in foreign]
-    for u, v, excess in zip(starts.tolist(), ends.tolist(), gap.tolist(), strict=True):
-        following[u].append((v, excess))
-    parent = np.full(len(foreign), -1)
-    best = {source: (0, 0, 0.0)}
-    queue = [(0, 0, 0.0, source)]
-    while queue:
-        crossed, hops, excess, u = heapq.heappop(queue)
-        if (crossed, hops, excess) > best[u]:
-            continue
-        for v, more in following[u]:
-            state = crossed + int(foreign[u]), hops + 1, excess + more
-            if state[2] <= allowed[v] and (v not in best or state < best[v]):
-                best[v], parent[v] = state, u
-                heapq.heappush(queue, (*state, v))
-    return parent
+    """Hops and points outside, in one integer, on the best path whose excess is allowed at each of its points, [s n].
+
+    Points in order of distance, so that all that leads to a point is known when its turn comes; all sources in step. A
+    point that no allowed path leads to, its predecessors having used up what is allowed, keeps the path of its tree.
+    """
+    s, n = len(sources), len(labels)
+    rows = np.repeat(np.arange(n), np.diff(matrix.indptr))
+    order = np.argsort(distances, axis=1, kind="stable")
+    parts = []
+    for source, distance, parent, by_rank in zip(sources, distances, parents, order, strict=True):
+        foreign, rank = labels != labels[source], np.empty(n, np.int64)
+        rank[by_rank] = np.arange(n)
+        with np.errstate(invalid="ignore"):
+            gap = distance[matrix.indices] + matrix.data - distance[rows]  # lengths are the same both ways
+            tight = np.flatnonzero((gap <= tolerance * distance[rows]) & (rank[matrix.indices] < rank[rows]))
+        ends, before = rows[tight], matrix.indices[tight]
+        slot = np.arange(len(tight)) - np.searchsorted(ends, ends)
+        parts.append((rank[ends], slot, 2 * before + foreign[before], gap[tight], _counts(parent, foreign, 0)[by_rank]))
+    width = 1 << int(max(max(slot, default=0) for _, slot, *_ in parts)).bit_length()
+    before, gap = np.full((n, TOGETHER, width), -1, np.int32), np.zeros((n, TOGETHER, width))
+    tree, place, allowed = np.zeros((n, TOGETHER), np.int64), np.zeros((n, TOGETHER), np.int32), np.zeros((n, TOGETHER))
+    for j, (rank, slot, link, excess, counts) in enumerate(parts):
+        before[rank, j, slot], gap[rank, j, slot], tree[:, j] = link, excess, counts
+        place[:, j], allowed[:, j] = order[j], tolerance * distances[j, order[j]]
+    place[:, s:] = np.arange(n)[:, None]
+    with jax.enable_x64(True):
+        return np.asarray(_in_order(place, before, gap, allowed, tree))[:, :s].T
+
+
+@jax.jit
+def _in_order(place: Array, before: Array, gap: Array, allowed: Array, tree: Array) -> Array:
+    """The counts [n s] of `_counts_within`, from what leads to each point (2 point + outside; -1: nothing), by rank."""
+    n, s = place.shape
+    column, none = jnp.arange(s), jnp.iinfo(tree.dtype).max
+
+    def step(state: tuple[Array, Array], item: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
+        cost, excess = state
+        point, links, more, most, fallback = item
+        at = jnp.maximum(links >> 1, 0), column[:, None]
+        offer = cost.at[at].get(mode="promise_in_bounds") + 1 + ((links & 1).astype(tree.dtype) << CROSSED)
+        longer = excess.at[at].get(mode="promise_in_bounds") + more
+        offer = jnp.where((links >= 0) & (longer <= most[:, None]), offer, none)
+        best = jnp.min(offer, axis=1)
+        least = jnp.min(jnp.where(offer == best[:, None], longer, jnp.inf), axis=1)
+        stuck = best == none
+        cost = cost.at[point, column].set(jnp.where(stuck, fallback, best), mode="promise_in_bounds")
+        excess = excess.at[point, column].set(jnp.where(stuck, 0, least), mode="promise_in_bounds")
+        return (cost, excess), None
+
+    start = jnp.zeros((n, s), tree.dtype), jnp.zeros((n, s), gap.dtype)
+    return lax.scan(step, start, (place, before, gap, allowed, tree))[0][0]

@@ -47,16 +47,20 @@ def along_the_tree(parent: np.ndarray, foreign: np.ndarray) -> tuple[np.ndarray,
 
 def by_states(matrix, labels: np.ndarray, source: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
     """Points inside and outside on the best path from the source to each point, one point after another."""
-    distance = csgraph.dijkstra(matrix, directed=True, indices=source)
-    best: list[tuple[int, int, float]] = [(10**9, 0, 0.0)] * len(labels)
+    distance, parent = csgraph.dijkstra(matrix, directed=True, indices=source, return_predecessors=True)
+    none = 10**9, 0, 0.0
+    best: list[tuple[int, int, float]] = [none] * len(labels)
     best[source] = 0, 0, 0.0
+    hops_of_tree, outside_of_tree = along_the_tree(parent, labels != labels[source])
     for v in np.argsort(distance, kind="stable")[1:]:
         for place in range(matrix.indptr[v], matrix.indptr[v + 1]):
             u, allowed = matrix.indices[place], tolerance * distance[v]
             gap = distance[u] + matrix.data[place] - distance[v]
             crossed, hops, excess = best[u]
-            if gap <= allowed and excess + gap <= allowed:
+            if distance[u] < distance[v] and gap <= allowed and excess + gap <= allowed:
                 best[v] = min(best[v], (crossed + int(labels[u] != labels[source]), hops + 1, excess + gap))
+        if best[v] == none:  # what leads here has used up what is allowed: the tree's path
+            best[v] = int(outside_of_tree[v]), int(hops_of_tree[v]), 0.0
     return np.array([b[1] - 1 for b in best]), np.array([b[0] for b in best])
 
 
