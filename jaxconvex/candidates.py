@@ -13,7 +13,8 @@ __all__ = ["SPARE", "TOGETHER", "nearest_by_products"]
 
 SPARE = 6  # candidates kept beyond k: their scores are rounded, so they are ranked again by exact differences
 TILE = 2**23  # entries of a tile of the product on a CPU: 32 MB in float32, what its cache may hold
-DEVICE_TILE = 2**28  # elsewhere: 1 GB in float32
+QUERIES = 256, 512  # rows of a tile on a CPU, where points have fewer than 256 features, and where they have more
+DEVICE_TILE, DEVICE_QUERIES = 2**28, 4096  # elsewhere: 1 GB in float32
 GROUP = 8  # entries of a row that share a minimum
 PASSES = 64  # up to so many smallest entries are found one by one on a CPU: cheaper there than a partial sort
 TOGETHER = 32  # rows whose distances are computed at a time, from differences
@@ -35,7 +36,7 @@ def plan(size: int, n: int, d: int, k: int, itemsize: int) -> Plan:
     cpu = jax.default_backend() == "cpu"
     kept = k + SPARE
     # More rows share what it costs to read the points; fewer leave more of a tile in the cache.
-    most = (256 if d < 256 else 512) if cpu else 4096
+    most = QUERIES[d >= 256] if cpu else DEVICE_QUERIES
     entries = (TILE if cpu else DEVICE_TILE) * 4 // itemsize
     blocks = -(-size // most)
     queries = -(-size // (blocks * TOGETHER)) * TOGETHER
@@ -105,9 +106,7 @@ def nearest_by_products(
             found = _smallest(
                 jnp.concatenate([known[0], values], axis=1), jnp.concatenate([known[1], start + members], axis=1), cut
             )
-            return tuple(
-                lax.dynamic_update_slice_in_dim(part, new, at, 0) for part, new in zip(best, found, strict=True)
-            )
+            return jax.tree.map(lambda part, new: lax.dynamic_update_slice_in_dim(part, new, at, 0), best, found)
 
         return lax.fori_loop(0, blocks, block, best)
 

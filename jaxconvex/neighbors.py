@@ -164,12 +164,15 @@ def _line(mesh: Mesh) -> Mesh:
 
 def _replicated(x: Any, mesh: Mesh) -> Float[Array, "n d"]:
     """The points, checked, on every device of the mesh."""
-    if is_concrete(x) and not (isinstance(x, jax.Array) and not x.is_fully_addressable):
-        return jax.device_put(as_points(x), NamedSharding(_line(mesh), PartitionSpec()))
-    points = jax.eval_shape(as_points, x)  # all but the values
-    if is_concrete(x):
-        return jax.device_put(x, NamedSharding(_line(mesh), PartitionSpec())).astype(points.dtype)
-    return x.astype(points.dtype)
+    everywhere = NamedSharding(_line(mesh), PartitionSpec())
+    if not is_concrete(x):
+        return as_points(x)
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return jax.device_put(as_points(x), everywhere)
+    points = jax.device_put(x, everywhere).astype(jax.eval_shape(as_points, x).dtype)
+    # Every process has all of a replicated array, though JAX may not read it as one.
+    as_points(points.addressable_data(0))
+    return points
 
 
 @jax.jit

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import socket
+import subprocess
+import sys
 
 import chex
 import jax
@@ -10,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from jaxconvex import distances
+from jaxconvex import candidates, distances, neighbors
 from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 
 pytestmark = pytest.mark.check_shapes
@@ -376,3 +382,178 @@ def test_nan_under_jit_shows_in_every_distance(metric, value):
     graph = jax.jit(lambda x: knn_graph(x, k=3, metric=metric))(x)
     assert np.isnan(graph.distances).all()
     assert isinstance(graph, KNNGraph)
+
+
+# Tiles, and many devices
+
+
+def rounded_order(x, k):
+    """The neighbours of a full sort by (distance, index), where sums of squares are exact in float32."""
+    x = np.asarray(x, np.float64)
+    squared = np.square(x[:, None] - x[None]).sum(-1)
+    np.fill_diagonal(squared, np.inf)
+    return np.argsort(squared, axis=1, kind="stable")[:, :k]
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of 64 points and 32 queries, so that few points need many."""
+    monkeypatch.setattr(candidates, "TILE", 64 * 32)
+    monkeypatch.setattr(candidates, "QUERIES", (32, 32))
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "dtype"), [(58, 57, "float32"), (59, 10, "float64"), (123, 1, "float32"), (250, 70, "float32")]
+)
+def test_tiles_join_without_a_seam(small_tiles, n, k, dtype):
+    """Sizes about the borders of tiles, with ties and duplicates; k where minima are passed, and where they are sorted."""
+    with jax.enable_x64(dtype == "float64"):
+        rng = np.random.default_rng(n)
+        for spread in (1, 4):
+            x = rng.integers(-spread, spread + 1, (n, 6)).astype(dtype)
+            graph = knn_graph(jnp.asarray(x), k=k)
+            assert graph.distances.dtype == dtype
+            np.testing.assert_array_equal(graph.indices, rounded_order(x, k))
+
+
+def test_tiles_under_jit_vmap_and_grad(small_tiles):
+    layers = jnp.asarray(np.random.default_rng(0).normal(size=(2, 123, 6)), jnp.float32)
+    batch = jax.jit(jax.vmap(lambda x: knn_graph(x, k=3)))(layers)
+    for i in range(2):
+        graph = knn_graph(layers[i], k=3)
+        np.testing.assert_array_equal(batch.indices[i], graph.indices)
+        chex.assert_trees_all_equal(graph, jax.jit(lambda x: knn_graph(x, k=3))(layers[i]))
+    chex.assert_tree_all_finite(jax.grad(lambda x: knn_graph(x, k=3).distances.sum())(layers[0]))
+
+
+@given(st.integers(2, 130), st.sampled_from([1, 4, 30]), st.integers(1, 4), st.integers(0, 2**32 - 1))
+@settings(max_examples=30)
+def test_any_number_of_points_and_neighbours(n, k, spread, seed):
+    x = np.random.default_rng(seed).integers(-spread, spread + 1, (n, 3)).astype(np.float32)
+    k = k if k < n else 1
+    np.testing.assert_array_equal(knn_graph(jnp.asarray(x), k=k).indices, rounded_order(x, k))
+
+
+def test_similar_sizes_share_a_compilation():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(205, 7)), jnp.float32)
+    knn_graph(x[:200], k=5)
+    before = neighbors._knn._cache_size()
+    for n in (201, 205):
+        graph = knn_graph(x[:n], k=5)
+        assert graph.indices.shape == (n, 5)
+        np.testing.assert_array_equal(graph.indices, oracles.neighbors(x[:n], 5)[0])
+    assert neighbors._knn._cache_size() == before
+
+
+def test_equal_pairs_of_points_have_equal_distances():
+    """To the last bit, wherever in the array they stand."""
+    rng = np.random.default_rng(1)
+    for d in (3, 17, 64):
+        pair = rng.normal(size=(2, d)).astype(np.float32)
+        x = np.concatenate([pair, 100 * rng.normal(size=(40, d))])
+        first = {
+            np.asarray(knn_graph(jnp.asarray(np.roll(x, shift, 0), jnp.float32), k=1).distances)[shift, 0].item()
+            for shift in (0, 1, 17, 39)
+        }
+        assert len(first) == 1
+
+
+MESH = """
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxconvex import knn_graph
+
+rng = np.random.default_rng(0)
+meshes = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), jax.make_mesh((4, 2), ("a", "b"))
+
+
+def same(one, other):
+    for got, want in zip(one, other, strict=True):
+        np.testing.assert_array_equal(got, want)
+        assert got.is_fully_replicated and len(got.sharding.device_set) == 8
+
+
+for n, d, k, metric in ((40, 5, 39, "euclidean"), (300, 20, 5, "cosine"), (70, 3, 2, "manhattan")):
+    x = rng.normal(size=(n, d)).astype(np.float32)
+    x[-5:] = x[:5]
+    alone = knn_graph(x, k=k, metric=metric)
+    for mesh in meshes:
+        same(knn_graph(x, k=k, metric=metric, mesh=mesh), alone)
+
+x = rng.normal(size=(64, 5)).astype(np.float32)
+alone = knn_graph(x, k=4)
+sharded = jax.device_put(x, NamedSharding(meshes[0], PartitionSpec("data")))
+same(knn_graph(sharded, k=4, mesh=meshes[0]), alone)
+same(jax.jit(lambda x: knn_graph(x, k=4, mesh=meshes[0]))(x), alone)
+gradient = [jax.grad(lambda x: knn_graph(x, k=4, mesh=m).distances.sum())(jax.numpy.asarray(x)) for m in (None, meshes[1])]
+np.testing.assert_allclose(*gradient, rtol=1e-4, atol=1e-5)
+for bad, words in ((np.where(np.eye(64)[:, :5], np.nan, x), "5 of 64"), (x[0], "one row a point")):
+    try:
+        knn_graph(bad, k=4, mesh=meshes[0])
+        raise SystemExit("bad input was taken")
+    except ValueError as error:
+        assert words in str(error), error
+"""
+
+
+def run_alone(program, *arguments, **environment):
+    """Start a program of its own, since the number of devices is fixed once JAX has begun."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def test_eight_devices_give_what_one_gives():
+    process = run_alone(MESH, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    output, _ = process.communicate(timeout=250)
+    assert process.returncode == 0, output.decode()
+
+
+PROCESSES = """
+import sys, jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
+from jaxconvex import knn_graph
+
+x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+mesh = jax.make_mesh((2,), ("data",))
+sharding = NamedSharding(mesh, PartitionSpec("data"))
+whole = jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+assert not whole.is_fully_addressable
+alone = knn_graph(x, k=4)
+for metric in ("euclidean", "cosine"):
+    alone = knn_graph(x, k=4, metric=metric)
+    for points in (whole, x):
+        for got, want in zip(knn_graph(points, k=4, metric=metric, mesh=mesh), alone, strict=True):
+            np.testing.assert_array_equal(got, want)
+bad = jax.make_array_from_callback(x.shape, sharding, lambda index: np.where(x[index] == x[0, 0], np.nan, x[index]))
+try:
+    knn_graph(bad, k=4, mesh=mesh)
+    raise SystemExit("nan was taken")
+except ValueError as error:
+    assert "finite" in str(error), error
+"""
+
+
+def test_two_processes_give_what_one_gives():
+    """The points are an array that neither process can address whole."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = [run_alone(PROCESSES, port, str(i)) for i in range(2)]
+    outputs = [process.communicate(timeout=250)[0].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_lowers_for_every_platform(metric):
+    points = jax.ShapeDtypeStruct((300, 12), jnp.float32)
+    exported = jax.export.export(
+        jax.jit(lambda x: knn_graph(x, k=5, metric=metric)), platforms=["cpu", "cuda", "rocm", "tpu"]
+    )(points)
+    assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
