@@ -20,9 +20,9 @@ __all__ = ["LONG", "chain_path_counts", "edge_matrix"]
 
 LONG = 32  # hops from a root: beyond, paths may take more than 50 sweeps
 # What a point outside costs in the lexicographic pass, where a hop costs 1 and all excess together less than 1.
-FOREIGN, LEAST_EXCESS = 2.0**20, 0.25
+FOREIGN, LEAST_EXCESS = 2**20, 0.25
+CROSSED, TIES, HOPS = 20, 40, 2**20 - 1  # hops, points outside (as in the price) and ties in one integer
 TOGETHER = 32  # sources whose points are settled in step
-CROSSED, TIES, HOPS = 20, 40, 2**20 - 1  # the bits of hops, points outside and ties in one integer
 
 
 def edge_matrix(packed: PackedGraph) -> Any:
@@ -45,14 +45,20 @@ def chain_path_counts(
 ) -> PathCounts:
     """`PathCounts` [t s] of some sources, each with its own targets, by the same tie rule as the other engines.
 
-    A path may exceed the distance by the relative `tolerance`. Where a point is reached by several equally short paths, a
-    second search over the edges of shortest paths finds the one with the fewest points outside, then the fewest hops.
+    A path may exceed the distance by the relative `tolerance`. Where a point on a path to a target is reached by several
+    equally short paths, a second search over the edges of shortest paths finds the one with the fewest points outside,
+    then the fewest hops; and where small excesses add up on it, points are settled in order of distance, with what their
+    paths exceed. There, points nearer to each other than rounding are taken in the order of their rows.
+
+    Cost: one or two runs of scipy's dijkstra a source, which hold Python's lock, and some passes over the edges; memory
+    of the distances [s n], and of 32 n (edges of shortest paths into a point) 12 bytes where excesses add up.
     """
     from scipy.sparse import csgraph
 
     interior, outside = np.zeros((2, *targets.shape), np.int32)
     distances, parents = csgraph.dijkstra(matrix, directed=True, indices=sources, return_predecessors=True)
     degrees = np.diff(matrix.indptr)
+    starts = np.repeat(np.arange(len(labels), dtype=np.int32), degrees)
     waiting: list[int] = []
     for j, source in enumerate(sources):
         distance, parent, foreign = distances[j], parents[j], labels != labels[source]
@@ -63,18 +69,20 @@ def chain_path_counts(
             gap -= arrival
         arrival *= tolerance
         tight = np.flatnonzero(gap <= arrival)
-        ties = 0
+        ties: Any = 0
         if len(tight) >= np.count_nonzero(np.isfinite(distance)):  # more than the edges of one tree
             ties = np.bincount(matrix.indices[tight], minlength=len(labels)) > 1
         counts = _counts(parent, foreign, ties)[targets[:, j]]
         if np.any(counts >> TIES):
             found = None
             if not waiting:  # where one source needs more, others do
-                found = _lexicographic_parents(matrix, tight, gap[tight], foreign, allowed, source, targets[:, j])
+                found = _lexicographic_counts(
+                    matrix, (starts[tight], tight), gap[tight], foreign, allowed, source, targets[:, j]
+                )
             if found is None:
                 waiting.append(j)
                 continue
-            counts = _counts(found, foreign, 0)[targets[:, j]]
+            counts = found[targets[:, j]]
         interior[:, j], outside[:, j] = _split(counts, distance[targets[:, j]])
     for some in (waiting[i : i + TOGETHER] for i in range(0, len(waiting), TOGETHER)):
         counts = _counts_within(matrix, labels, sources[some], distances[some], parents[some], tolerance)
@@ -96,37 +104,39 @@ def _counts(parent: np.ndarray, foreign: np.ndarray, ties: Any) -> np.ndarray:
     return _climb(parent, 1 + (outside << CROSSED) + (np.int64(1) << TIES) * ties)
 
 
-def _lexicographic_parents(
+def _lexicographic_counts(
     matrix: Any,
-    tight: np.ndarray,
+    edges: tuple[np.ndarray, np.ndarray],
     gap: np.ndarray,
     foreign: np.ndarray,
     allowed: np.ndarray,
     source: int,
     targets: np.ndarray,
 ) -> np.ndarray | None:
-    """Parents on the paths with the fewest points outside, then the fewest hops, then the least excess.
+    """Hops and points outside, in one integer, on paths with the fewest points outside, then hops, then least excess.
 
     None if small excesses add up to more than the rounding of the path to a target.
 
     Args:
-        tight, gap: the edges of shortest paths, by their place in the matrix, and by how much each exceeds the distance.
+        edges: those of shortest paths: where they start, and their places in the matrix.
+        gap: by how much the distance at their start, and they, exceed the distance at their end.
         targets: the points whose paths must keep what they exceed the distance by, in all, within what is allowed.
     """
     from scipy.sparse import csgraph, csr_matrix
 
-    n = len(foreign)
-    starts, ends = np.repeat(np.arange(n), np.diff(matrix.indptr))[tight], matrix.indices[tight]
-    finite = np.isfinite(allowed)
-    least = LEAST_EXCESS / max(float(allowed[finite].max(initial=0)), np.finfo(float).tiny)
-    price = 1 + FOREIGN * foreign[starts] + least * np.maximum(gap, 0)
+    starts, tight = edges
+    n, ends = len(foreign), matrix.indices[tight]
+    largest = float(np.max(allowed, where=np.isfinite(allowed), initial=np.finfo(float).tiny))
+    price = (1 + FOREIGN * foreign)[starts] + LEAST_EXCESS / largest * np.maximum(gap, 0)
     some = csr_matrix((price, ends, np.searchsorted(tight, matrix.indptr)), shape=(n, n))
-    _, parent = csgraph.dijkstra(some, directed=True, indices=source, return_predecessors=True)
+    cost, parent = csgraph.dijkstra(some, directed=True, indices=source, return_predecessors=True)
     chosen = parent[ends] == starts
     step = np.zeros(n)
     step[ends[chosen]] = gap[chosen]
-    beyond = np.where(finite, _climb(parent, step) > allowed, False)
-    return None if np.any(_climb(parent, beyond.astype(int))[targets]) else parent
+    beyond = _climb(parent, step) > allowed
+    if np.any(beyond) and np.any(_climb(parent, beyond.astype(int))[targets]):
+        return None
+    return np.where(np.isfinite(cost), cost, 0).astype(np.int64)
 
 
 def _climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -161,12 +171,13 @@ def _counts_within(
         foreign, rank = labels != labels[source], np.empty(n, np.int64)
         rank[by_rank] = np.arange(n)
         with np.errstate(invalid="ignore"):
-            gap = distance[matrix.indices] + matrix.data - distance[rows]  # lengths are the same both ways
-            tight = np.flatnonzero((gap <= tolerance * distance[rows]) & (rank[matrix.indices] < rank[rows]))
+            gap = np.take(distance, matrix.indices) + matrix.data - np.take(distance, rows)  # as long the other way
+            tight = np.flatnonzero(gap <= tolerance * np.take(distance, rows))
+        tight = tight[rank[matrix.indices[tight]] < rank[rows[tight]]]
         ends, before = rows[tight], matrix.indices[tight]
-        slot = np.arange(len(tight)) - np.searchsorted(ends, ends)
+        slot = np.arange(len(tight)) - np.searchsorted(tight, matrix.indptr)[ends]  # its number among those of its end
         parts.append((rank[ends], slot, 2 * before + foreign[before], gap[tight], _counts(parent, foreign, 0)[by_rank]))
-    width = 1 << int(max(max(slot, default=0) for _, slot, *_ in parts)).bit_length()
+    width = 1 << int(max(slot.max(initial=0) for _, slot, *_ in parts)).bit_length()
     before, gap = np.full((n, TOGETHER, width), -1, np.int32), np.zeros((n, TOGETHER, width))
     tree, place, allowed = np.zeros((n, TOGETHER), np.int64), np.zeros((n, TOGETHER), np.int32), np.zeros((n, TOGETHER))
     for j, (rank, slot, link, excess, counts) in enumerate(parts):

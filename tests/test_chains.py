@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import oracles
 import pytest
+from scipy.sparse import csgraph
 
 import jaxconvex as jc
-from jaxconvex.chains import LONG
+from jaxconvex import chains
+from jaxconvex.chains import LONG, chain_path_counts, edge_matrix
 
 CHAINS = {
     "curve": lambda rng: np.cumsum(rng.random(300))[:, None],
@@ -59,3 +61,41 @@ def test_path_graph_by_hand():
     outside = np.array([np.sum(labels[a + 1 : b]) for a, b in zip(i[same], j[same], strict=True)])
     # k = 2 also links points two apart where one is an end or gaps are uneven; so bound instead of equating.
     assert abs(float(score.nonadjacent[0]) - np.mean(1 - outside / inner)) < 0.02
+
+
+def one_by_one(matrix, labels, source, tolerance):
+    """Points inside and outside of the best path to each point: states (outside, hops, excess) in order of distance."""
+    distance, parent = csgraph.dijkstra(matrix, directed=True, indices=source, return_predecessors=True)
+    best, tree = {source: (0, 0, 0.0)}, {source: (0, 0, 0.0)}
+    for v in np.argsort(distance, kind="stable")[1:]:
+        near = range(matrix.indptr[v], matrix.indptr[v + 1])
+        found = []
+        for u, length in ((matrix.indices[place], matrix.data[place]) for place in near):
+            if distance[u] < distance[v]:
+                crossed, hops, excess = best[u]
+                excess += distance[u] + length - distance[v]
+                if excess <= tolerance * distance[v]:
+                    found.append((crossed + int(labels[u] != labels[source]), hops + 1, excess))
+        crossed, hops, _ = tree[parent[v]]
+        tree[v] = crossed + int(labels[parent[v]] != labels[source]), hops + 1, 0.0
+        best[v] = min(found, default=tree[v])
+    states = np.array([best[v] for v in range(len(labels))])
+    return np.maximum(states[:, 1] - 1, 0), states[:, 0]
+
+
+@pytest.mark.parametrize("tolerance", [1e-12, 1e-4, 1e-3])
+def test_small_excesses_are_allowed_within_the_rounding_of_a_path(tolerance, monkeypatch):
+    """On a dense spiral nearly every edge is short but for little, so that many paths are nearly as short as the best."""
+    angle = np.sqrt(np.linspace(9, 900, 300))
+    x = np.stack([angle * np.cos(angle), angle * np.sin(angle)], -1).astype(np.float32)
+    labels = np.random.default_rng(0).integers(0, 2, len(x))
+    matrix, sources = edge_matrix(jc.pack(jc.knn_graph(x, k=8))), np.arange(0, 300, 7)
+    within, calls = chains._counts_within, []
+    monkeypatch.setattr(chains, "_counts_within", lambda *a: calls.append(len(a[2])) or within(*a))
+    targets = np.broadcast_to(np.arange(300)[:, None], (300, len(sources)))
+    counts = chain_path_counts(matrix, labels, sources, targets, tolerance)
+    assert bool(calls) == (tolerance > 1e-12)
+    for j, source in enumerate(sources):
+        interior, outside = one_by_one(matrix, labels, source, tolerance)
+        np.testing.assert_array_equal(counts.interior[:, j], interior)
+        np.testing.assert_array_equal(counts.outside[:, j], outside)
