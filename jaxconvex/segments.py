@@ -124,6 +124,11 @@ def euclidean_segments(
     if mesh is not None:
         mesh = Mesh(mesh.devices.ravel(), ("pairs",))  # one axis, whose type is Auto whatever the types of theirs
     predict = predict_fn if isinstance(predict_fn, Partial) else Partial(predict_fn)
+    sizes: Any
+    first: Any
+    second: Any
+    keep: Any
+    steps: Any
     if is_concrete(points, checked, pairs, predict):  # leave the padding out
         sizes = np.bincount(np.asarray(checked) + 1, minlength=num_classes + 1)[1:]
         first, second, valid = (np.asarray(p).ravel() for p in pairs)
@@ -208,7 +213,7 @@ def _device_shares(
 
 
 def _checked_logits(logits: Any, num_points: int, num_classes: int) -> Array:
-    shape = getattr(logits, "shape", ())
+    shape: Any = getattr(logits, "shape", ())
     if len(shape) == 2 and shape[0] == num_points and shape[1] >= num_classes:
         return logits
     raise ValueError(
