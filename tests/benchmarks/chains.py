@@ -52,7 +52,7 @@ def by_states(matrix, labels: np.ndarray, source: int, tolerance: float) -> tupl
     best: list[tuple[int, int, float]] = [none] * len(labels)
     best[source] = 0, 0, 0.0
     hops_of_tree, outside_of_tree = along_the_tree(parent, labels != labels[source])
-    for v in np.argsort(distance, kind="stable")[1:]:
+    for v in np.argsort(distance, kind="stable")[1 : np.count_nonzero(np.isfinite(distance))]:
         for place in range(matrix.indptr[v], matrix.indptr[v + 1]):
             u, allowed = matrix.indices[place], tolerance * distance[v]
             gap = distance[u] + matrix.data[place] - distance[v]
