@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.paths import PathCounts
 
-__all__ = ["ConvexityScore", "PairSums", "deficit_of", "sum_pairs", "summarise"]
+__all__ = ["ConvexityScore", "PairSums", "deficit_of", "of_drawn_sources", "sum_pairs", "summarise"]
 
 
 class ConvexityScore(NamedTuple):
@@ -20,8 +20,9 @@ class ConvexityScore(NamedTuple):
 
     The closed-form errors answer different questions. `sem_paper` is std(pair scores, ddof=1) / sqrt(number of points), as
     the paper reports. `se_pairs` is for the graph (or network) held fixed: with a_i the mean score of point i with its
-    partners, 2 sd(a_i) / sqrt(n) (n - 1) / (n - 2); nan below three points and where pairs were drawn. Neither covers
-    the sampling of the points, which changes the graph: see `statistics.graph_jackknife`.
+    partners, 2 sd(a_i) / sqrt(n) (n - 1) / (n - 2); nan below three points and where pairs or sources were drawn.
+    Neither covers the sampling of the points, which changes the graph: see `statistics.graph_jackknife`. `se_sources`
+    is for the score of all pairs, where only some points were drawn as sources.
     """
 
     per_class: Float[Any, " c"]
@@ -33,6 +34,8 @@ class ConvexityScore(NamedTuple):
     disconnected: Float[Any, " c"]  # share of pairs without a path; nan for Euclidean convexity
     inside: Float[Any, " c"]  # share of pairs whose path, or segment, lies wholly inside the class
     nonadjacent: Float[Any, " c"]  # score over the pairs without an edge; nan for Euclidean convexity
+    num_sources: Int[Any, " c"]  # points whose pairs with all others are scored: all of them, unless fewer were drawn
+    se_sources: Float[Any, " c"]  # error of drawing those: 0 for all of them, nan where pairs were drawn
 
     @property
     def micro(self) -> Float[Any, " *batch"]:
@@ -102,25 +105,23 @@ def summarise(
     """
     index = xp.where(labels < 0, num_classes, labels)
 
-    def by_class(values: Any) -> Any:
-        if xp is np:
-            return np.bincount(index, weights=values, minlength=num_classes + 1)[:num_classes]
-        return jnp.zeros(num_classes + 1, values.dtype).at[index].add(values)[:num_classes]
+    def total(values: Any) -> Any:
+        return by_class(xp, values, labels, num_classes)
 
-    points = by_class(xp.ones_like(labels))
+    points = total(xp.ones_like(labels))
     times = 2 if ordered else 1
     dtype = sums.deficit.dtype
-    deficit, squared, adjacent, disconnected, inside, _ = (by_class(s).astype(dtype) / times for s in sums)
-    pairs = by_class(sums.partners) // times
+    deficit, squared, adjacent, disconnected, inside, _ = (total(s).astype(dtype) / times for s in sums)
+    pairs = total(sums.partners) // times
     some = xp.where(pairs > 0, pairs, xp.nan)
     mean = deficit / some
     variance = xp.maximum(squared - deficit * mean, 0) / xp.where(pairs > 1, pairs - 1, xp.nan)
     apart = pairs - adjacent
     # The mean deficit of each point, and its spread over the points of the class.
     own = sums.deficit / xp.maximum(sums.partners, 1)
-    centre = by_class(own) / xp.where(points > 0, points, xp.nan)
+    centre = total(own) / xp.where(points > 0, points, xp.nan)
     away = xp.where(labels < 0, 0, own - centre[xp.minimum(index, num_classes - 1)])
-    spread = xp.sqrt(by_class(away**2) / xp.where(points > 1, points - 1, xp.nan))
+    spread = xp.sqrt(total(away**2) / xp.where(points > 1, points - 1, xp.nan))
     factor = 2 * (points - 1) / xp.where(points > 2, points - 2, xp.nan)
     se_pairs = spread * factor / xp.sqrt(xp.where(points > 0, points, xp.nan))
     return ConvexityScore(
@@ -133,4 +134,38 @@ def summarise(
         disconnected=disconnected / some,
         inside=inside / some,
         nonadjacent=1 - (deficit / xp.where(apart > 0, apart, xp.nan)),
+        num_sources=xp.rint(xp.where(complete, points, 0)).astype(xp.int64 if xp is np else xp.int32),
+        se_sources=xp.where(complete & (pairs > 0), 0.0, xp.nan).astype(mean.dtype),
     )
+
+
+def of_drawn_sources(
+    sums: PairSums, labels: Any, drawn: Int[Any, " c"], num_classes: int, *, xp: Any
+) -> ConvexityScore:
+    """The scores of classes from the sums of some points with all their partners, so many drawn in each class.
+
+    Pairs are those that the score stands for: all of the class. With a_i the mean score of a drawn point,
+    se_sources = sd(a_i) / sqrt(s) sqrt(1 - s / n).
+    """
+    points = by_class(xp, xp.ones_like(labels), labels, num_classes).astype(sums.deficit.dtype)
+    score = summarise(sums, labels, num_classes, ordered=False, complete=drawn >= points, xp=xp)
+    own = xp.where(sums.partners > 0, sums.deficit / xp.maximum(sums.partners, 1), 0)
+    away = xp.where((labels >= 0) & (sums.partners > 0), own - (1 - score.per_class)[xp.maximum(labels, 0)], 0)
+    squares = by_class(xp, away**2, labels, num_classes)
+    spread = xp.sqrt(squares / xp.where(drawn > 1, drawn - 1, xp.nan))
+    error = spread / xp.sqrt(xp.maximum(drawn, 1)) * xp.sqrt(xp.maximum(1 - drawn / xp.maximum(points, 1), 0))
+    whole = xp.int64 if xp is np else xp.int32
+    pairs = (points * (points - 1) / 2).astype(whole)
+    return score._replace(
+        num_pairs=xp.where(drawn > 0, pairs, 0).astype(whole),
+        num_sources=xp.minimum(drawn, points).astype(whole),
+        se_sources=xp.where(pairs > 0, xp.where(drawn >= points, 0, error), xp.nan).astype(score.per_class.dtype),
+    )
+
+
+def by_class(xp: Any, values: Any, labels: Any, num_classes: int) -> Any:
+    """The sum of the values of each class's points."""
+    index = xp.where(labels < 0, num_classes, labels)
+    if xp is np:
+        return np.bincount(index, weights=values, minlength=num_classes + 1)[:num_classes]
+    return jnp.zeros(num_classes + 1, values.dtype).at[index].add(values)[:num_classes]

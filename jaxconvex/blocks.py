@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 SOME = 16  # points of a class from which the others' distances are estimated
+SHELLS = 16  # of a large class, from the outermost inwards
 
 
 class Block(NamedTuple):
@@ -59,22 +60,22 @@ def most_lanes(num_points: int) -> int:
 
 
 def schedule(
-    packed: PackedGraph, labels: Int[np.ndarray, " n"], points: Int[np.ndarray, " m"] | None = None
+    packed: PackedGraph, labelings: Sequence[Int[np.ndarray, " n"]], points: Int[np.ndarray, " m"] | None = None
 ) -> Schedule:
-    """The labelled points, or those of the given ones, class by class, near classes side by side.
+    """The labelled points, or the given ones, class by class (of the first labeling), near classes side by side.
 
     Within a class the outermost come first, a shell for each block, and within a shell those near each other. A pair is
     scored from the end that comes first, so that the search from the inner ones need not reach the outer ones; and near
     sources have nearly the same paths, so that their rows settle together. What is far and what is near is told by lower
     bounds of the distances, from those to the landmarks.
     """
-    points = np.flatnonzero(labels >= 0) if points is None else points[labels[points] >= 0]
-    own = np.unique(labels[points], return_inverse=True)[1]
+    points = np.flatnonzero(np.any(np.stack(labelings) >= 0, axis=0)) if points is None else points
+    own = np.unique(labelings[0][points], return_inverse=True)[1]
     members = np.split(points[np.argsort(own, kind="stable")], np.cumsum(np.bincount(own))[:-1]) if len(points) else []
     centres = np.array([packed.landmarks[some].mean(axis=0) for some in members]).reshape(len(members), -1)
     by_place = np.lexsort((centres.min(axis=1), centres.argmin(axis=1))) if len(members) else []
     members = [members[c] for c in by_place]
-    most = most_lanes(len(labels))
+    most = most_lanes(len(labelings[0]))
     # A block costs its lanes and, whatever these are, about as much as 24 more.
     sizes = (most, most * 3 // 4, most // 2)
     cost = [sum(number * (lanes + 24) for _, number in _portions(members, lanes)) for lanes in sizes]
@@ -82,7 +83,7 @@ def schedule(
     lanes = min(lanes, max(16, 1 << (max(len(points), 1) - 1).bit_length()))
     parts = []
     for some, number in _portions(members, lanes):
-        inward = [_inward(packed.landmarks[of_class], number) for of_class in some]
+        inward = [_inward(packed.landmarks[of_class], min(number, SHELLS)) for of_class in some]
         whole = np.concatenate([of_class[order] for of_class, order in zip(some, inward, strict=True)])
         parts += np.array_split(whole, number)
     return Schedule(parts, lanes)

@@ -17,7 +17,7 @@ from jaxconvex.frontier import chosen_rows, distances_from, fold_neighbors, fold
 from jaxconvex.graphs import Graph, PackedGraph, pack
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.paths import OUTSIDE, cheapest, infinity, rounding_slack
-from jaxconvex.scores import packed_graph_convexity
+from jaxconvex.packed_scores import packed_graph_convexity
 
 __all__ = ["Null", "NullScore", "permutation_null"]
 
