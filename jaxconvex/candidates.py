@@ -184,11 +184,9 @@ def _members_of_best_groups(values: Float[Array, "b n"], cut: Plan) -> tuple[Flo
     if n <= 2 * GROUP * cut.kept:
         return values, jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (b, n))
     values = jnp.pad(values, ((0, 0), (0, -n % GROUP)), constant_values=jnp.inf)
-    minima = values.reshape(b, GROUP, -1)
-    while minima.shape[1] > 1:
-        minima = jnp.minimum(minima[:, : minima.shape[1] // 2], minima[:, minima.shape[1] // 2 :])
-    _, groups = _smallest(*_members_of_best_groups(minima[:, 0], cut), cut)
-    members = groups[:, None, :] + minima.shape[2] * jnp.arange(GROUP, dtype=jnp.int32)[:, None]
+    minima = jnp.min(values.reshape(b, GROUP, -1), axis=1)
+    _, groups = _smallest(*_members_of_best_groups(minima, cut), cut)
+    members = groups[:, None, :] + minima.shape[1] * jnp.arange(GROUP, dtype=jnp.int32)[:, None]
     members = members.reshape(b, -1)
     return jnp.take_along_axis(values, members, axis=1), members
 

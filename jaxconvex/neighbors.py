@@ -81,8 +81,7 @@ def knn_graph(
             )
     if mesh is not None:
         return _knn_on_mesh(points, k, metric, _line(mesh))
-    padded = jnp.pad(points, ((0, padded_size(n) - n), (0, 0)), mode="edge")  # zero vectors would have no direction
-    return jax.tree.map(lambda part: part[:n], _knn(padded, n, k, metric))
+    return (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
 
 
 def epsilon_graph(
@@ -134,17 +133,37 @@ def padded_size(n: int) -> int:
     return -(-(n + SPARE) // step) * step
 
 
+@partial(jax.jit, static_argnames="size")
+def _padded(x: Float[Array, "n d"], size: int) -> Float[Array, "size d"]:
+    # The last row again and again, since zero vectors would have no direction.
+    return jnp.pad(x, ((0, size - x.shape[0]), (0, 0)), mode="edge")
+
+
+@partial(jax.jit, static_argnames="n")
+def _first_rows(graph: KNNGraph, n: int) -> KNNGraph:
+    return jax.tree.map(lambda part: part[:n], graph)
+
+
 @partial(jax.jit, static_argnames=("k", "metric"))
 def _knn(x: Float[Array, "n d"], count: int | Array, k: int, metric: Any) -> KNNGraph:
     """The graph of the first `count` rows; the others are padding, and so is what is found for them."""
     return _neighbors_of_rows(x, jnp.int32(0), jnp.int32(count), x.shape[0], k, metric)
 
 
+def _knn_by_steps(x: Float[Array, "n d"], k: int, metric: Any) -> KNNGraph:
+    """Pad, search, cut: three compilations, of which the long one is shared by similar numbers of points."""
+    n = x.shape[0]
+    return _first_rows(_knn(_padded(x, padded_size(n)), n, k, metric), n)
+
+
+_knn_at_once = jax.jit(_knn_by_steps, static_argnames=("k", "metric"))  # saves the memory of the padded copy
+
+
 @partial(jax.jit, static_argnames=("k", "metric", "mesh"))
 def _knn_on_mesh(x: Float[Array, "n d"], k: int, metric: Any, mesh: Mesh) -> KNNGraph:
     n = x.shape[0]
     size = -(-(n + SPARE) // (mesh.size * TOGETHER)) * TOGETHER
-    x = jnp.pad(x, ((0, size * mesh.size - n), (0, 0)), mode="edge")
+    x = _padded(x, size * mesh.size)
 
     def share(x: Float[Array, "n d"]) -> KNNGraph:
         first = lax.axis_index("queries").astype(jnp.int32) * size
