@@ -140,6 +140,8 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
         )
     from scipy import sparse
 
+    # What several processes hold together is copied to each of them, which all lay it out alike.
+    graph = jax.tree.map(lambda part: part if _addressable(part) else jnp.asarray(np.asarray(part)), graph)
     edges = undirected(graph, mode=mode, duplicates=duplicates) if isinstance(graph, KNNGraph) else as_graph(graph)
     n = len(edges.degrees)
     lengths = np.asarray(edges.lengths)
@@ -198,6 +200,10 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
         depth=jnp.int32(depth),
         edges=edges,
     )
+
+
+def _addressable(array: Any) -> bool:
+    return getattr(array, "is_fully_addressable", True)
 
 
 def power_of_two_quantum(eccentricity: Any) -> Any:
