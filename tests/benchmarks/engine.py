@@ -1,28 +1,86 @@
-"""The parts of a score beside scikit-learn and scipy, in one run: neighbours, shortest paths, the permutation null.
+"""What the benchmarks of paths and of whole scores share: data, clocks, our engine by parts, the baseline's steps.
 
-    pip install ".[report]" && python tests/benchmarks/engine.py --points 2000 10000 --features 64
-
-The data are Gaussian classes in 24 dimensions, mapped to the features with noise and an offset. scipy's Dijkstra runs on
-one thread, the form with directed=True on the symmetric matrix (its fastest), from --sources sources, extrapolated to all
-points; following its predecessors is not counted. Medians of --repeats; compilation apart.
+Not a script: see paths.py, scores.py, growth.py, memory.py and accelerator.py. The baseline is scikit-learn's brute force,
+scipy's Dijkstra with directed=True on the symmetric matrix (its fastest form) and a walk along its predecessors in NumPy.
+Neither needs JAX, so the worker processes of the baseline never import it.
 """
 
 from __future__ import annotations
 
-import argparse
+import gzip
+import os
+import platform
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from scipy.sparse import coo_matrix, csgraph
-from sklearn.neighbors import NearestNeighbors
 
-import jaxconvex
+TOGETHER = 64  # sources whose trees scipy returns at once
+
+
+class Spent(NamedTuple):
+    """Seconds by the clock and seconds of the processor, all threads of this process together."""
+
+    wall: float
+    cpu: float
+
+    def __add__(self, other: tuple) -> Spent:
+        return Spent(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def times(self, factor: float) -> Spent:
+        return Spent(self.wall * factor, self.cpu * factor)
+
+
+def spent(function: Callable[[], Any]) -> tuple[Spent, Any]:
+    """What a call takes until its result is there, and the result."""
+    import jax
+
+    start, busy = time.perf_counter(), time.process_time()
+    result = jax.block_until_ready(function())
+    return Spent(time.perf_counter() - start, time.process_time() - busy), result
+
+
+def median(times: Sequence[Spent]) -> Spent:
+    return Spent(*map(float, np.median(times, axis=0)))
+
+
+def use_threads(threads: int) -> None:
+    """Give this process and its children so many cores; before NumPy's and JAX's threads start."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def machine() -> str:
+    """The device, the processor's cores and the versions, in a line."""
+    import jax
+    import scipy
+    import sklearn
+
+    device = jax.devices()[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = processor() if device.platform == "cpu" else device.device_kind
+    return (
+        f"{device.platform}: {name}, {cores} of {os.cpu_count()} cores; jax {jax.__version__}, scipy {scipy.__version__}, "
+        f"scikit-learn {sklearn.__version__}, NumPy {np.__version__}"
+    )
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def data(n: int, features: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian classes in 24 dimensions, mapped to the features with noise and an offset."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, n)
     spread = 1 / np.sqrt(1 + np.arange(24))
@@ -31,67 +89,159 @@ def data(n: int, features: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.float32), labels
 
 
-def seconds(function: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """The first call, which compiles, and the median of the others."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return times[0], float(np.median(times[1:]))
+def fashion_mnist(folder: str) -> tuple[np.ndarray, np.ndarray]:
+    """All 70,000 images and labels from the four idx files of Fashion-MNIST, packed by gzip or not."""
+
+    def read(name: str, offset: int) -> np.ndarray:
+        path = Path(folder) / name
+        if path.exists():
+            content = path.read_bytes()
+        else:
+            with gzip.open(path.with_name(name + ".gz")) as stream:
+                content = stream.read()
+        return np.frombuffer(content, np.uint8, offset=offset)
+
+    parts = ("train", "t10k")
+    images = np.concatenate([read(f"{part}-images-idx3-ubyte", 16) for part in parts]).reshape(-1, 784)
+    labels = np.concatenate([read(f"{part}-labels-idx1-ubyte", 8) for part in parts])
+    return images.astype(np.float32) / 255, labels.astype(np.int64)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, nargs="+", default=[2000, 10000])
-    parser.add_argument("--features", type=int, default=64)
-    parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--sources", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--permutations", type=int, default=1000)
-    options = parser.parse_args()
-    print(f"{jax.devices()[0]}, jax {jax.__version__}, {options.features} features, {options.classes} classes, k = 10")
-    for n in options.points:
-        x, labels = data(n, options.features, options.classes)
-        first, neighbors = seconds(lambda x=x: jaxconvex.knn_graph(x), options.repeats)
-        _, brute = seconds(
-            lambda x=x: NearestNeighbors(n_neighbors=11, algorithm="brute").fit(x).kneighbors(x), options.repeats
-        )
-        print(
-            f"n = {n}: neighbours {neighbors:.2f} s ({first:.1f} first), sklearn {brute:.2f} s, {brute / neighbors:.1f}x."
-        )
-        packed = jaxconvex.pack(jaxconvex.knn_graph(x))
-        edges = packed.edges
-        there = np.isfinite(np.asarray(edges.lengths))
-        ends = np.asarray(edges.receivers)[there], np.asarray(edges.senders)[there]
-        matrix = coo_matrix((np.asarray(edges.lengths)[there].astype(float), ends), shape=(n, n)).tocsr()
-        first, paths = seconds(
-            lambda p=packed, y=labels: jaxconvex.graph_convexity(p, y, num_classes=options.classes).per_class,
-            options.repeats,
-        )
-        sources = np.arange(0, n, max(1, n // options.sources))[: options.sources]
-        start = time.perf_counter()
-        csgraph.dijkstra(matrix, directed=True, indices=sources, return_predecessors=True)
-        dijkstra = (time.perf_counter() - start) * n / len(sources)
-        print(
-            f"n = {n}: all pairs of all classes {paths:.2f} s ({first:.1f} first), scipy's Dijkstra {dijkstra:.2f} s "
-            f"(from {len(sources)} sources), {dijkstra / paths:.1f}x"
-        )
-        start = time.perf_counter()
-        null = jaxconvex.permutation_null(
-            packed,
-            labels,
-            num_classes=options.classes,
-            key=jax.random.key(0),
-            num_permutations=options.permutations,
-        )
-        took = time.perf_counter() - start
-        again = paths * options.permutations
-        print(
-            f"n = {n}: {options.permutations} permutations {took:.1f} s with compilation, {null.num_sources} sources; "
-            f"scoring each from scratch would take {again:.0f} s, {again / took:.0f}x"
-        )
+def compiled_search(x: np.ndarray, k: int = 10) -> Callable[[Any], Any]:
+    """`knn_graph` for arrays like this one, compiled, so that nothing must be searched twice to leave compilation out."""
+    import jax
+
+    import jaxconvex
+
+    return jax.jit(lambda x: jaxconvex.knn_graph(x, k=k)).lower(x).compile()
 
 
-if __name__ == "__main__":
-    main()
+def own_paths(packed: Any, labels: np.ndarray, classes: int, share: float = 1) -> tuple[Spent, str]:
+    """What all pairs of all classes take on a packed graph, and how that is known; one block first, which compiles.
+
+    With a share below 1 only every so many of the blocks are solved, evenly spread over the schedule, and their time is
+    extrapolated; all blocks are made.
+    """
+    import jax
+
+    import jaxconvex
+    from jaxconvex.blocks import blocks_of_classes, schedule
+    from jaxconvex.engines import sum_blocks
+
+    plan = schedule(packed, [labels])
+    first = next(blocks_of_classes([labels], plan))
+    sum_blocks(packed, [labels], [first])
+    with jax.ensure_compile_time_eval():  # as `graph_convexity` calls it
+        sum_blocks(packed, [labels], [first])
+    if share >= 1:
+        score = spent(lambda: jaxconvex.graph_convexity(packed, labels, num_classes=classes).per_class)[0]
+        return score, f"all {len(plan.parts)} blocks"
+    every = min(len(plan.parts), max(1, round(1 / share)))
+
+    def make() -> list[Any]:
+        blocks = blocks_of_classes([labels], schedule(packed, [labels]))
+        return [block for i, block in enumerate(blocks) if i % every == every // 2]
+
+    made, chosen = spent(make)
+    solved = spent(lambda: sum_blocks(packed, [labels], chosen))[0]
+    return made + solved.times(len(plan.parts) / len(chosen)), f"*from {len(chosen)} of {len(plan.parts)} blocks"
+
+
+def own_row_means(packed: Any, labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """The mean score of each source with all others of its class, by our engine."""
+    from jaxconvex.blocks import blocks_of_sources, schedule
+    from jaxconvex.engines import sum_blocks
+
+    blocks = blocks_of_sources([labels], [sources], schedule(packed, [labels], sources))
+    sums = sum_blocks(packed, [labels], blocks)[0]
+    partners = sums.partners[sources]
+    return 1 - sums.deficit[sources] / np.where(partners > 0, partners, np.nan)
+
+
+def matrix_of(packed: Any) -> Any:
+    """The edges of a packed graph as a symmetric sparse matrix in float64."""
+    from scipy.sparse import coo_matrix
+
+    senders, receivers, lengths, degrees = (np.asarray(part) for part in packed.edges)
+    there = np.isfinite(lengths)
+    weights = np.maximum(lengths[there].astype(np.float64), np.finfo(np.float64).tiny)  # scipy drops zeros
+    return coo_matrix((weights, (senders[there], receivers[there])), shape=(len(degrees),) * 2).tocsr()
+
+
+def brute_force(x: np.ndarray, k: int, queries: int) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """scikit-learn's neighbours of all points, or of some drawn rows with the seconds extrapolated to all.
+
+    Seconds, the rows, their neighbours and distances.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    n = len(x)
+    rows = np.arange(n) if not 0 < queries < n else np.sort(np.random.default_rng(2).choice(n, queries, replace=False))
+    NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(x[:256]).kneighbors()  # its first call is slower
+    start = time.perf_counter()
+    search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(x)
+    distances, indices = search.kneighbors(x[rows])
+    seconds = (time.perf_counter() - start) * n / len(rows)
+    others = indices != rows[:, None]
+    others[others.all(axis=1), -1] = False  # where equal points crowd the row itself out
+    return seconds, rows, indices[others].reshape(-1, k), distances[others].reshape(-1, k)
+
+
+def union(indices: np.ndarray, distances: np.ndarray) -> Any:
+    """The symmetric matrix of a nearest-neighbour graph."""
+    from scipy.sparse import csr_matrix
+
+    n, k = indices.shape
+    weights = np.maximum(distances.astype(np.float64), np.finfo(np.float64).tiny)
+    matrix = csr_matrix((weights.ravel(), indices.ravel(), np.arange(n + 1) * k), shape=(n, n))
+    return matrix.maximum(matrix.T).tocsr()
+
+
+def trees(matrix: Any, sources: np.ndarray) -> None:
+    """scipy's Dijkstra with predecessors from each source."""
+    from scipy.sparse import csgraph
+
+    for start in range(0, len(sources), TOGETHER):
+        some = sources[start : start + TOGETHER]
+        csgraph.dijkstra(matrix, directed=True, indices=some, return_predecessors=True)
+
+
+def row_means(matrix: Any, labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """The mean score of each source with all others of its class: Dijkstra, then a walk from every target at once."""
+    from scipy.sparse import csgraph
+
+    means = []
+    points = np.arange(len(labels))
+    for start in range(0, len(sources), TOGETHER):
+        some = sources[start : start + TOGETHER]
+        parents = csgraph.dijkstra(matrix, directed=True, indices=some, return_predecessors=True)[1]
+        row, target = np.nonzero((labels == labels[some, None]) & (points != some[:, None]))
+        at = parents[row, target]
+        reached = at >= 0
+        interior, outside = np.zeros((2, len(at)), np.int64)
+        walking = np.flatnonzero(reached & (at != some[row]))
+        while walking.size:
+            where, here = row[walking], at[walking]
+            interior[walking] += 1
+            outside[walking] += labels[here] != labels[some[where]]
+            at[walking] = parents[where, here]
+            walking = walking[at[walking] != some[where]]
+        scores = np.where(reached, 1 - outside / np.maximum(interior, 1), 0)
+        number = np.bincount(row, minlength=len(some))
+        means.append(np.bincount(row, scores, minlength=len(some)) / np.where(number > 0, number, np.nan))
+    return np.concatenate(means)
+
+
+def affordable(work: Callable[[np.ndarray], Any], sources: np.ndarray, limit: float) -> np.ndarray:
+    """As many of the sources as the work can do in so many seconds, told by a few of them; these warm it up, too."""
+    few = sources[:16]
+    work(few)
+    start = time.perf_counter()
+    work(few)
+    each = (time.perf_counter() - start) / len(few)
+    return sources[: max(len(few), int(limit / each))]
+
+
+def marked(sources: np.ndarray, n: int) -> str:
+    """How a baseline's time is known."""
+    return "all sources" if len(sources) == n else f"*from {len(sources)} sources"
