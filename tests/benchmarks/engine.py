@@ -116,6 +116,14 @@ def compiled_search(x: np.ndarray, k: int = 10) -> Callable[[Any], Any]:
     return jax.jit(lambda x: jaxconvex.knn_graph(x, k=k)).lower(x).compile()
 
 
+def packing(graph: Any) -> tuple[Spent, Any]:
+    """What packing takes, its part on the device compiled before, and the packed graph."""
+    import jaxconvex
+
+    jaxconvex.undirected(graph, mode="union", duplicates="link")  # with all its settings, as `pack` names them
+    return spent(lambda: jaxconvex.pack(graph))
+
+
 def own_paths(packed: Any, labels: np.ndarray, classes: int, share: float = 1) -> tuple[Spent, str]:
     """What all pairs of all classes take on a packed graph, and how that is known; one block first, which compiles.
 

@@ -26,15 +26,12 @@ def measure(name: str, x: np.ndarray, labels: np.ndarray, options: argparse.Name
     """The rows of the table for one data set."""
     from joblib import Parallel, delayed
 
-    import jaxconvex
-
     n, classes = len(x), int(labels.max()) + 1
     search_neighbors = engine.compiled_search(x)
     runs = []
     for _ in range(options.repeats):
         searching, graph = engine.spent(lambda: search_neighbors(x))
-        jaxconvex.undirected(graph)  # a part of packing, compiled here
-        packing, packed = engine.spent(lambda graph=graph: jaxconvex.pack(graph))
+        packing, packed = engine.packing(graph)
         paths, how = engine.own_paths(packed, labels, classes, options.sample_blocks)
         runs.append([searching.wall, packing.wall, paths.wall])
     own = float(np.median(np.sum(runs, axis=1)))
