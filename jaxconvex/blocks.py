@@ -73,8 +73,8 @@ def schedule(
     own = np.unique(labelings[0][points], return_inverse=True)[1]
     members = np.split(points[np.argsort(own, kind="stable")], np.cumsum(np.bincount(own))[:-1]) if len(points) else []
     centres = np.array([packed.landmarks[some].mean(axis=0) for some in members]).reshape(len(members), -1)
-    by_place = np.lexsort((centres.min(axis=1), centres.argmin(axis=1))) if len(members) else []
-    members = [members[c] for c in by_place]
+    if len(members) > 1:
+        members = [members[c] for c in np.lexsort((centres.min(axis=1), centres.argmin(axis=1)))]
     most = most_lanes(len(labelings[0]))
     # A block costs its lanes and, whatever these are, about as much as 24 more.
     sizes = (most, most * 3 // 4, most // 2)

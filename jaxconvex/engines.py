@@ -35,7 +35,7 @@ def _path_counter(packed: PackedGraph, labelings: Sequence[Int[np.ndarray, " n"]
         tolerance = 2 * float(jnp.finfo(packed.edges.lengths.dtype).eps) + 1e-12
         goals = np.broadcast_to(block.targets[:, None], block.wanted.shape[1:])
         found = [chain_path_counts(matrix[0], labels, block.sources, goals, tolerance) for labels in labelings]
-        return PathCounts(*(np.stack(parts) for parts in zip(*found, strict=True)))
+        return jax.tree.map(lambda *parts: np.stack(parts), *found)
 
     if int(packed.depth) > LONG:
         return lambda block, device: chains(block)

@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Int
 from jaxconvex.graphs import CHUNK, WIDTH, PackedGraph
 from jaxconvex.paths import from_sources, infinity
 
-__all__ = ["Rows", "chosen_rows", "distances_from", "fold_neighbors", "fold_rows", "put_rows", "rows_of"]
+__all__ = ["Rows", "chosen_rows", "distances_from", "fold_groups", "fold_neighbors", "fold_rows", "put_rows", "rows_of"]
 
-AHEAD = 2  # median edges that one sweep looks ahead of the least change
+AHEAD = 4  # median edges that one sweep looks ahead of the least change
 SWEEPS = 512  # beyond, paths are so long that Dijkstra's algorithm costs less
 WIDE_CHUNK = 4096  # rows of a chunk where launching a kernel costs more than reading beyond the caches
 
@@ -45,32 +45,25 @@ def chosen_rows(chosen: Bool[Array, " rows"]) -> Rows:
     return Rows(listed, ahead[-1])
 
 
-def fold_neighbors(
-    packed: PackedGraph,
-    rows: Array,
-    live: Array,
-    initial: Any,
-    step: Callable,
-    *,
-    after: Callable = lambda value: value,
-    unroll: bool = True,
-) -> Any:
-    """step(accumulated, neighbours, lengths) over the neighbours of some rows, one neighbour of every row at a time.
+def fold_neighbors(packed: PackedGraph, rows: Array, live: Array, initial: Any, step: Callable) -> Any:
+    """step(accumulated, neighbours, lengths) over the neighbours of some rows, one neighbour of every row at a time."""
 
-    `after` is applied to what has accumulated after each group of WIDTH neighbours. Unrolled, a group is one loop over
-    the lanes, which is faster and takes longer to compile.
-    """
+    def several(accumulated: Any, neighbors: Array, lengths: Array) -> Any:
+        for j in range(WIDTH):  # fused to one loop over the lanes
+            accumulated = step(accumulated, neighbors[:, j], lengths[:, j : j + 1])
+        return accumulated
+
+    return fold_groups(packed, rows, live, initial, several)
+
+
+def fold_groups(packed: PackedGraph, rows: Array, live: Array, initial: Any, step: Callable) -> Any:
+    """step(accumulated, neighbours [r w], lengths [r w]) over the neighbours of some rows, WIDTH of every row at a time."""
     nothing = packed.neighbors.shape[0] - 1  # the last group holds no edge
     first, count = rows_of(packed.first, rows), jnp.where(live, rows_of(packed.count, rows), 0)
 
     def group(g: Array, accumulated: Any) -> Any:
         index = jnp.where(g < count, first + g, nothing)
-        neighbors, lengths = rows_of(packed.neighbors, index), rows_of(packed.lengths, index)
-
-        def neighbor(j: int | Array, accumulated: Any) -> Any:
-            return step(accumulated, neighbors[:, j], lengths[:, j][:, None])
-
-        return after(lax.fori_loop(0, WIDTH, neighbor, accumulated, unroll=unroll))
+        return step(accumulated, rows_of(packed.neighbors, index), rows_of(packed.lengths, index))
 
     return lax.fori_loop(0, jnp.max(count), group, initial)
 

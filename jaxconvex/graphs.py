@@ -45,7 +45,7 @@ class PackedGraph(NamedTuple):
     lengths: Array  # [groups width] int32, or floating-point
     owner: Int[Array, " groups"]  # the row of each group; beyond the last row where the group pads
     first: Int[Array, " rows"]
-    count: Int[Array, " rows"]
+    count: Int[Array, " rows"]  # type: ignore[assignment]  # hides tuple.count
     order: Int[Array, " rows"]  # the node of each row; rows that pad repeat the last node
     position: Int[Array, " n"]  # the row of each node
     component: Int[Array, " rows"]  # connected component of each row; -1 where the row pads

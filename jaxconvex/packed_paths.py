@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.frontier import Rows, chosen_rows, distances_from, fold_neighbors, fold_rows, put_rows, rows_of
+from jaxconvex.frontier import Rows, chosen_rows, distances_from, fold_groups, fold_rows, put_rows, rows_of
 from jaxconvex.graphs import PackedGraph
-from jaxconvex.paths import OUTSIDE, PathCounts, cheapest, counts_of_cost, from_sources, infinity, rounding_slack
+from jaxconvex.paths import PathCounts, infinity, rounding_slack
+from jaxconvex.ties import resolve_ties
 
 __all__ = ["packed_path_counts"]
 
 ONE = 2**26  # a neighbour on a shortest path, where they are counted; more than there are rows
-NARROW = 16  # sources with ties, solved together
 WALKED = 128  # targets walked together
 
 
@@ -65,7 +65,7 @@ def packed_path_counts(
         outside = jnp.zeros(wanted.shape, jnp.int32)
     counts = PathCounts(jnp.where(reached, interior, -1), jnp.where(reached, outside, 0))
     resolved = [
-        _resolve_ties(
+        resolve_ties(
             packed,
             own,
             sources,
@@ -92,13 +92,14 @@ def _links(packed: PackedGraph, labels: Array, sources: Array, near: Rows, dista
         slack = rounding_slack(mine, packed.edges.lengths.dtype, 2 * packed.depth)  # paths may have twice a root's hops
         reach = jnp.where(mine < infinity(mine.dtype), mine + slack, -1)
 
-        def step(found: Array, u: Array, w: Array) -> Array:
-            return found + jnp.where(rows_of(distance, u) + w <= reach, ONE + u[:, None], 0)
+        def step(found: Array, neighbors: Array, lengths: Array) -> Array:
+            for u, w in zip(neighbors.T, lengths.T, strict=True):
+                short = rows_of(distance, u) + w[:, None] <= reach
+                found = found + jnp.where(short, ONE + u[:, None], 0)
+            return jnp.minimum(found, several)
 
         # One neighbour on a shortest path leaves its number; with two or more, what is left says only that.
-        found = fold_neighbors(
-            packed, rows, live, jnp.zeros(mine.shape, jnp.int32), step, after=lambda found: jnp.minimum(found, several)
-        )
+        found = fold_groups(packed, rows, live, jnp.zeros(mine.shape, jnp.int32), step)
         tied = found == several
         link = (jnp.where(tied, 0, found - ONE) << (labelings + 1)) | tied.astype(jnp.int32)
         for i in range(labelings):
@@ -142,90 +143,3 @@ def _walk(
 
     empty = jnp.zeros((t, s), jnp.int32), jnp.zeros(wanted.shape, jnp.int32), jnp.zeros((t, s), bool)
     return lax.fori_loop(0, -(-number // chunk), some, empty)
-
-
-def _resolve_ties(
-    packed: PackedGraph,
-    labels: Array,
-    sources: Array,
-    targets: Array,
-    distance: Array,
-    tied: Bool[Array, "t s"],
-    counts: PathCounts,
-) -> PathCounts:
-    """The lexicographic pass (fewest outside, then fewest hops) for the tied pairs, some sources at a time.
-
-    It passes over the rows that lie on a shortest path of a tied pair: mostly few.
-    """
-    s = sources.shape[0]
-    narrow = min(NARROW, s)
-    columns_tied = jnp.any(tied, axis=0)
-    waiting = jnp.concatenate([jnp.nonzero(columns_tied, size=s, fill_value=s)[0], jnp.full(narrow, s)])
-
-    def slack(length: Array, hops: Array | int) -> Array:
-        return rounding_slack(length, packed.edges.lengths.dtype, hops)
-
-    def some(state: tuple[Array, PathCounts]) -> tuple[Array, PathCounts]:
-        start, counts = state
-        columns = lax.dynamic_slice(waiting, (start,), (narrow,))
-        index = jnp.minimum(columns, s - 1)
-        length, own, asked = distance[:, index], labels[sources[index]], tied[:, index]
-        rows = _rows_of_paths(packed, length, jnp.zeros(len(labels), bool).at[targets].max(jnp.any(asked, axis=1)))
-
-        def relax(state: tuple[Array, Array]) -> tuple[Array, Array]:
-            cost, excess = state
-
-            def one(some: Array, live: Array, new: tuple[Array, Array]) -> tuple[Array, Array]:
-                mine = rows_of(length, some)
-
-                def step(best: tuple[Array, Array], u: Array, w: Array) -> tuple[Array, Array]:
-                    foreign = (rows_of(labels, u)[:, None] != own).astype(jnp.int32)
-                    offer = rows_of(cost, u) + (1 + OUTSIDE * foreign)
-                    longer = rows_of(excess, u) + (rows_of(length, u) + w - mine)
-                    better = (offer < best[0]) | ((offer == best[0]) & (longer < best[1]))
-                    better &= longer <= slack(mine, offer % OUTSIDE)
-                    return jnp.where(better, offer, best[0]), jnp.where(better, longer, best[1])
-
-                old = rows_of(cost, some), rows_of(excess, some)
-                best = fold_neighbors(packed, some, live, old, step, unroll=False)
-                return put_rows(new[0], some, live, best[0]), put_rows(new[1], some, live, best[1])
-
-            return fold_rows(rows, one, state)
-
-        from_here = from_sources(len(labels), sources[index], jnp.int32)
-        cost = cheapest(relax, (from_here, jnp.zeros_like(length)))[0]
-        found = counts_of_cost(rows_of(cost, targets), asked)
-        return start + narrow, PathCounts(
-            *(
-                all.at[:, columns].set(jnp.where(asked, new, all[:, index]), mode="drop")
-                for all, new in zip(counts, found, strict=True)
-            )
-        )
-
-    total = jnp.sum(columns_tied)
-    return lax.while_loop(lambda state: state[0] < total, some, (jnp.int32(0), counts))[1]
-
-
-def _rows_of_paths(packed: PackedGraph, length: Array, ends: Bool[Array, " rows"]) -> Rows:
-    """The rows on the shortest paths to some rows, from any of the sources."""
-    far = infinity(length.dtype)
-
-    def back(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        found, new = state
-        rows = chosen_rows(new)
-
-        def one(some: Array, live: Array, before: Array) -> Array:
-            mine = rows_of(length, some)
-            slack = rounding_slack(mine, packed.edges.lengths.dtype, 2 * packed.depth)
-            reach = jnp.where((mine < far) & live[:, None], mine + slack, -1)
-
-            def step(before: Array, u: Array, w: Array) -> Array:
-                return before.at[u].max(jnp.any(rows_of(length, u) + w <= reach, axis=1))
-
-            return fold_neighbors(packed, some, live, before, step, unroll=False)
-
-        before = fold_rows(rows, one, jnp.zeros_like(found))
-        return found | before, before & ~found
-
-    found, _ = lax.while_loop(lambda state: jnp.any(state[1]), back, (ends, ends))
-    return chosen_rows(found)

@@ -420,6 +420,8 @@ def test_fields_and_ranges():
             "disconnected",
             "inside",
             "nonadjacent",
+            "num_sources",
+            "se_sources",
         ), seed
         for name in FLOATS:
             value = np.asarray(getattr(score, name))
