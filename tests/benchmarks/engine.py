@@ -47,7 +47,7 @@ def median(times: Sequence[Spent]) -> Spent:
 
 
 def use_threads(threads: int) -> None:
-    """Give this process and its children so many cores; before NumPy's and JAX's threads start."""
+    """Give this process and its children so many cores; before JAX's and OpenMP's threads start."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     if hasattr(os, "sched_setaffinity"):
