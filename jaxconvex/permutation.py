@@ -8,21 +8,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxconvex.blocks import on_devices
+from jaxconvex.blocks import on_devices, schedule
 from jaxconvex.checks import as_labels, positive_integer
-from jaxconvex.frontier import chosen_rows, distances_from, fold_neighbors, fold_rows, put_rows, rows_of
 from jaxconvex.graphs import Graph, PackedGraph, pack
+from jaxconvex.label_paths import NOBODY, layout_of, path_losses
 from jaxconvex.neighbors import KNNGraph
-from jaxconvex.paths import OUTSIDE, cheapest, infinity, rounding_slack
 from jaxconvex.packed_scores import packed_graph_convexity
 
 __all__ = ["Null", "NullScore", "permutation_null"]
 
-WORK = 4e9  # sources times points times permutations, beyond which sources are sampled: some seconds on two cores
-TOGETHER = 256  # permutations solved together
+WORK = 2e10  # sources times points times permutations, beyond which sources are sampled: some seconds on two cores
+TOGETHER = 128  # permutations solved together
+DEEP = 100  # hops from a root: beyond, LANES of them, to save memory
+LANES = 32  # permutations are rounded up to a multiple of it: a processor's registers hold so many bytes
 BLOCK = 16  # sources handed to a core at once
 
 
@@ -59,21 +59,22 @@ def permutation_null(
 
     Args:
         graph, labels, num_classes: as for `graph_convexity`. Background points (-1) stay where they are.
-        key: a JAX random key.
+        key: a JAX random key. Its data seed NumPy's generator, which permutes: the same on every device.
         num_permutations: number of permutations; the smallest p-value is 1 / (1 + this).
         max_sources: score the pairs of so many random points with all their partners, instead of all pairs. By default
-            all points while points^2 x permutations is below 4e9 (2,000 points, 1,000 permutations); above, as many as
+            all points while points^2 x permutations is below 2e10 (4,472 points, 1,000 permutations); above, as many as
             that allows, at least 64. Sampling widens the null a little, so that p-values err on the large side.
         confidence: of the interval, which holds that share of the permuted scores.
 
     The paths are searched once. Labels only decide between equally short paths, and what a path holds, so each further
-    permutation costs a pass over one shortest-path tree a source. The p-value is (1 + #{permuted >= observed}) / (1 +
-    permutations): small where the score is larger than random labels give.
+    permutation costs a byte for each point of one shortest-path tree a source. The p-value is (1 + #{permuted >=
+    observed}) / (1 + permutations): small where the score is larger than random labels give.
 
     Raises:
         ValueError: as `graph_convexity`; num_permutations or max_sources below 1.
 
-    Cost: sources x points x permutations x hops; memory 8 bytes x points x 256 a core.
+    Cost: sources x points x permutations bytes, read and written some times; memory 2 kB x points a core, four times that
+    where equally short paths differ in their hops. 1,797 points, 1,000 permutations: about a second on two cores.
 
     >>> from jaxconvex import knn_graph
     >>> x = jax.random.normal(jax.random.key(0), (40, 2)) + 4 * jnp.repeat(jnp.eye(2), 20, axis=0)
@@ -90,32 +91,33 @@ def permutation_null(
     if max_sources is None:
         max_sources = max(64, int(WORK / (max(n, 1) * num_permutations)))
     count = min(positive_integer(max_sources, "max_sources"), len(labelled))
-    shuffle_key, source_key = jax.random.split(key)
-    sources = np.asarray(packed.position)[np.asarray(jax.random.permutation(source_key, labelled))[:count]]
+    sources = _draws(key, 1).permutation(labelled)[:count]
+    if count:  # near ones side by side: their paths are searched together
+        sources = schedule(packed, [codes], sources).order
 
-    padded = -(-num_permutations // TOGETHER) * TOGETHER if num_permutations > TOGETHER else num_permutations
-    values = jnp.asarray(codes[labelled])
-    shuffled = jax.vmap(lambda k: jax.random.permutation(k, values))(jax.random.split(shuffle_key, padded))
-    permuted = np.full((n, padded), -1, np.int32)
-    permuted[labelled] = np.asarray(shuffled).T
-    permuted = permuted[np.asarray(packed.order)[:n]]
-    chunks = jnp.asarray(permuted.reshape(n, -1, min(TOGETHER, padded)).swapaxes(0, 1))
+    most = LANES if int(packed.depth) > DEEP else TOGETHER
+    together = min(most, -(-num_permutations // LANES) * LANES)
+    padded = -(-num_permutations // together) * together
+    permuted = permuted_labels(codes.astype(np.min_scalar_type(-max(num_classes, -NOBODY))), padded, key)
+    rows = np.full((len(packed.order) + 1, padded), NOBODY, permuted.dtype)
+    rows[np.asarray(packed.position)] = permuted
+    chunks = [jnp.asarray(rows[:, i : i + together]) for i in range(0, padded, together)]
+    layout, position = layout_of(packed), np.asarray(packed.position)
 
-    def solve(some: np.ndarray, device: Any) -> tuple[np.ndarray, np.ndarray]:
-        parents, most = _tight_parents(packed, some, 1)
-        if int(most) > 1:  # ties
-            parents, _ = _tight_parents(packed, some, 1 << (int(most) - 1).bit_length())
-        deficit, partners = _permuted_deficits(parents, some, chunks)
-        return np.asarray(deficit, np.float64), np.asarray(partners)
+    def solve(some: np.ndarray, device: Any) -> np.ndarray:
+        return path_losses(layout, position[some], chunks)
 
     blocks = [np.resize(sources[i : i + BLOCK], BLOCK) for i in range(0, count, BLOCK)]
-    lost, pairs = np.zeros((2, num_classes, padded))
-    column = np.arange(padded)
-    for start, (deficit, partners) in zip(range(0, count, BLOCK), on_devices(solve, blocks), strict=True):
-        for i, source in enumerate(sources[start : start + BLOCK]):
-            lost[permuted[source], column] += deficit[i]
-            pairs[permuted[source], column] += partners[i]
-    lost, pairs = lost[:, :num_permutations], pairs[:, :num_permutations]
+    size = _sizes(permuted[labelled], num_classes)
+    drawn = _sizes(permuted[sources], num_classes)
+    pairs = (drawn * (size - 1))[:, :num_permutations]
+    lost = drawn * size  # of pairs without a path, and then of the others
+    for members in _components(packed):
+        lost -= _sizes(permuted[np.intersect1d(members, sources)], num_classes) * _sizes(permuted[members], num_classes)
+    for start, losses in zip(range(0, count, BLOCK), on_devices(solve, blocks), strict=True):
+        some = permuted[sources[start : start + BLOCK]]
+        lost += _sizes(some, num_classes, losses[: len(some)])
+    lost = lost[:, :num_permutations]
 
     observed = packed_graph_convexity(packed, codes, num_classes=num_classes)
     defined = (observed.num_pairs > 0)[:, None] & ~np.isnan(packed.quantum)
@@ -148,63 +150,34 @@ def _summarise(samples: np.ndarray, observed: np.ndarray, confidence: float) -> 
     return Null(mean, lower, upper, p_value, samples)
 
 
-@partial(jax.jit, static_argnames=("width",))
-def _tight_parents(packed: PackedGraph, sources: Int[Array, " s"], width: int) -> tuple[Array, Array]:
-    """The last points but one of each row's shortest paths, [s n width] (-1: none), and the most that a row has."""
-    n = packed.position.shape[0]
-    rows, s = packed.order.shape[0], sources.shape[0]
-    nowhere = jnp.full(s, infinity(packed.lengths.dtype))
-    distance, _ = distances_from(packed, sources, lambda _: nowhere, most=rows)
+def permuted_labels(codes: Int[np.ndarray, " n"], number: int, key: PRNGKeyArray) -> Int[np.ndarray, "n p"]:
+    """The labels that the null scores, a column each; more of them go on from fewer.
 
-    def one(some: Array, live: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        own = rows_of(distance, some)
-        reached = own < infinity(own.dtype)
-        reach = jnp.where(reached, own + rounding_slack(own, packed.edges.lengths.dtype), -1)
-
-        def step(state: tuple[Array, Array], u: Array, w: Array) -> tuple[Array, Array]:
-            parents, count = state
-            tight = rows_of(distance, u) + w <= reach
-            slot = (count[..., None] == jnp.arange(width)) & tight[..., None]
-            return jnp.where(slot, u[:, None, None], parents), count + tight
-
-        empty = jnp.full((*own.shape, width), -1, jnp.int32), jnp.zeros(own.shape, jnp.int32)
-        parents, count = fold_neighbors(packed, some, live, empty, step)
-        return put_rows(state[0], some, live, parents), jnp.maximum(state[1], jnp.max(count))
-
-    nobody = jnp.full((rows, s, width), -1, jnp.int32)
-    parents, most = fold_rows(chosen_rows(packed.count > 0), one, (nobody, jnp.int32(0)))
-    return parents[:n].swapaxes(0, 1), most
+    >>> permuted_labels(np.array([0, 0, 1, -1]), 2, jax.random.key(0))[3].tolist()
+    [-1, -1]
+    """
+    permuted = np.repeat(codes[:, None], number, axis=1)
+    labelled = codes >= 0
+    permuted[labelled] = _draws(key, 0).permuted(np.tile(codes[labelled], (number, 1)), axis=1).T
+    return permuted
 
 
-@jax.jit
-def _permuted_deficits(
-    parents: Int[Array, "s n w"], sources: Int[Array, " s"], permuted: Int[Array, "chunks n p"]
-) -> tuple[Float[Array, "s q"], Int[Array, "s q"]]:
-    """Sum of 1 - score over the partners of each source, and their number, for every permutation."""
-    n, width = parents.shape[1:]
+def _draws(key: PRNGKeyArray, stream: int) -> np.random.Generator:
+    return np.random.default_rng([*np.asarray(jax.random.key_data(key)).ravel(), stream])
 
-    def one(item: tuple[Array, Array]) -> tuple[Array, Array]:
-        before, source = item
 
-        def chunk(labels: Array) -> tuple[Array, Array]:
-            same = labels == labels[source]
-            price = jnp.where(same, 1, 1 + OUTSIDE)
+def _sizes(
+    labels: Int[np.ndarray, "m p"], num_classes: int, weights: Float[np.ndarray, "m p"] | None = None
+) -> Float[np.ndarray, "c p"]:
+    """The number of points of each class under each labeling, or the sum of their weights; background left out."""
+    p = labels.shape[1]
+    place = (labels.astype(np.int64) + 1) * p + np.arange(p)
+    found = np.bincount(place.ravel(), None if weights is None else weights.ravel(), (num_classes + 1) * p)
+    return found.reshape(-1, p)[1:].astype(np.float64)
 
-            def relax(cost: Array) -> Array:
-                left = cost + price  # the cost of going on from each point
-                for j in range(width):
-                    offer = rows_of(left, jnp.maximum(before[:, j], 0))
-                    cost = jnp.minimum(cost, jnp.where(before[:, j : j + 1] >= 0, offer, cost))
-                return cost
 
-            start = jnp.full(labels.shape, infinity(jnp.int32)).at[source].set(0)
-            cost = cheapest(relax, start)
-            hops, outside = cost % OUTSIDE, cost // OUTSIDE
-            lost = jnp.where(cost < infinity(jnp.int32), outside / jnp.maximum(hops - 1, 1), 1)
-            mine = same & (jnp.arange(n) != source)[:, None]
-            return jnp.sum(jnp.where(mine, lost, 0), axis=0), jnp.sum(mine, axis=0)
-
-        deficit, partners = lax.map(chunk, permuted)
-        return deficit.reshape(-1), partners.reshape(-1)
-
-    return lax.map(one, (parents, sources))
+def _components(packed: PackedGraph) -> list[Int[np.ndarray, " m"]]:
+    """The points of each connected component."""
+    component = np.asarray(packed.component)[np.asarray(packed.position)]
+    order = np.argsort(component, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(component))[:-1]) if len(component) else []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import oracles
 import pytest
 
 import jaxconvex as jc
+from jaxconvex.permutation import permuted_labels
 
 KEY = jax.random.key(0)
 
@@ -16,22 +18,61 @@ def _cloud(seed: int, n: int = 60, classes: int = 3) -> tuple[np.ndarray, np.nda
     return rng.normal(size=(n, 3)).astype(np.float32), rng.integers(0, classes, n)
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_null_is_that_of_scoring_permuted_labels(ties):
-    x, labels = _cloud(0)
-    if ties:  # integer points: duplicates and many equally short paths
-        x = np.random.default_rng(1).integers(0, 3, size=(60, 2)).astype(np.float32)
+def _grid(side: int) -> np.ndarray:
+    return np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2).astype(np.float32)
+
+
+def _cases() -> dict[str, tuple[np.ndarray, int]]:
+    rng = np.random.default_rng(1)
+    normal = rng.normal(size=(80, 3)).astype(np.float32)
+    outlier = normal.copy()
+    outlier[0] = 1e9  # lengths stay floating-point
+    return {
+        "cloud": (normal, 4),
+        "components": (np.concatenate([normal[:30], normal[30:] + 99, normal[:2] - 99]), 3),
+        "grid": (_grid(9), 4),  # equally short paths of as many hops
+        "grid with diagonals": (_grid(9), 20),  # and of more hops
+        "equal points": (np.concatenate([normal, normal[:30], normal[:9]]), 5),
+        "integers": (rng.integers(0, 4, size=(100, 2)).astype(np.float32), 4),
+        "outlier": (np.concatenate([outlier, outlier[:20]]), 5),
+        "chain": (np.arange(150, dtype=np.float32)[:, None], 2),  # more hops than a byte holds
+    }
+
+
+@pytest.mark.parametrize("case", _cases())
+def test_null_is_that_of_scoring_permuted_labels(case):
+    x, k = _cases()[case]
+    lowest = -1 if case in ("components", "grid", "equal points") else 0  # background or none
+    labels = np.random.default_rng(2).integers(lowest, 3, len(x))
+    packed = jc.pack(jc.knn_graph(x, k=k))
+    null = jc.permutation_null(packed, labels, num_classes=4, key=KEY, num_permutations=5)
+    for i, permuted in enumerate(permuted_labels(labels, 5, KEY).T):
+        assert sorted(permuted) == sorted(labels)
+        score = jc.graph_convexity(packed, permuted, num_classes=4)
+        np.testing.assert_allclose(null.per_class.samples[:, i], score.per_class, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(null.micro.samples[i], score.micro, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(null.macro.samples[i], score.macro, rtol=0, atol=1e-6)
+    assert null.num_sources == np.sum(labels >= 0)
+
+
+def test_null_agrees_with_the_oracle():
+    x = np.random.default_rng(3).integers(0, 5, size=(50, 3)).astype(np.float32)
+    labels = np.random.default_rng(4).integers(-1, 3, 50)
+    null = jc.permutation_null(jc.knn_graph(x, k=4), labels, num_classes=3, key=KEY, num_permutations=4)
+    permuted = permuted_labels(labels, 4, KEY).T
+    want = [score.micro for score in oracles.permuted_scores(oracles.knn_adjacency(x, 4), permuted, 3)]
+    np.testing.assert_allclose(null.micro.samples, want, rtol=0, atol=1e-6)
+
+
+def test_many_permutations_go_on_from_fewer():
+    x, labels = _cloud(9)
     packed = jc.pack(jc.knn_graph(x, k=4))
-    null = jc.permutation_null(packed, labels, num_classes=3, key=KEY, num_permutations=400)
-    rng = np.random.default_rng(2)
-    scores = [jc.graph_convexity(packed, rng.permutation(labels), num_classes=3) for _ in range(400)]
-    micro = np.array([float(s.micro) for s in scores])
-    per_class = np.array([np.asarray(s.per_class) for s in scores])
-    error = np.sqrt(2 / 400)
-    assert abs(null.micro.mean - micro.mean()) < 4 * error * micro.std()
-    assert np.all(np.abs(null.per_class.mean - per_class.mean(0)) < 4 * error * per_class.std(0))
-    assert 0.85 < null.micro.samples.std() / micro.std() < 1.15
-    assert null.num_sources == 60
+    few, many = (
+        jc.permutation_null(packed, labels, num_classes=3, key=KEY, num_permutations=number) for number in (30, 300)
+    )
+    np.testing.assert_allclose(many.per_class.samples[:, :30], few.per_class.samples, rtol=0, atol=1e-6)
+    score = jc.graph_convexity(packed, permuted_labels(labels, 300, KEY)[:, 299], num_classes=3)
+    np.testing.assert_allclose(many.micro.samples[299], score.micro, rtol=0, atol=1e-6)
 
 
 def test_one_permutation_is_exactly_a_score():
@@ -103,6 +144,14 @@ def test_background_stays_and_shapes_the_graph():
         shuffled[labels >= 0] = rng.permutation(labels[labels >= 0])
         scores.append(float(jc.graph_convexity(packed, shuffled, num_classes=3).micro))
     assert abs(null.micro.mean - np.mean(scores)) < 4 * np.sqrt(2 / 200) * np.std(scores)
+
+
+def test_broken_lengths_give_nan():
+    x, labels = _cloud(10)
+    packed = jc.pack(jc.knn_graph(x, k=4))
+    poisoned = packed._replace(quantum=np.float32(np.nan))
+    null = jc.permutation_null(poisoned, labels, num_classes=3, key=KEY, num_permutations=5)
+    assert np.isnan(null.micro.samples).all() and np.isnan(null.per_class.mean).all()
 
 
 def test_degenerate_classes_and_bad_arguments():
