@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,14 +51,14 @@ class Ways(NamedTuple):
 class Steps(NamedTuple):
     """The items in the order in which they are counted: so many at a time, in groups of one source and level."""
 
-    rows: Int[np.ndarray, " places"]
-    parents: Int[np.ndarray, " places"]  # the place of each parent, from 1 on: at 0 is the source
-    owners: Int[np.ndarray, " groups"]
-    weights: Float[np.ndarray, " groups"]  # 1 / the points inside the paths of a group
-    further: Int[np.ndarray, "f places"]  # the parents of the items of each step that are reached by several
-    first: Int[np.ndarray, " steps"]  # where those of each step begin
-    width: Int[np.ndarray, " steps"]  # how many an item of the step has at most
-    number: Int[np.ndarray, ""]
+    rows: Int[Any, " places"]
+    parents: Int[Any, " places"]  # the place of each parent, from 1 on: at 0 is the source
+    owners: Int[Any, " groups"]
+    weights: Float[Any, " groups"]  # 1 / the points inside the paths of a group
+    further: Int[Any, "f places"]  # the parents of the items of each step that are reached by several
+    first: Int[Any, " steps"]  # where those of each step begin
+    width: Int[Any, " steps"]  # how many an item of the step has at most
+    number: Int[Any, ""]
 
 
 def layout_of(packed: PackedGraph) -> PackedGraph:
@@ -87,7 +87,7 @@ def path_losses(
     >>> path_losses(chain, np.asarray(chain.position)[:1], [jnp.asarray(labels)])
     array([[1.5]])
     """
-    ways = _ways(packed, Trees(*map(np.asarray, _trees(packed, sources))))
+    ways = _ways(packed, jax.tree.map(np.asarray, _trees(packed, sources)))
     found = np.zeros((len(sources), len(labels), labels[0].shape[1]))
     for even in (True, False):
         if np.any(some := ways.even == even):
