@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,7 @@ __all__ = [
     "blocks_of_classes",
     "blocks_of_pairs",
     "blocks_of_sources",
+    "in_background",
     "on_devices",
     "schedule",
 ]
@@ -59,8 +62,40 @@ def most_lanes(num_points: int) -> int:
     return 512 if num_points <= 131_072 else 128
 
 
+def lanes_within(packed: PackedGraph, labelings: Sequence[Int[np.ndarray, " n"]], memory: float | None) -> int:
+    """How many sources a block may have so that all blocks at work together take no more bytes than `memory`.
+
+    Raises:
+        ValueError: not even the smallest blocks fit.
+    """
+    most = most_lanes(len(labelings[0]))
+    if memory is None:
+        return most
+    largest = sum(int(np.bincount(labels + 1)[1:].max(initial=0)) for labels in labelings)
+    # Distances and links; counts, marks and sums of the targets; twice what a source of a tie takes.
+    a_lane = 4 * (2 * packed.first.size + 4 * largest * (1 + len(labelings))) * streams()
+    fixed = 4 * 16 * 4 * packed.first.size * streams()
+    held = sum(part.nbytes for part in jax.tree.leaves(packed))
+    for lanes in (most, most // 2, most // 4, 16):
+        if held + fixed + lanes * a_lane <= memory:
+            return lanes
+    raise ValueError(
+        f"the paths need at least {(held + fixed + 16 * a_lane) / 1e9:.2f} GB: the graph takes {held / 1e9:.2f} GB and "
+        f"blocks of 16 sources the rest; memory={memory:g} allows {memory / 1e9:.2f} GB. Allow more, or take fewer points."
+    )
+
+
+def streams() -> int:
+    """How many blocks are solved at once on one device."""
+    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 2
+
+
 def schedule(
-    packed: PackedGraph, labelings: Sequence[Int[np.ndarray, " n"]], points: Int[np.ndarray, " m"] | None = None
+    packed: PackedGraph,
+    labelings: Sequence[Int[np.ndarray, " n"]],
+    points: Int[np.ndarray, " m"] | None = None,
+    *,
+    memory: float | None = None,
 ) -> Schedule:
     """The labelled points, or the given ones, class by class (of the first labeling), near classes side by side.
 
@@ -75,7 +110,7 @@ def schedule(
     centres = np.array([packed.landmarks[some].mean(axis=0) for some in members]).reshape(len(members), -1)
     if len(members) > 1:
         members = [members[c] for c in np.lexsort((centres.min(axis=1), centres.argmin(axis=1)))]
-    most = most_lanes(len(labelings[0]))
+    most = lanes_within(packed, labelings, memory)
     # A block costs its lanes and, whatever these are, about as much as 24 more.
     sizes = (most, most * 3 // 4, most // 2)
     cost = [sum(number * (lanes + 24) for _, number in _portions(members, lanes)) for lanes in sizes]
@@ -227,6 +262,26 @@ def _padded(
     )
 
 
+def _with_types(function: Callable) -> Callable:
+    """The function for another thread, where x64 is on if it is on in this one."""
+    wide = jax.dtypes.canonicalize_dtype(float) == np.float64
+
+    def work(*arguments: Any) -> Any:
+        with jax.enable_x64(wide):
+            return function(*arguments)
+
+    return work
+
+
+@contextmanager
+def in_background(function: Callable, *arguments: Any) -> Iterator[None]:
+    """Call the function in another thread meanwhile, and wait for its end."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        call = pool.submit(_with_types(function), *arguments)
+        yield
+        call.result()
+
+
 def on_devices(
     function: Callable[[Any, Any], Any], items: Iterable[Any], devices: Sequence[Any] | None = None
 ) -> Iterator[Any]:
@@ -238,20 +293,13 @@ def on_devices(
     places = list(devices) if devices is not None else [None]
     mine = [place is None or place.process_index == jax.process_index() for place in places]
     jobs = ((item, places[i % len(places)]) for i, item in enumerate(items) if mine[i % len(places)])
-    for job in jobs:
-        yield function(*job)
-        break
-    wide = jax.dtypes.canonicalize_dtype(float) == np.float64  # x64 may be on in this thread alone: tell the others
-
-    def work(item: Any, device: Any) -> Any:
-        with jax.enable_x64(wide):
-            return function(item, device)
-
-    cores = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 2
-    workers = max(cores, len(places))
+    work = _with_types(function)
+    workers = max(streams(), len(places))
     with ThreadPoolExecutor(max_workers=workers) as pool:
         waiting: list[Any] = []
         try:
+            for job in islice(jobs, 1):
+                yield pool.submit(work, *job).result()
             for job in jobs:
                 waiting.append(pool.submit(work, *job))
                 if len(waiting) > 2 * workers:  # so that blocks are not all made before the first is solved

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["SPARE", "TOGETHER", "nearest_by_products"]
+__all__ = ["SPARE", "TOGETHER", "nearest_by_products", "scratch_bytes"]
 
 SPARE = 6  # candidates kept beyond k: their scores are rounded, so they are ranked again by exact differences
 TILE = 2**23  # entries of a tile of the product on a CPU: 32 MB in float32, what its cache may hold
@@ -44,6 +44,11 @@ def plan(size: int, n: int, d: int, k: int, itemsize: int) -> Plan:
     unit = GROUP**2  # so that two levels of groups need no padding
     points = -(-n // (tiles * unit)) * unit
     return Plan(queries, blocks, points, tiles, kept, cpu and kept <= PASSES)
+
+
+def scratch_bytes() -> int:
+    """The bytes of a tile, and of what is made of it."""
+    return 4 * 4 * (TILE if jax.default_backend() == "cpu" else DEVICE_TILE)
 
 
 class Found(NamedTuple):

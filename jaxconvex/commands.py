@@ -142,6 +142,23 @@ Duplicates = Annotated[
     str, _option("--duplicates", "link|drop", "Join equal points, or drop the edges of length 0. [default: link]")
 ]
 Pairs = Annotated[int | None, _option("--pairs", "N", "Draw about N pairs of each class. [default: all pairs]")]
+Sources = Annotated[
+    int | None,
+    _option(
+        "--sources",
+        "N",
+        "Draw N points of each class and score their pairs with all others. [default: all, 64 above 100,000 points]",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    _option(
+        "--tolerance", "T", "Draw points until the 95% interval of drawing is at most T to either side, e.g. 0.01."
+    ),
+]
+Memory = Annotated[
+    float | None, _option("--memory", "GB", "Gigabytes that the work may take beyond the data. [default: no limit]")
+]
 Protocol = Annotated[
     str | None,
     _option(
@@ -224,6 +241,9 @@ def _score(
     graph: GraphMode = "union",
     duplicates: Duplicates = "link",
     max_pairs: Pairs = None,
+    max_sources: Sources = None,
+    tolerance: Tolerance = None,
+    memory: Memory = None,
     protocol: Protocol = None,
     jackknife: Jackknife = None,
     permutations: Permutations = 100,
@@ -259,6 +279,9 @@ def _compare(
     graph: GraphMode = "union",
     duplicates: Duplicates = "link",
     max_pairs: Pairs = None,
+    max_sources: Sources = None,
+    tolerance: Tolerance = None,
+    memory: Memory = None,
     permutations: Permutations = 0,
     seed: Seed = 0,
     out: Out = None,

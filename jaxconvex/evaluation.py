@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 from tqdm import tqdm
 
@@ -20,6 +21,7 @@ from jaxconvex.checks import one_of, positive_integer
 from jaxconvex.distances import Metric
 from jaxconvex.labelings import encode_all, stratified_sample
 from jaxconvex.layer_scores import Settings, layer_rows
+from jaxconvex.packed_scores import sources_by_default
 from jaxconvex.report import Report, Row, read_report
 from jaxconvex.resampling import jackknife_groups
 
@@ -54,6 +56,8 @@ def evaluate(
     classes: Sequence[int | str] | None = None,
     pool: str | Callable[[Array], Array] | None = None,
     max_pairs: int | None = None,
+    max_sources: int | None = None,
+    tolerance: float | None = None,
     max_segments: int = 5000,
     num_points: int = 10,
     max_points: int | None = None,
@@ -64,6 +68,8 @@ def evaluate(
     background: int | str | None = None,
     protocol: str | None = None,
     cache: str | Path | None = None,
+    mesh: Mesh | None = None,
+    memory: float | None = None,
     progress: bool = True,
 ) -> Report:
     """The convexity of every layer as a `Report`: a row for each layer, labeling, k and class, and for the aggregates.
@@ -81,6 +87,8 @@ def evaluate(
             columns.
         pool: "cls" (the first token), "mean" (of the tokens), or a function of the activations.
         max_pairs: pairs of a class drawn for the graph score; by default all pairs.
+        max_sources, tolerance: draw points of a class and score their pairs with all others, so many, or until every
+            interval is that narrow; see `graph_convexity`. Above 100,000 points 64 by default.
         max_segments, num_points: most segments of a class for the Euclidean score, and points inside each.
         max_points: score a sample of so many points, stratified by the first labeling.
         jackknife: whether to rebuild the graph without each of 10 groups of points, for intervals and paired
@@ -91,6 +99,9 @@ def evaluate(
         background: the label of points that belong to no class; for integers -1 means that too.
         protocol: "paper" for the choices of Tětková et al.: k = 10, union, duplicates dropped, 5,000 pairs a class.
         cache: a folder where finished layers are kept, and found again by a call with the same data and settings.
+        mesh: devices that share the searches for neighbours and paths. Every process of a cluster makes the same call and
+            gets the whole report; the first alone writes the cache.
+        memory: bytes that either search may take beyond the layer, on each device: see `knn_graph`, `graph_convexity`.
         progress: a bar on stderr.
 
     Raises:
@@ -111,6 +122,8 @@ def evaluate(
         graph=graph,
         duplicates=duplicates,
         max_pairs=max_pairs,
+        max_sources=max_sources,
+        tolerance=tolerance,
         max_segments=max_segments,
         num_points=num_points,
         jackknife=jackknife,
@@ -131,6 +144,8 @@ def evaluate(
         main = main[chosen]
     if settings.jackknife is None:
         settings = settings._replace(jackknife=protocol is None and len(chosen) <= JACKKNIFED)
+    if settings.max_pairs is None and settings.tolerance is None:
+        settings = settings._replace(max_sources=sources_by_default(len(chosen), settings.max_sources))
     groups = jackknife_groups(main, group_key, num_groups=GROUPS)
 
     recorded = {**settings._asdict(), "metric": getattr(metric, "__name__", metric), "k": list(settings.k)}
@@ -163,9 +178,11 @@ def evaluate(
                     head=head,
                     classes=classes,
                     key=score_key,
+                    mesh=mesh,
+                    memory=memory,
                     name=f"layer {name!r}",
                 )
-                if kept is not None:
+                if kept is not None and jax.process_index() == 0:
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     Report(found, recorded, {}).to_json(kept)
             rows += [row._replace(layer=str(name), layer_index=index) for row in found]

@@ -22,6 +22,7 @@ WIDTH = 4  # neighbours read at a time
 CHUNK = 128  # rows handled together by a processor's core; their number is a multiple of it
 LANDMARKS = 16
 CELL = 2048  # rows of a cell
+SMALL = 2**15  # nodes up to which compiling costs more than room for edges that are not there
 
 
 class Graph(NamedTuple):
@@ -171,7 +172,9 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     count = np.concatenate([groups[order], np.zeros(rows - n, groups.dtype)])
     first = np.cumsum(count) - count
     total = int(count.sum())
-    size = bucket(max(total + 1, CHUNK))
+    # Room for as many edges as there can be: graphs of so many nodes and neighbours share a compilation.
+    room = (len(lengths) + 3 * n) // WIDTH + 1 if n < SMALL else total + 1
+    size = bucket(max(room, CHUNK))
     owner = np.concatenate([np.repeat(np.arange(rows), count), np.full(size - total, rows)])
     neighbors = np.repeat(np.minimum(owner, rows - 1)[:, None], WIDTH, axis=1)
     packed = np.full((size, WIDTH), absent, values.dtype)

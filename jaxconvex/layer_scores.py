@@ -8,18 +8,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
+from jaxconvex.aggregates import ConvexityScore
+from jaxconvex.blocks import in_background
 from jaxconvex.checks import as_points, one_of
 from jaxconvex.distances import Metric
 from jaxconvex.graphs import PackedGraph, pack
 from jaxconvex.labelings import Labeling
 from jaxconvex.neighbors import KNNGraph, knn_graph
+from jaxconvex.packed_scores import compile_ahead, packed_scores
 from jaxconvex.permutation import permutation_null
 from jaxconvex.report import Row
 from jaxconvex.resampling import leave_group_out_graphs, spare_neighbors
 from jaxconvex.rows import Replicates, score_rows
-from jaxconvex.scores import ConvexityScore, packed_graph_convexity
 from jaxconvex.segments import euclidean_segments, summarise_segments
 from jaxconvex.statistics import hubness
 
@@ -34,6 +37,8 @@ class Settings(NamedTuple):
     graph: str
     duplicates: str
     max_pairs: int | None
+    max_sources: int | None
+    tolerance: float | None
     max_segments: int
     num_points: int
     jackknife: bool
@@ -51,13 +56,15 @@ def layer_rows(
     head: Callable[[Array], Array] | None,
     classes: Sequence[int | str] | None,
     key: PRNGKeyArray,
+    mesh: Mesh | None = None,
+    memory: float | None = None,
     name: str = "representations",
 ) -> tuple[Row, ...]:
     """The rows of one layer: graph convexity for each k and labeling, and Euclidean convexity where there is a head.
 
     Arguments as for `evaluate`, already checked; `groups` is each point's group for the jackknife. Rows name no layer.
     """
-    rows = _graph_rows(as_points(pooled(array, pool), name), labelings, groups, settings, key)
+    rows = _graph_rows(as_points(pooled(array, pool), name), labelings, groups, settings, key, mesh, memory)
     if head is not None:
         rows += _segment_rows(head, array, labelings, groups, settings, classes, key)
     return tuple(rows)
@@ -79,21 +86,37 @@ def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np
 
 
 def _graph_rows(
-    points: Array, labelings: Mapping[str, Labeling], groups: np.ndarray, settings: Settings, key: PRNGKeyArray
+    points: Array,
+    labelings: Mapping[str, Labeling],
+    groups: np.ndarray,
+    settings: Settings,
+    key: PRNGKeyArray,
+    mesh: Mesh | None,
+    memory: float | None,
 ) -> list[Row]:
     rows: list[Row] = []
     widest = max(settings.k)
     width = spare_neighbors(widest, len(points)) if settings.jackknife else widest
-    knn = knn_graph(points, k=width, metric=settings.metric)
+    with in_background(compile_ahead, len(points), widest, [one.codes for one in labelings.values()], points.dtype):
+        knn = knn_graph(points, k=width, metric=settings.metric, mesh=mesh, memory=memory)
 
     def packed_graph(knn: KNNGraph) -> PackedGraph:
         return pack(knn, mode=settings.graph, duplicates=settings.duplicates)
 
-    def score(packed: PackedGraph, labeling: Labeling, kept: np.ndarray | bool = True) -> ConvexityScore:
-        codes = np.where(kept, labeling.codes, -1)
-        return packed_graph_convexity(
-            packed, codes, num_classes=len(labeling.classes), max_pairs=settings.max_pairs, key=key
+    def scores(packed: PackedGraph, kept: np.ndarray | bool = True) -> dict[str, ConvexityScore]:
+        """Of all labelings, which share the paths."""
+        found = packed_scores(
+            packed,
+            [np.where(kept, labeling.codes, -1) for labeling in labelings.values()],
+            [len(labeling.classes) for labeling in labelings.values()],
+            max_pairs=settings.max_pairs,
+            max_sources=settings.max_sources,
+            tolerance=settings.tolerance,
+            key=key,
+            devices=None if mesh is None else list(mesh.devices.flat),
+            memory=memory,
         )
+        return dict(zip(labelings, found, strict=True))
 
     for k in settings.k:
         nearest = KNNGraph(knn.indices[:, :k], knn.distances[:, :k])
@@ -101,9 +124,9 @@ def _graph_rows(
         without: dict[str, Replicates] = {name: ([], []) for name in labelings}
         for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):  # one group, or two
             for kept, graph in leave_group_out_graphs(knn, points, left_out, k=k, metric=settings.metric):
-                replicate = packed_graph(graph)
-                for name, labeling in labelings.items():
-                    without[name][number].append(score(replicate, labeling, kept))
+                for name, found in scores(packed_graph(graph), kept).items():
+                    without[name][number].append(found)
+        whole = scores(packed)
         for name, labeling in labelings.items():
             null = None
             if settings.permutations:
@@ -116,8 +139,7 @@ def _graph_rows(
                     confidence=settings.confidence,
                 )
             common = {"kind": "graph", "labeling": name, "k": k, "hubness": hubness(nearest)}
-            found = score(packed, labeling)
-            rows += score_rows(found, without[name], labelings, common, null=null, confidence=settings.confidence)
+            rows += score_rows(whole[name], without[name], labelings, common, null=null, confidence=settings.confidence)
     return rows
 
 

@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxconvex.candidates import SPARE, TOGETHER, nearest_by_products
+from jaxconvex.candidates import SPARE, TOGETHER, nearest_by_products, scratch_bytes
 from jaxconvex.checks import as_points, is_concrete, positive_integer
 from jaxconvex.distances import Metric, metric_function, squared_euclidean
 
@@ -33,7 +33,12 @@ class KNNGraph(NamedTuple):
 
 
 def knn_graph(
-    x: Float[Array, "n d"], *, k: int = 10, metric: Metric = "euclidean", mesh: Mesh | None = None
+    x: Float[Array, "n d"],
+    *,
+    k: int = 10,
+    metric: Metric = "euclidean",
+    mesh: Mesh | None = None,
+    memory: float | None = None,
 ) -> KNNGraph:
     """The k nearest neighbours of every point and their distances, exact: `KNNGraph(indices, distances)`.
 
@@ -44,6 +49,7 @@ def knn_graph(
             vectors that JAX can trace. Squared distances are refused: they break the triangle inequality.
         mesh: the devices to share the work: each holds all points and searches for its share of them. The result, the
             same to the last bit, is on all of them. x may then be an array that no single process can address whole.
+        memory: bytes that the search may take beyond x, on each device; it does not begin if it would take more.
 
     Euclidean and cosine neighbours come from matrix products of centred data. A product is rounded, so it only proposes
     candidates; those are ranked by distances from differences, and a bound on the rounding shows for each row that no
@@ -54,7 +60,8 @@ def knn_graph(
     NaN or infinity: an error on concrete input; under jit all distances are nan.
 
     Raises:
-        ValueError: k < 1 or k >= n, wrong rank, squared distances, non-finite input, zero vectors for the cosine.
+        ValueError: k < 1 or k >= n, wrong rank, squared distances, non-finite input, zero vectors for the cosine,
+            too little memory.
 
     Cost: n^2 d operations; beyond the data memory for two copies of them, some 40 (k + 6) bytes a point, and a tile of
     the product (32 MB on a CPU, 1 GB elsewhere). On concrete input similar numbers of points share one compilation.
@@ -72,6 +79,12 @@ def knn_graph(
     points = _replicated(x, mesh) if mesh is not None else as_points(x)
     n = points.shape[0]
     positive_integer(k, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")
+    needed = 3 * points.size * points.dtype.itemsize + 48 * (k + SPARE) * n + scratch_bytes()
+    if memory is not None and needed > memory:
+        raise ValueError(
+            f"{n} points in {points.shape[1]} dimensions need up to {needed / 1e9:.2f} GB to find {k} neighbours; memory="
+            f"{memory:g} allows {memory / 1e9:.2f} GB. Allow more, or take fewer points or dimensions."
+        )
     if metric == "cosine" and is_concrete(points):
         zero = np.flatnonzero(~np.asarray(_nonzero_rows(points).addressable_data(0)))
         if zero.size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import jax
@@ -14,10 +15,10 @@ from jaxtyping import Int, PRNGKeyArray
 from jaxconvex.aggregates import ConvexityScore, PairSums, of_drawn_sources, summarise
 from jaxconvex.blocks import blocks_of_classes, blocks_of_pairs, blocks_of_sources, schedule
 from jaxconvex.engines import sum_blocks
-from jaxconvex.graphs import PackedGraph
+from jaxconvex.graphs import Graph, PackedGraph, pack
 from jaxconvex.pairs import same_class_pairs
 
-__all__ = ["packed_graph_convexity", "packed_scores"]
+__all__ = ["compile_ahead", "packed_graph_convexity", "packed_scores", "sources_by_default"]
 
 EXACT = 100_000  # points up to which all pairs are scored without being asked for
 FEW = 64  # sources of a class that are drawn beyond, and the least from which an error is estimated
@@ -41,25 +42,23 @@ def packed_scores(
     tolerance: float | None = None,
     key: PRNGKeyArray | None = None,
     devices: Sequence[Any] | None = None,
+    memory: float | None = None,
 ) -> list[ConvexityScore]:
     """The scores of several labelings of one graph, from one search of its paths. Arguments as for `graph_convexity`."""
     points = max(int(np.sum(labels >= 0)) for labels in labelings)
-    if max_pairs is None and max_sources is None and tolerance is None and points > EXACT:
-        max_sources, key = FEW, jax.random.key(0) if key is None else key
-        warnings.warn(
-            f"{points} points: scored from {FEW} random points of each class and all their partners; se_sources tells the "
-            f"error of that. Choose max_sources or tolerance, or max_sources={points} for all pairs.",
-            stacklevel=2,
-        )
+    if max_pairs is None and tolerance is None:
+        max_sources = sources_by_default(points, max_sources)
+        key = jax.random.key(0) if key is None else key
     if max_pairs is not None:
         found = [
-            _from_pairs(packed, labels, classes, max_pairs, key, devices)
+            _from_pairs(packed, labels, classes, max_pairs, key, devices, memory)
             for labels, classes in zip(labelings, num_classes, strict=True)
         ]
     elif max_sources is not None or tolerance is not None:
-        found = _from_sources(packed, labelings, num_classes, max_sources, tolerance, key, devices)
+        found = _from_sources(packed, labelings, num_classes, max_sources, tolerance, key, devices, memory)
     else:
-        sums = sum_blocks(packed, labelings, blocks_of_classes(labelings, schedule(packed, labelings)), devices)
+        plan = schedule(packed, labelings, memory=memory)
+        sums = sum_blocks(packed, labelings, blocks_of_classes(labelings, plan), devices)
         found = [
             summarise(each, labels, classes, ordered=True, complete=np.ones(classes, bool), xp=np)
             for each, labels, classes in zip(sums, labelings, num_classes, strict=True)
@@ -69,12 +68,40 @@ def packed_scores(
     return found
 
 
+def compile_ahead(num_points: int, k: int, labelings: Sequence[Int[np.ndarray, " n"]], dtype: Any) -> None:
+    """Compile the path engine for graphs of k neighbours before there is one: it depends on their shape alone."""
+    nowhere = np.zeros(2 * num_points * k, np.int32)
+    no_edges = Graph(
+        *map(jnp.asarray, (nowhere, nowhere, np.full(len(nowhere), np.inf, dtype), np.zeros(num_points, np.int32)))
+    )
+    packed = pack(no_edges)
+    sum_blocks(packed, labelings, islice(blocks_of_classes(labelings, schedule(packed, labelings)), 1))
+
+
+def sources_by_default(points: int, max_sources: int | None) -> int | None:
+    """The sources to draw of each class: what was asked for, or few where there are many points, with a warning."""
+    if max_sources is not None or points <= EXACT:
+        return max_sources
+    warnings.warn(
+        f"{points} points: scored from {FEW} random points of each class and all their partners; se_sources tells the "
+        f"error of that. Choose max_sources or tolerance, or max_sources={points} for all pairs.",
+        stacklevel=3,
+    )
+    return FEW
+
+
 def _from_pairs(
-    packed: PackedGraph, labels: np.ndarray, num_classes: int, max_pairs: int, key: Any, devices: Any
+    packed: PackedGraph,
+    labels: np.ndarray,
+    num_classes: int,
+    max_pairs: int,
+    key: Any,
+    devices: Any,
+    memory: float | None,
 ) -> ConvexityScore:
     sizes = np.bincount(labels[labels >= 0], minlength=num_classes)
     drawn = sizes * (sizes - 1) // 2 > max_pairs
-    plan = schedule(packed, [labels])
+    plan = schedule(packed, [labels], memory=memory)
     if drawn.any():
         pairs = same_class_pairs(jnp.asarray(labels), num_classes=num_classes, max_pairs=max_pairs, key=key)
         first, second, valid = map(np.asarray, pairs)
@@ -93,6 +120,7 @@ def _from_sources(
     tolerance: float | None,
     key: Any,
     devices: Any,
+    memory: float | None,
 ) -> list[ConvexityScore]:
     """Sources drawn in a random order that does not depend on their number, so that more of them go on from fewer."""
     n = len(labelings[0])
@@ -114,7 +142,7 @@ def _from_sources(
             for i, queue in enumerate(queues)
         ]
         points = np.unique(np.concatenate(drawn))
-        plan = schedule(packed, labelings, points)
+        plan = schedule(packed, labelings, points, memory=memory)
         more = sum_blocks(packed, labelings, blocks_of_sources(labelings, drawn, plan), devices)
         totals = [
             PairSums(*(a + b for a, b in zip(old, new, strict=True))) for old, new in zip(totals, more, strict=True)

@@ -39,8 +39,10 @@ class Row(NamedTuple):
     upper: float = math.nan
     sem_paper: float = math.nan
     se_pairs: float = math.nan
+    se_sources: float = math.nan  # of drawing the sources: 0 where all pairs are scored
     num_points: int = 0
     num_pairs: int = 0
+    num_sources: int = 0
     adjacent: float = math.nan
     disconnected: float = math.nan
     inside: float = math.nan

@@ -19,7 +19,7 @@ __all__ = ["Replicates", "score_rows"]
 Replicates = tuple[list[ConvexityScore], list[ConvexityScore]]
 
 SHARES = ("adjacent", "disconnected", "inside")
-ERRORS = ("sem_paper", "se_pairs")
+ERRORS = ("sem_paper", "se_pairs", "se_sources")
 
 
 def score_rows(
@@ -64,6 +64,7 @@ def score_rows(
             label=name,
             num_points=int(score.num_points[c]),
             num_pairs=int(score.num_pairs[c]),
+            num_sources=int(score.num_sources[c]),
             replicates=tuple(float(r.per_class[c]) for r in without[0]),
         )
         for c, name in enumerate(names)
@@ -96,6 +97,7 @@ def score_rows(
                 label=None,
                 num_points=points,
                 num_pairs=int(pairs.sum()),
+                num_sources=int(score.num_sources[scored].sum()),
                 replicates=tuple(float(getattr(r, level)) for r in without[0]),
             )
         )

@@ -35,6 +35,7 @@ def graph_convexity(
     tolerance: float | None = None,
     key: PRNGKeyArray | None = None,
     mesh: Mesh | None = None,
+    memory: float | None = None,
 ) -> ConvexityScore:
     """Graph convexity of each class: the mean, over its pairs, of the share of the path between them that is inside.
 
@@ -52,6 +53,7 @@ def graph_convexity(
         key: a JAX random key, for max_pairs, max_sources and tolerance.
         mesh: devices over which the blocks of sources are spread; the graph is copied to each. The result is the same
             to the last bit. Every process of a cluster makes the same call and gets the whole result.
+        memory: bytes that the packed graph and the blocks at work may take, on each device: blocks are cut to fit.
 
     On concrete arrays the graph is packed (pack it yourself to score several labelings) and solved by a fast engine.
     Under jit and vmap a slower form of static size runs, with the same result. The gradient is zero: the score is
@@ -59,7 +61,8 @@ def graph_convexity(
 
     Raises:
         ValueError: labels that are no integers, or lie outside -1..num_classes - 1 (under jit: nan); lengths that differ;
-            max_pairs together with max_sources or tolerance; a key missing; under jit, a tolerance or a mesh.
+            max_pairs together with max_sources or tolerance; a key missing; a graph that does not fit the memory; under jit,
+            a tolerance, a mesh or a memory.
 
     Cost: for all pairs about 4 n passes over the edges, in vectors of sources; memory of some blocks of 128 sources.
 
@@ -85,13 +88,14 @@ def graph_convexity(
                 tolerance=tolerance,
                 key=key,
                 devices=None if mesh is None else list(mesh.devices.flat),
+                memory=memory,
             )
             dtype = packed.edges.lengths.dtype
             return ConvexityScore(*(jnp.asarray(f, dtype if f.dtype.kind == "f" else jnp.int32) for f in score))
-    if tolerance is not None or mesh is not None:
+    if tolerance is not None or mesh is not None or memory is not None:
         raise ValueError(
-            "tolerance and mesh need concrete arrays: how many sources are enough depends on values, and blocks are dealt "
-            "out on the host. Under jit pass max_sources, and shard with jax.jit's own means."
+            "tolerance, mesh and memory need concrete arrays: how many sources are enough depends on values, and blocks are "
+            "dealt out on the host. Under jit pass max_sources, and shard with jax.jit's own means."
         )
     edges = as_graph(graph)
     checked = as_labels(labels, edges.degrees.shape[0], num_classes)

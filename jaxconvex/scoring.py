@@ -38,6 +38,9 @@ class Options(NamedTuple):
     graph: str = "union"
     duplicates: str = "link"
     max_pairs: int | None = None
+    max_sources: int | None = None
+    tolerance: float | None = None
+    memory: float | None = None  # gigabytes
     max_points: int | None = None
     jackknife: bool | None = None
     permutations: int = 0
@@ -94,6 +97,9 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             predictions=data.predictions,
             pool=options.pool,
             max_pairs=options.max_pairs,
+            max_sources=options.max_sources,
+            tolerance=options.tolerance,
+            memory=None if options.memory is None else options.memory * 1e9,
             max_points=options.max_points,
             jackknife=options.jackknife,
             permutations=options.permutations,
