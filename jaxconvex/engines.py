@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxconvex.aggregates import PairSums, sum_pairs
-from jaxconvex.blocks import Block, on_devices
+from jaxconvex.blocks import Block
 from jaxconvex.chains import LONG, chain_path_counts, edge_matrix
 from jaxconvex.graphs import Graph, PackedGraph
 from jaxconvex.packed_paths import packed_path_counts
 from jaxconvex.paths import PathCounts
+from jaxconvex.streams import on_devices
 
 __all__ = ["columns_of_blocks", "sum_blocks"]
 

@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore
-from jaxconvex.blocks import in_background
 from jaxconvex.checks import as_points, one_of
 from jaxconvex.distances import Metric
 from jaxconvex.graphs import PackedGraph, pack
@@ -25,6 +24,7 @@ from jaxconvex.resampling import leave_group_out_graphs, spare_neighbors
 from jaxconvex.rows import Replicates, score_rows
 from jaxconvex.segments import euclidean_segments, summarise_segments
 from jaxconvex.statistics import hubness
+from jaxconvex.streams import in_background
 
 __all__ = ["Settings", "layer_rows", "pooled"]
 
