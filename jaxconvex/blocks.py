@@ -95,17 +95,18 @@ def schedule(
     bounds of the distances, from those to the landmarks.
     """
     points = np.flatnonzero(np.any(np.stack(labelings) >= 0, axis=0)) if points is None else points
-    own = np.unique(labelings[0][points], return_inverse=True)[1]
-    members = np.split(points[np.argsort(own, kind="stable")], np.cumsum(np.bincount(own))[:-1]) if len(points) else []
-    centres = np.array([packed.landmarks[some].mean(axis=0) for some in members]).reshape(len(members), -1)
-    if len(members) > 1:
-        members = [members[c] for c in np.lexsort((centres.min(axis=1), centres.argmin(axis=1)))]
     most = lanes_within(packed, labelings, memory)
+    if not len(points):
+        return Schedule([], most)
+    own = np.unique(labelings[0][points], return_inverse=True)[1]
+    members = np.split(points[np.argsort(own, kind="stable")], np.cumsum(np.bincount(own))[:-1])
+    centres = np.stack([packed.landmarks[some].mean(axis=0) for some in members])
+    members = [members[c] for c in np.lexsort((centres.min(axis=1), centres.argmin(axis=1)))]
     # A block costs its lanes and, whatever these are, about as much as 24 more.
     sizes = (most, most * 3 // 4, most // 2)
     cost = [sum(number * (lanes + 24) for _, number in _portions(members, lanes)) for lanes in sizes]
     lanes = sizes[int(np.argmin(cost))] if 1.15 * min(cost) < cost[0] else most  # mostly one size: it is compiled once
-    lanes = min(lanes, max(16, 1 << (max(len(points), 1) - 1).bit_length()))
+    lanes = min(lanes, max(16, 1 << (len(points) - 1).bit_length()))
     parts = []
     for some, number in _portions(members, lanes):
         inward = [_inward(packed.landmarks[of_class], min(number, SHELLS)) for of_class in some]
@@ -136,7 +137,7 @@ def _inward(away: Float[np.ndarray, "m l"], shells: int) -> Int[np.ndarray, " m"
     some = np.linspace(0, m - 1, min(m, SOME)).astype(np.int64)
     bounds = np.stack([np.abs(away - away[i]).max(axis=1) for i in some], axis=1)
     shell = np.empty(m, np.int64)
-    shell[np.argsort(-bounds.mean(axis=1), kind="stable")] = np.arange(m) * shells // max(m, 1)
+    shell[np.argsort(-bounds.mean(axis=1), kind="stable")] = np.arange(m) * shells // m
     return np.lexsort((bounds.min(axis=1), bounds.argmin(axis=1), shell))
 
 

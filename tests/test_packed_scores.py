@@ -86,7 +86,9 @@ def test_several_labelings_share_the_paths(options):
             continue  # each labeling draws its own sources
         alone = packed_graph_convexity(GRAPH, labels, num_classes=classes, key=key, **options)
         for name in alone._fields:
-            np.testing.assert_allclose(getattr(together[i], name), getattr(alone, name), rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(
+                getattr(together[i], name), getattr(alone, name), rtol=1e-5, atol=1e-6, err_msg=name
+            )
 
 
 def test_many_points_are_sampled_and_that_is_said(monkeypatch):
@@ -95,6 +97,24 @@ def test_many_points_are_sampled_and_that_is_said(monkeypatch):
         score = packed_graph_convexity(GRAPH, LABELS, num_classes=4)
     assert (score.num_sources == np.minimum(64, score.num_points)).all()
     np.testing.assert_array_equal(score.per_class, drawn(0, max_sources=64).per_class[:4])
+
+
+def test_without_labelled_points_nothing_is_defined():
+    nobody = np.full(len(LABELS), -1, np.int32)
+    for options in ({}, {"max_sources": 5}, {"max_pairs": 5}, {"tolerance": 0.1}):
+        score = packed_graph_convexity(GRAPH, nobody, num_classes=3, key=jax.random.key(0), **options)
+        assert np.isnan(score.per_class).all() and np.isnan(score.micro) and not score.num_pairs.any()
+
+
+def test_memory_is_bounded_and_blocks_are_cut_to_fit():
+    whole = packed_graph_convexity(GRAPH, LABELS, num_classes=4)
+    needed = sum(part.nbytes for part in jax.tree.leaves(GRAPH))
+    small = packed_graph_convexity(GRAPH, LABELS, num_classes=4, memory=needed + 1.5e6)
+    np.testing.assert_allclose(small.per_class, whole.per_class, rtol=1e-6)
+    with pytest.raises(ValueError, match="need at least .* GB"):
+        packed_graph_convexity(GRAPH, LABELS, num_classes=4, memory=1e5)
+    with pytest.raises(ValueError, match="GB"):
+        knn_graph(jnp.zeros((100, 3)), k=3, memory=1e5)
 
 
 def test_under_jit_the_same_sources_are_drawn():
