@@ -33,10 +33,12 @@ class Rows(NamedTuple):
 
 
 def rows_of(values: Array, rows: Array) -> Array:
+    """The values of some rows, all of them there: without the check, a gather is a copy."""
     return values.at[rows].get(mode="promise_in_bounds")
 
 
 def chosen_rows(chosen: Bool[Array, " rows"]) -> Rows:
+    """The chosen rows, listed in their order."""
     total = chosen.shape[0]
     ahead = jnp.cumsum(chosen.astype(jnp.int32))
     place = jnp.where(chosen, ahead - 1, total)

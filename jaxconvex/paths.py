@@ -182,10 +182,12 @@ def _edge_relax(edges: Graph, lengths: Array) -> Relax:
 
 
 def from_sources(n: int, sources: Array, dtype: Any) -> Array:
+    """Distances [n s] before the first sweep: 0 at the source, infinite elsewhere."""
     return jnp.full((n, sources.shape[0]), infinity(dtype), dtype).at[sources, jnp.arange(sources.shape[0])].set(0)
 
 
 def infinity(dtype: Any) -> float | int:
+    """The distance of what is not reached, in whole quanta or floating-point."""
     return UNREACHED if jnp.issubdtype(dtype, jnp.integer) else jnp.inf
 
 
@@ -234,5 +236,6 @@ def cheapest(relax: Callable[[Any], Any], start: Any) -> Any:
 
 
 def counts_of_cost(cost: Int[Array, "t s"], reached: Bool[Array, "t s"]) -> PathCounts:
+    """What lies inside the paths, from the cost that the lexicographic pass leaves at their ends."""
     hops = cost % OUTSIDE
     return PathCounts(jnp.where(reached, jnp.maximum(hops - 1, 0), -1), jnp.where(reached, cost // OUTSIDE, 0))
