@@ -21,7 +21,7 @@ from jaxconvex.checks import one_of, positive_integer
 from jaxconvex.distances import Metric
 from jaxconvex.labelings import encode_all, stratified_sample
 from jaxconvex.layer_scores import Settings, layer_rows
-from jaxconvex.packed_scores import sources_by_default
+from jaxconvex.packed_scores import check_sampling, sources_by_default
 from jaxconvex.report import Report, Row, read_report
 from jaxconvex.resampling import jackknife_groups
 
@@ -208,6 +208,7 @@ def _settings(protocol: str | None, **given: Any) -> Settings:
                     f"protocol={protocol!r} fixes {name}={value!r}; got {given[name]!r}. Leave {name} or the protocol out."
                 )
         given |= fixed
+    check_sampling(given["max_pairs"], given["max_sources"], given["tolerance"])
     for each in given["k"]:
         positive_integer(each, "k")
     one_of(given["graph"], ("union", "mutual"), "graph")

@@ -14,11 +14,12 @@ from jaxtyping import Int, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore, PairSums, of_drawn_sources, summarise
 from jaxconvex.blocks import blocks_of_classes, blocks_of_pairs, blocks_of_sources, schedule
+from jaxconvex.checks import positive_integer
 from jaxconvex.engines import sum_blocks
 from jaxconvex.graphs import Graph, PackedGraph, pack
 from jaxconvex.pairs import same_class_pairs
 
-__all__ = ["compile_ahead", "packed_graph_convexity", "packed_scores", "sources_by_default"]
+__all__ = ["check_sampling", "compile_ahead", "packed_graph_convexity", "packed_scores", "sources_by_default"]
 
 EXACT = 100_000  # points up to which all pairs are scored without being asked for
 FEW = 64  # sources of a class that are drawn beyond, and the least from which an error is estimated
@@ -76,6 +77,17 @@ def compile_ahead(num_points: int, k: int, labelings: Sequence[Int[np.ndarray, "
     )
     packed = pack(no_edges)
     sum_blocks(packed, labelings, islice(blocks_of_classes(labelings, schedule(packed, labelings)), 1))
+
+
+def check_sampling(max_pairs: int | None, max_sources: int | None, tolerance: float | None) -> None:
+    """Raises ValueError for numbers that cannot be, and for two ways of sampling at once."""
+    for value, name in ((max_pairs, "max_pairs"), (max_sources, "max_sources")):
+        if value is not None:
+            positive_integer(value, name)
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must lie between 0 and 1, as scores do; got {tolerance}.")
+    if max_pairs is not None and (max_sources is not None or tolerance is not None):
+        raise ValueError("max_pairs draws pairs, max_sources and tolerance draw sources: name one way of sampling.")
 
 
 def sources_by_default(points: int, max_sources: int | None) -> int | None:

@@ -13,11 +13,11 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore, PairSums, deficit_of, of_drawn_sources, sum_pairs, summarise
 from jaxconvex.blocks import blocks_of_classes, schedule
-from jaxconvex.checks import as_labels, is_concrete, positive_integer
+from jaxconvex.checks import as_labels, is_concrete
 from jaxconvex.engines import columns_of_blocks
 from jaxconvex.graphs import Graph, PackedGraph, as_graph, pack
 from jaxconvex.neighbors import KNNGraph
-from jaxconvex.packed_scores import packed_graph_convexity
+from jaxconvex.packed_scores import check_sampling, packed_graph_convexity
 from jaxconvex.pairs import Pairs, same_class_pairs
 from jaxconvex.paths import edge_path_counts, sources_per_block
 from jaxconvex.segments import euclidean_convexity
@@ -74,7 +74,9 @@ def graph_convexity(
 
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 3.
     """
-    _check_sampling(max_pairs, max_sources, tolerance, key)
+    check_sampling(max_pairs, max_sources, tolerance)
+    if (max_sources is not None or tolerance is not None) and key is None:
+        raise ValueError("sources are drawn at random: pass key=jax.random.key(0).")
     if is_concrete(graph, labels, key):
         with jax.ensure_compile_time_eval():  # all may be constants inside jit
             packed = graph if isinstance(graph, PackedGraph) else pack(graph)
@@ -105,18 +107,6 @@ def graph_convexity(
     score = _static_graph_convexity(edges, checked, num_classes, pairs, max_sources, key)
     broken = jnp.any((checked < -1) | (checked >= num_classes))
     return score._replace(per_class=jnp.where(broken, jnp.nan, score.per_class))
-
-
-def _check_sampling(max_pairs: int | None, max_sources: int | None, tolerance: float | None, key: Any) -> None:
-    for value, name in ((max_pairs, "max_pairs"), (max_sources, "max_sources")):
-        if value is not None:
-            positive_integer(value, name)
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must lie between 0 and 1, as scores do; got {tolerance}.")
-    if max_pairs is not None and (max_sources is not None or tolerance is not None):
-        raise ValueError("max_pairs draws pairs, max_sources and tolerance draw sources: name one way of sampling.")
-    if (max_sources is not None or tolerance is not None) and key is None:
-        raise ValueError("sources are drawn at random: pass key=jax.random.key(0).")
 
 
 def graph_pair_scores(

@@ -112,7 +112,8 @@ def test_the_options_reach_evaluate(run, monkeypatch):
     monkeypatch.setattr("jaxconvex.evaluation.evaluate", record)
     np.savez("b.npz", x=np.zeros((N, 4, 2)), y=LABELS, z=LABELS, guess=LABELS)
     options = "--labels z --labels y --predictions guess --pool mean --background 2 --max-points 20 --k 3 --k 5 "
-    options += "--metric cosine --graph mutual --duplicates drop --pairs 50 --no-jackknife --permutations 7 --seed 3"
+    options += "--metric cosine --graph mutual --duplicates drop --pairs 50 --no-jackknife --permutations 7 --seed 3 "
+    options += "--sources 40 --tolerance 0.02 --memory 2"
     code, _, err = run("score", "b.npz", *options.split())
     assert code == 2 and "Error: enough" in err
     layers, labels = given.pop("data")
@@ -126,6 +127,9 @@ def test_the_options_reach_evaluate(run, monkeypatch):
         "duplicates": "drop",
         "pool": "mean",
         "max_pairs": 50,
+        "max_sources": 40,
+        "tolerance": 0.02,
+        "memory": 2e9,
         "max_points": 20,
         "jackknife": False,
         "permutations": 7,

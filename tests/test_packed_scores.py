@@ -111,7 +111,7 @@ def test_memory_is_bounded_and_blocks_are_cut_to_fit():
     needed = sum(part.nbytes for part in jax.tree.leaves(GRAPH))
     small = packed_graph_convexity(GRAPH, LABELS, num_classes=4, memory=needed + 1.5e6)
     np.testing.assert_allclose(small.per_class, whole.per_class, rtol=1e-6)
-    with pytest.raises(ValueError, match="need at least .* GB"):
+    with pytest.raises(ValueError, match=r"need at least .* GB"):
         packed_graph_convexity(GRAPH, LABELS, num_classes=4, memory=1e5)
     with pytest.raises(ValueError, match="GB"):
         knn_graph(jnp.zeros((100, 3)), k=3, memory=1e5)
