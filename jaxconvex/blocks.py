@@ -47,23 +47,27 @@ class Schedule(NamedTuple):
         return np.concatenate([*self.parts, np.zeros(0, np.int64)]).astype(np.int64)
 
 
-def most_lanes(num_points: int) -> int:
+def most_lanes(num_points: int, drawn: bool = False) -> int:
     """How many sources a block has at most: their distances to all points should stay in a processor's caches.
 
-    An accelerator has no such caches to speak of: there, as many as keep it busy.
+    Drawn sources lie far from each other, so that a block reads more of them. An accelerator has no such caches to speak
+    of: there, as many as keep it busy.
     """
     if jax.default_backend() == "cpu":
-        return 128 if num_points <= 16_384 else 64 if num_points <= 131_072 else 32
+        steps = (16_384, 32_768, 65_536) if drawn else (16_384, 131_072, 262_144)
+        return 128 >> int(np.searchsorted(steps, num_points))
     return 512 if num_points <= 131_072 else 128
 
 
-def lanes_within(packed: PackedGraph, labelings: Sequence[Int[np.ndarray, " n"]], memory: float | None) -> int:
+def lanes_within(
+    packed: PackedGraph, labelings: Sequence[Int[np.ndarray, " n"]], memory: float | None, drawn: bool
+) -> int:
     """How many sources a block may have so that all blocks at work together take no more bytes than `memory`.
 
     Raises:
         ValueError: not even the smallest blocks fit.
     """
-    most = most_lanes(len(labelings[0]))
+    most = most_lanes(len(labelings[0]), drawn)
     if memory is None:
         return most
     largest = sum(int(np.bincount(labels + 1)[1:].max(initial=0)) for labels in labelings)
@@ -94,8 +98,8 @@ def schedule(
     sources have nearly the same paths, so that their rows settle together. What is far and what is near is told by lower
     bounds of the distances, from those to the landmarks.
     """
+    most = lanes_within(packed, labelings, memory, drawn=points is not None)
     points = np.flatnonzero(np.any(np.stack(labelings) >= 0, axis=0)) if points is None else points
-    most = lanes_within(packed, labelings, memory)
     if not len(points):
         return Schedule([], most)
     own = np.unique(labelings[0][points], return_inverse=True)[1]

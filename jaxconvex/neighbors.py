@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +16,13 @@ from jaxtyping import Array, Float, Int
 from jaxconvex.candidates import SPARE, TOGETHER, nearest_by_products, scratch_bytes
 from jaxconvex.checks import as_points, is_concrete, positive_integer
 from jaxconvex.distances import Metric, metric_function, squared_euclidean
+from jaxconvex.streams import streams
 
 __all__ = ["KNNGraph", "epsilon_graph", "knn_graph"]
 
 BLOCK_BYTES = 64 * 2**20  # distances of a block of queries to all points, where the metric is no matrix product
+BUSY = 4096  # with fewer points than that a second core is not worth its start
+SHARED = 2**29  # bytes of points up to which every core has its own centred copy
 SMALL = 2**16  # with fewer points than that compiling takes longer than padding them to a size that others have
 
 
@@ -79,7 +83,9 @@ def knn_graph(
     points = _replicated(x, mesh) if mesh is not None else as_points(x)
     n = points.shape[0]
     positive_integer(k, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")
-    needed = 3 * points.size * points.dtype.itemsize + 48 * (k + SPARE) * n + scratch_bytes()
+    bytes_of_x = points.size * points.dtype.itemsize
+    beside = 48 * (k + SPARE) * n + scratch_bytes()
+    needed = 3 * bytes_of_x + beside
     if memory is not None and needed > memory:
         raise ValueError(
             f"{n} points in {points.shape[1]} dimensions need up to {needed / 1e9:.2f} GB to find {k} neighbours; memory="
@@ -94,6 +100,9 @@ def knn_graph(
             )
     if mesh is not None:
         return _knn_on_mesh(points, k, metric, _line(mesh))
+    room = SHARED if memory is None else min(SHARED, (memory - beside) / 5)
+    if jax.default_backend() == "cpu" and is_concrete(points) and bytes_of_x <= room:
+        return _knn_on_cores(points, k, metric)
     return (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
 
 
@@ -161,6 +170,30 @@ def _first_rows(graph: KNNGraph, n: int) -> KNNGraph:
 def _knn(x: Float[Array, "n d"], count: int | Array, k: int, metric: Any) -> KNNGraph:
     """The graph of the first `count` rows; the others are padding, and so is what is found for them."""
     return _neighbors_of_rows(x, jnp.int32(0), jnp.int32(count), x.shape[0], k, metric)
+
+
+def _knn_on_cores(x: Float[Array, "n d"], k: int, metric: Any) -> KNNGraph:
+    """Pad, search and cut on the host: the cores share the queries, since XLA selects on one of them alone."""
+    n = len(x)
+    parts = streams() if n >= BUSY else 1
+    size = -(-padded_size(n) // (parts * TOGETHER)) * TOGETHER
+    padded = jnp.asarray(np.pad(np.asarray(x), ((0, size * parts - n), (0, 0)), mode="edge"))
+    search = _search(padded.shape, padded.dtype, size, k, metric)
+
+    def share(first: int) -> KNNGraph:
+        return jax.tree.map(np.asarray, search(padded, np.int32(first), np.int32(n)))
+
+    with ThreadPoolExecutor(max_workers=parts) as pool:
+        shares = list(pool.map(share, range(0, size * parts, size)))
+    return jax.tree.map(lambda *found: jnp.asarray(np.concatenate(found)[:n]), *shares)
+
+
+@cache
+def _search(shape: tuple[int, int], dtype: Any, size: int, k: int, metric: Any) -> Any:
+    """`_neighbors_of_rows`, compiled: once, though several threads are about to call it."""
+    search = jax.jit(_neighbors_of_rows, static_argnames=("size", "k", "metric"))
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    return search.lower(jax.ShapeDtypeStruct(shape, dtype), number, number, size=size, k=k, metric=metric).compile()
 
 
 def _knn_by_steps(x: Float[Array, "n d"], k: int, metric: Any) -> KNNGraph:

@@ -61,7 +61,8 @@ def by_states(matrix, labels: np.ndarray, source: int, tolerance: float) -> tupl
                 best[v] = min(best[v], (crossed + int(labels[u] != labels[source]), hops + 1, excess + gap))
         if best[v] == none:  # what leads here has used up what is allowed: the tree's path
             best[v] = int(outside_of_tree[v]), int(hops_of_tree[v]), 0.0
-    return np.array([b[1] - 1 for b in best]), np.array([b[0] for b in best])
+    found = [(crossed, hops - 1) if (crossed, hops, excess) != none else (0, -1) for crossed, hops, excess in best]
+    return np.array([inside for _, inside in found]), np.array([crossed for crossed, _ in found])
 
 
 def main() -> None:
