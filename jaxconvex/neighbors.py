@@ -177,7 +177,7 @@ def _knn_on_cores(x: Float[Array, "n d"], k: int, metric: Any) -> KNNGraph:
     n = len(x)
     parts = streams() if n >= BUSY else 1
     size = -(-padded_size(n) // (parts * TOGETHER)) * TOGETHER
-    padded = jnp.asarray(np.pad(np.asarray(x), ((0, size * parts - n), (0, 0)), mode="edge"))
+    padded = np.pad(np.asarray(x), ((0, size * parts - n), (0, 0)), mode="edge")
     search = _search(padded.shape, padded.dtype, size, k, metric)
 
     def share(first: int) -> KNNGraph:
