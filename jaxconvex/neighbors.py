@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from jaxconvex.candidates import SPARE, TOGETHER, nearest_by_products, scratch_bytes
 from jaxconvex.checks import as_points, is_concrete, positive_integer
 from jaxconvex.distances import Metric, metric_function, squared_euclidean
-from jaxconvex.streams import streams
+from jaxconvex.streams import at_once, streams
 
 __all__ = ["KNNGraph", "epsilon_graph", "knn_graph"]
 
@@ -183,8 +182,7 @@ def _knn_on_cores(x: Float[Array, "n d"], k: int, metric: Any) -> KNNGraph:
     def share(first: int) -> KNNGraph:
         return jax.tree.map(np.asarray, search(padded, np.int32(first), np.int32(n)))
 
-    with ThreadPoolExecutor(max_workers=parts) as pool:
-        shares = list(pool.map(share, range(0, size * parts, size)))
+    shares = at_once(share, range(0, size * parts, size))
     return jax.tree.map(lambda *found: jnp.asarray(np.concatenate(found)[:n]), *shares)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["in_background", "on_devices", "streams"]
+__all__ = ["at_once", "in_background", "on_devices", "streams"]
 
 
 def streams() -> int:
@@ -29,6 +29,12 @@ def _with_types(function: Callable) -> Callable:
             return function(*arguments)
 
     return work
+
+
+def at_once(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """function(item) for each item, all at the same time."""
+    with ThreadPoolExecutor(max_workers=max(len(items), 1)) as pool:
+        return list(pool.map(_with_types(function), items))
 
 
 @contextmanager
