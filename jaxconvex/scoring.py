@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -110,6 +111,8 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             progress=sys.stderr.isatty(),
         )
 
+    # Importing what draws takes as long as some of the work: let it go on meanwhile.
+    threading.Thread(target=import_module, args=("jaxconvex.plots",), daemon=True).start()
     try:
         return interruptible(work)
     except KeyboardInterrupt:
