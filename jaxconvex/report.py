@@ -264,4 +264,11 @@ def _notes(
         parts.append(f"below {FEW_FAILING} failing pairs their count in its place")
     if "null" in columns:
         parts.append("null: the mean " + ("" if classes else f"{shown[0].level} ") + "score under permuted labels")
+    drawn = [
+        row for row in shown if row.level != "class" and row.kind == "graph" and 0 < row.num_sources < row.num_points
+    ]
+    if drawn:
+        parts.append(
+            f"scored from {drawn[0].num_sources} of {drawn[0].num_points} points, drawn (se_sources: the error of that)"
+        )
     return ("; ".join(parts) + ".",)

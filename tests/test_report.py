@@ -245,3 +245,9 @@ def test_importing_a_report_imports_no_heavy_module():
     code = "import sys, jaxconvex.report; print({'pandas', 'rich', 'matplotlib', 'jinja2', 'flax'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_a_table_of_drawn_sources_says_so():
+    row = Row("graph", "a", 0, "y", 10, "micro", None, score=0.5, num_points=90, num_pairs=400, num_sources=30)
+    assert "30 of 90 points" in Report((row,), {}, {}).table()
+    assert "drawn" not in Report((row._replace(num_sources=90),), {}, {}).table()
