@@ -93,7 +93,7 @@ def schedule(
 ) -> Schedule:
     """The labelled points, or the given ones, class by class (of the first labeling), near classes side by side.
 
-    Within a class the outermost come first, a shell for each block, and within a shell those near each other. A pair is
+    Within a class the outermost come first, in shells, and within a shell those near each other are side by side. A pair is
     scored from the end that comes first, so that the search from the inner ones need not reach the outer ones; and near
     sources have nearly the same paths, so that their rows settle together. What is far and what is near is told by lower
     bounds of the distances, from those to the landmarks.

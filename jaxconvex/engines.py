@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int
 from jaxconvex.aggregates import PairSums, sum_pairs
 from jaxconvex.blocks import Block
 from jaxconvex.chains import LONG, chain_path_counts, edge_matrix
-from jaxconvex.graphs import Graph, PackedGraph
+from jaxconvex.graphs import PackedGraph, layout_of
 from jaxconvex.packed_paths import packed_path_counts
 from jaxconvex.paths import PathCounts
 from jaxconvex.streams import on_devices
@@ -42,10 +42,7 @@ def _path_counter(packed: PackedGraph, labelings: Sequence[Int[np.ndarray, " n"]
         return lambda block, device: chains(block)
     rows = np.stack([labels.astype(np.int32)[np.asarray(packed.order)] for labels in labelings])
     position = np.asarray(packed.position)
-    # The kernel reads neither edges, positions nor landmarks; without them similar graphs share one compilation.
-    edges = Graph(*(part[:0] for part in packed.edges))
-    layout = packed._replace(edges=edges, position=packed.position[:0], landmarks=packed.landmarks[:0])
-    place = cache(lambda device: jax.device_put((layout, rows), device))
+    place = cache(lambda device: jax.device_put((layout_of(packed), rows), device))
 
     def count(block: Block, device: Any) -> PathCounts:
         layout, rows = place(device)

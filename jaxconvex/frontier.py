@@ -18,10 +18,12 @@ from jaxtyping import Array, Bool, Int
 from jaxconvex.graphs import CHUNK, WIDTH, PackedGraph
 from jaxconvex.paths import from_sources, infinity
 
-__all__ = ["Rows", "chosen_rows", "distances_from", "fold_groups", "fold_neighbors", "fold_rows", "put_rows", "rows_of"]
+__all__ = ["ONE", "SEVERAL", "Rows", "chosen_rows", "distances_from", "fold_groups", "fold_neighbors", "fold_rows"]
+__all__ += ["parents_of", "put_rows", "rows_of"]
 
 AHEAD = 4  # median edges that one sweep looks ahead of the least change
 SWEEPS = 512  # beyond, paths are so long that Dijkstra's algorithm costs less
+ONE, SEVERAL = 2**26, 2**27  # ONE is more than there are rows
 WIDE_CHUNK = 4096  # rows of a chunk where launching a kernel costs more than reading beyond the caches
 
 
@@ -86,6 +88,21 @@ def fold_rows(rows: Rows, step: Callable[[Array, Array, Any], Any], initial: Any
 def put_rows(values: Array, rows: Array, live: Array, new: Array) -> Array:
     """The values with those of some rows replaced, in place inside a loop."""
     return values.at[jnp.where(live, rows, len(values))].set(new, mode="drop", unique_indices=True)
+
+
+def parents_of(packed: PackedGraph, rows: Array, live: Array, distance: Array, reach: Array) -> Int[Array, "r s"]:
+    """ONE + u where u alone precedes a row on its shortest paths, SEVERAL where more rows do, 0 where none does.
+
+    Rows precede by an edge if distance and length together are within reach. One of them leaves its number in the sum;
+    of two or more, what is left says only that.
+    """
+
+    def step(found: Array, neighbors: Array, lengths: Array) -> Array:
+        for u, w in zip(neighbors.T, lengths.T, strict=True):
+            found = found + jnp.where(rows_of(distance, u) + w[:, None] <= reach, ONE + u[:, None], 0)
+        return jnp.minimum(found, SEVERAL)
+
+    return fold_groups(packed, rows, live, jnp.zeros(reach.shape, jnp.int32), step)
 
 
 def distances_from(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxconvex.checks import is_concrete, one_of
 from jaxconvex.neighbors import KNNGraph
 
-__all__ = ["Graph", "PackedGraph", "as_graph", "pack", "undirected"]
+__all__ = ["Graph", "PackedGraph", "as_graph", "layout_of", "pack", "undirected"]
 
 UNREACHED = 2**30 - 1  # infinity of fixed-point lengths: two of them still add up without wrapping
 FINE = 2**16  # quanta the median edge needs; with fewer the lengths stay floating-point
@@ -203,6 +203,12 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
         depth=jnp.int32(depth),
         edges=edges,
     )
+
+
+def layout_of(packed: PackedGraph) -> PackedGraph:
+    """The packed graph without what the searches for paths do not read, so that similar graphs share a compilation."""
+    edges = Graph(*(part[:0] for part in packed.edges))
+    return packed._replace(edges=edges, position=packed.position[:0], landmarks=packed.landmarks[:0])
 
 
 def _addressable(array: Any) -> bool:

@@ -16,14 +16,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxconvex.frontier import chosen_rows, distances_from, fold_neighbors, fold_rows, put_rows, rows_of
-from jaxconvex.graphs import Graph, PackedGraph, bucket
+from jaxconvex.frontier import ONE, SEVERAL, chosen_rows, distances_from, fold_rows, parents_of, put_rows, rows_of
+from jaxconvex.graphs import PackedGraph, bucket
 from jaxconvex.paths import OUTSIDE, infinity, rounding_slack
 
-__all__ = ["NOBODY", "layout_of", "path_losses"]
+__all__ = ["NOBODY", "path_losses"]
 
 NOBODY = -2  # a label that no point has
-ONE = 2**26  # a neighbour on a shortest path, where they are counted; more than there are rows
 GROUP = 16  # points of one source and level, whose counts are added up together
 GROUPS = 32  # groups in one step
 BYTE = 126  # the most points on a path that are counted in bytes
@@ -59,12 +58,6 @@ class Steps(NamedTuple):
     first: Int[Any, " steps"]  # where those of each step begin
     width: Int[Any, " steps"]  # how many an item of the step has at most
     number: Int[Any, ""]
-
-
-def layout_of(packed: PackedGraph) -> PackedGraph:
-    """The graph without what the paths do not need, so that similar graphs share a compilation."""
-    edges = Graph(*(part[:0] for part in packed.edges))
-    return packed._replace(edges=edges, position=packed.position[:0], landmarks=packed.landmarks[:0])
 
 
 def path_losses(
@@ -107,17 +100,10 @@ def _trees(packed: PackedGraph, sources: Int[Array, " s"]) -> Trees:
     reach = jnp.where(reached, distance + slack, -1)
 
     def one(some: Array, live: Array, found: Array) -> Array:
-        most = rows_of(reach, some)
-
-        def step(count: Array, u: Array, w: Array) -> Array:
-            # One neighbour on a shortest path leaves its number; with two or more, what is left says only that.
-            return jnp.minimum(count + jnp.where(rows_of(distance, u) + w <= most, ONE + u[:, None], 0), 2 * ONE)
-
-        count = fold_neighbors(packed, some, live, jnp.zeros(most.shape, jnp.int32), step)
-        return put_rows(found, some, live, count)
+        return put_rows(found, some, live, parents_of(packed, some, live, distance, rows_of(reach, some)))
 
     found = fold_rows(chosen_rows(packed.count > 0), one, jnp.zeros((rows, s), jnp.int32)).T
-    tied = found >= 2 * ONE
+    tied = found == SEVERAL
     return Trees(distance.T, reach.T, jnp.where(tied | (found == 0), -1, found - ONE), tied)
 
 

@@ -13,14 +13,23 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.frontier import Rows, chosen_rows, distances_from, fold_groups, fold_rows, put_rows, rows_of
+from jaxconvex.frontier import (
+    ONE,
+    SEVERAL,
+    Rows,
+    chosen_rows,
+    distances_from,
+    fold_rows,
+    parents_of,
+    put_rows,
+    rows_of,
+)
 from jaxconvex.graphs import PackedGraph
 from jaxconvex.paths import PathCounts, infinity, rounding_slack
 from jaxconvex.ties import resolve_ties
 
 __all__ = ["packed_path_counts"]
 
-ONE = 2**26  # a neighbour on a shortest path, where they are counted; more than there are rows
 WALKED = 128  # targets walked together
 
 
@@ -85,22 +94,13 @@ def _links(packed: PackedGraph, labels: Array, sources: Array, near: Rows, dista
     """
     labelings = len(labels)
     own = rows_of(labels.T, sources)
-    several = jnp.int32(2 * ONE)
 
     def some(rows: Array, live: Array, links: Array) -> Array:
         mine = rows_of(distance, rows)
         slack = rounding_slack(mine, packed.edges.lengths.dtype, 2 * packed.depth)  # paths may have twice a root's hops
         reach = jnp.where(mine < infinity(mine.dtype), mine + slack, -1)
-
-        def step(found: Array, neighbors: Array, lengths: Array) -> Array:
-            for u, w in zip(neighbors.T, lengths.T, strict=True):
-                short = rows_of(distance, u) + w[:, None] <= reach
-                found = found + jnp.where(short, ONE + u[:, None], 0)
-            return jnp.minimum(found, several)
-
-        # One neighbour on a shortest path leaves its number; with two or more, what is left says only that.
-        found = fold_groups(packed, rows, live, jnp.zeros(mine.shape, jnp.int32), step)
-        tied = found == several
+        found = parents_of(packed, rows, live, distance, reach)
+        tied = found == SEVERAL
         link = (jnp.where(tied, 0, found - ONE) << (labelings + 1)) | tied.astype(jnp.int32)
         for i in range(labelings):
             foreign = rows_of(labels[i], rows)[:, None] != own[:, i]

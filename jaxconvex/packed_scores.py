@@ -49,7 +49,6 @@ def packed_scores(
     points = max(int(np.sum(labels >= 0)) for labels in labelings)
     if max_pairs is None and tolerance is None:
         max_sources = sources_by_default(points, max_sources)
-        key = jax.random.key(0) if key is None else key
     if max_pairs is not None:
         found = [
             _from_pairs(packed, labels, classes, max_pairs, key, devices, memory)
@@ -136,6 +135,7 @@ def _from_sources(
 ) -> list[ConvexityScore]:
     """Sources drawn in a random order that does not depend on their number, so that more of them go on from fewer."""
     n = len(labelings[0])
+    key = jax.random.key(0) if key is None else key  # sources by default
     shuffled = [np.asarray(jax.random.permutation(jax.random.fold_in(key, i), n)) for i in range(len(labelings))]
     queues = []
     for labels, order, classes in zip(labelings, shuffled, num_classes, strict=True):

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxconvex.blocks import schedule
 from jaxconvex.checks import as_labels, positive_integer
-from jaxconvex.graphs import Graph, PackedGraph, pack
-from jaxconvex.label_paths import NOBODY, layout_of, path_losses
+from jaxconvex.graphs import Graph, PackedGraph, layout_of, pack
+from jaxconvex.label_paths import NOBODY, path_losses
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.packed_scores import packed_graph_convexity
 from jaxconvex.streams import on_devices
