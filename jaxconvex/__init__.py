@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from jaxconvex.distances import pairwise
     from jaxconvex.evaluation import evaluate
     from jaxconvex.graphs import Graph, PackedGraph, pack, undirected
+    from jaxconvex.layers import LayeredModel, from_linen, from_nnx, rest_of, run_from
     from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
     from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
     from jaxconvex.paths import PathCounts, shortest_path_counts, shortest_path_lengths
@@ -38,6 +39,7 @@ __all__ = [
     "Interval",
     "JackknifeScore",
     "KNNGraph",
+    "LayeredModel",
     "NullScore",
     "PackedGraph",
     "Pairs",
@@ -49,6 +51,8 @@ __all__ = [
     "epsilon_graph",
     "euclidean_convexity",
     "evaluate",
+    "from_linen",
+    "from_nnx",
     "graph_convexity",
     "graph_jackknife",
     "graph_pair_scores",
@@ -64,6 +68,8 @@ __all__ = [
     "permutation_null",
     "random_label_score",
     "read_report",
+    "rest_of",
+    "run_from",
     "same_class_pairs",
     "segment_points",
     "shortest_path_counts",
@@ -78,6 +84,7 @@ _MODULES = {
     "distances": "pairwise",
     "evaluation": "evaluate",
     "graphs": "Graph PackedGraph pack undirected",
+    "layers": "LayeredModel from_linen from_nnx rest_of run_from",
     "neighbors": "KNNGraph epsilon_graph knn_graph",
     "pairs": "Pairs same_class_pairs segment_points",
     "paths": "PathCounts shortest_path_counts shortest_path_lengths",
