@@ -35,8 +35,10 @@ def positive_integer(value: Any, name: str, *, most: int | None = None, why: str
     return int(value)
 
 
-def as_points(x: Any, name: str = "x", *, rank: int | None = 2) -> Float[Array, "n ..."]:
+def as_points(x: Any, name: str = "x", *, rank: int | None = 2, narrow: bool = False) -> Float[Array, "n ..."]:
     """The points as a floating-point array: float64 stays (where JAX's x64 is on), all else becomes float32.
+
+    With `narrow`, bfloat16 and float16 stay too.
 
     Raises ValueError for a wrong rank, no points, a type that is not a number, and, where the values are concrete, NaN
     or infinity, naming the rows. Values being traced are not looked at: the functions then return nan.
@@ -53,7 +55,8 @@ def as_points(x: Any, name: str = "x", *, rank: int | None = 2) -> Float[Array, 
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"{name} must hold real numbers; got an array of type {x.dtype}.")
     points = jnp.asarray(x)
-    if points.dtype != jnp.float64:
+    kept = (jnp.float64, jnp.bfloat16, jnp.float16) if narrow else (jnp.float64,)
+    if points.dtype not in kept:
         points = points.astype(jnp.float32)
     if is_concrete(x):
         with jax.ensure_compile_time_eval():  # x may be a constant inside jit

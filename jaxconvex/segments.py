@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxconvex.aggregates import ConvexityScore, PairSums, summarise
 from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer
@@ -35,8 +35,8 @@ class Segments(NamedTuple):
 
 
 def euclidean_convexity(
-    predict_fn: Callable[[Array], Array],
-    x: Float[Array, "n ..."],
+    predict_fn: Callable[[Any], Array],
+    x: PyTree[Float[Array, "n ..."]],
     labels: Int[Array, " n"],
     *,
     num_classes: int,
@@ -55,7 +55,10 @@ def euclidean_convexity(
         predict_fn: the rest of the network, batched: (b, ...) -> (b, c) logits; class i is column i. It is compiled once
             a function, so pass the same function again, not a new lambda; jax.tree_util.Partial(apply, weights) is not
             even compiled again for other weights of the same shapes.
-        x: activations of the layer, whole (every token), one a point.
+        x: activations of the layer, whole (every token), one a point: an array, or a pytree of arrays, every one of which
+            is interpolated. So `(h, mask)` takes sentences of several lengths: pass the mask as numbers 1 and 0, and let
+            predict_fn take the tokens where it is above 0. Between two sentences these are the tokens valid in either.
+            bfloat16 and float16 stay as they are, and the points between are of that type too; all else is float32.
         labels: the class of each point, 0 to num_classes - 1; -1 is background.
         num_classes: number of classes, static.
         num_points: m, the points inside each segment.
@@ -82,7 +85,7 @@ def euclidean_convexity(
 
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 1.
     """
-    checked = as_labels(labels, len(x), num_classes)
+    checked = as_labels(labels, _num_points(x), num_classes)
     segments = euclidean_segments(
         predict_fn,
         x,
@@ -100,8 +103,8 @@ def euclidean_convexity(
 
 
 def euclidean_segments(
-    predict_fn: Callable[[Array], Array],
-    x: Float[Array, "n ..."],
+    predict_fn: Callable[[Any], Array],
+    x: PyTree[Float[Array, "n ..."]],
     labels: Int[Array, " n"],
     *,
     num_classes: int,
@@ -112,11 +115,11 @@ def euclidean_segments(
     mesh: Mesh | None = None,
 ) -> Segments:
     """The pairs behind `euclidean_convexity` and the score of each: `Segments`. Arguments as there."""
-    points = as_points(x, rank=None)
-    checked = as_labels(labels, points.shape[0], num_classes)
+    checked = as_labels(labels, _num_points(x), num_classes)
+    points = jax.tree.map_with_path(_activations, x)
     positive_integer(num_points, "num_points")
     pairs = same_class_pairs(checked, num_classes=num_classes, max_pairs=max_pairs, key=key)
-    item = points.size // points.shape[0] * points.dtype.itemsize
+    item = sum(leaf.size // leaf.shape[0] * leaf.dtype.itemsize for leaf in jax.tree.leaves(points))
     if batch_size is None:
         batch_size = min(MOST_POINTS, max(1, SEGMENT_BYTES // item))
     together = -(-positive_integer(batch_size, "batch_size") // num_points)
@@ -153,10 +156,27 @@ def euclidean_segments(
     return Segments(*map(jnp.asarray, (first, second, keep, shares, complete)))
 
 
+def _num_points(x: Any) -> int:
+    """The length that all arrays of the pytree share."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+    if not shapes or any(shape[:1] != shapes[0][:1] for shape in shapes) or not shapes[0]:
+        raise ValueError(
+            "x must be an array (n, ...) or a pytree of arrays that share their first axis, one entry a point; "
+            f"got shapes {shapes}."
+        )
+    return shapes[0][0]
+
+
+def _activations(path: Any, leaf: Any) -> Array:
+    """An array of x as `as_points` gives it, but narrow floats keep their type: they are not copied to twice the memory."""
+    name = f"x{jax.tree_util.keystr(path)}"
+    return as_points(leaf, name, rank=None, narrow=True)
+
+
 @partial(jax.jit, static_argnames=("num_points", "num_classes", "mesh"))
 def _segment_shares(
     predict: Partial,
-    x: Float[Array, "n ..."],
+    x: PyTree[Float[Array, "n ..."]],
     labels: Int[Array, " n"],
     first: Int[Array, "batches devices together"],
     second: Int[Array, "batches devices together"],
@@ -182,7 +202,7 @@ def _segment_shares(
 
 def _device_shares(
     predict: Partial,
-    x: Array,
+    x: Any,
     labels: Array,
     first: Array,
     second: Array,
@@ -193,23 +213,30 @@ def _device_shares(
     """`_segment_shares` on one device."""
     together = first.shape[-1]
     between = jax.vmap(partial(segment_points, num_points=num_points))
-    finite = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))  # points between finite points are finite
+    leaves = jax.tree.leaves(x)
+    dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+    # Points between finite points are finite.
+    finite = jnp.stack([jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in leaves]).all(axis=0)
 
     def some(batch: Array | int, shares: Array) -> Array:
         i, j = first[batch, 0], second[batch, 0]
-        logits = predict(between(x[i], x[j]).reshape(-1, *x.shape[1:]))
+
+        def inside(leaf: Array) -> Array:
+            return between(leaf[i], leaf[j]).reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)
+
+        logits = predict(jax.tree.map(inside, x))
         logits = _checked_logits(logits, together * num_points, num_classes)
-        logits = logits.astype(x.dtype).reshape(together, num_points, -1)
+        logits = logits.astype(dtype).reshape(together, num_points, -1)
         # As argmax, which takes the first of equal logits, but in reductions that vectorise.
         column, own = jnp.arange(logits.shape[-1]), labels[i][:, None, None]
         mine = jnp.take_along_axis(logits, own, axis=-1)
         right = jnp.all((mine > logits) | ((mine == logits) & (own <= column)), axis=-1)
         broken = jnp.any(jnp.isnan(logits), axis=(1, 2)) | ~(finite[i] & finite[j])
-        found = jnp.where(broken, jnp.nan, jnp.mean(right.astype(x.dtype), axis=1))
+        found = jnp.where(broken, jnp.nan, jnp.mean(right.astype(dtype), axis=1))
         return lax.dynamic_update_index_in_dim(shares, found[None], batch, 0)
 
     batches = len(first) if steps is None else steps
-    return lax.fori_loop(0, batches, some, jnp.zeros(first.shape, x.dtype))
+    return lax.fori_loop(0, batches, some, jnp.zeros(first.shape, dtype))
 
 
 def _checked_logits(logits: Any, num_points: int, num_classes: int) -> Array:

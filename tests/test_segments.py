@@ -121,6 +121,10 @@ for mesh in meshes:
         lambda h: jnp.sum(h[:, :, None] * np.eye(5, 4, dtype="f"), 1), x, labels, num_classes=4, max_pairs=None
     ).per_class
     np.testing.assert_allclose(with_jit, plain, rtol=1e-6)
+    masked = lambda s: jnp.sum(jnp.sum((s[0] * (s[1] > 0))[:, :, None] * hidden, 1)[:, :, None] * head, 1)
+    state = (x, jnp.asarray(draws.integers(0, 2, (150, 5)), bool))
+    one_of_two, many_of_two = (euclidean_segments(masked, state, labels, mesh=m, **settings) for m in (None, mesh))
+    assert np.array_equal(one_of_two.shares[one_of_two.keep], many_of_two.shares[many_of_two.keep]), mesh
 print("equal on", [mesh.size for mesh in meshes])
 """
 
@@ -133,3 +137,88 @@ def test_a_mesh_finds_the_same_shares():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "equal on [8, 8, 3]"
+
+
+# Pytrees of activations -----------------------------------------------------------------------------------------------
+
+
+def sentences(n: int = 24, tokens: int = 6, features: int = 4) -> tuple:
+    draws = np.random.default_rng(1)
+    h = jnp.asarray(draws.normal(size=(n, tokens, features)), jnp.float32)
+    valid = np.arange(tokens) < draws.integers(1, tokens + 1, n)[:, None]
+    return h, valid, draws.integers(0, 3, n)
+
+
+def over_valid(weights, state):
+    h, mask = state["h"], state["mask"] > 0
+    mean = jnp.sum(jnp.where(mask[..., None], h, 0), axis=1) / jnp.sum(mask, axis=1, keepdims=True)
+    return apply(weights, mean)
+
+
+def by_hand_masked(h, valid, labels, segments, num_points: int = 10) -> np.ndarray:
+    """The share of each segment, where every point between has the tokens valid in either end."""
+    found = []
+    for i, j in zip(segments.first[segments.keep].tolist(), segments.second[segments.keep].tolist(), strict=True):
+        either = valid[i] | valid[j]
+        inside = 0
+        for t in np.arange(1, num_points + 1) / (num_points + 1):
+            mean = (t * h[i] + (1 - t) * h[j])[either].mean(axis=0)
+            inside += int(np.argmax(apply(weights(0, 4), mean[None])[0]) == labels[i])
+        found.append(inside / num_points)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("kind", [bool, np.int32, np.float32])
+def test_every_array_of_a_pytree_is_interpolated(kind):
+    h, valid, labels = sentences()
+    state = {"h": h, "mask": jnp.asarray(valid.astype(kind))}
+    segments = euclidean_segments(Partial(over_valid, weights(0, 4)), state, labels, num_classes=3, batch_size=70)
+    expected = by_hand_masked(np.asarray(h), valid, labels, segments)
+    np.testing.assert_allclose(segments.shares[segments.keep], expected, atol=1e-6)
+    assert len(set(expected.tolist())) > 2
+    whole = euclidean_segments(
+        Partial(over_valid, weights(0, 4)), state | {"mask": np.ones_like(valid)}, labels, num_classes=3
+    )
+    assert not np.allclose(whole.shares[whole.keep], expected)  # so the mask matters here
+
+
+def test_a_pytree_under_jit_and_vmap():
+    h, valid, labels = sentences()
+    mask = jnp.asarray(valid, jnp.float32)
+
+    def score(h, scale):
+        predict = Partial(over_valid, weights(0, 4))
+        return jaxconvex.euclidean_convexity(predict, {"h": h * scale, "mask": mask}, labels, num_classes=3).per_class
+
+    plain = [score(h, scale) for scale in (1.0, 2.0)]
+    np.testing.assert_allclose(jax.jit(score)(h, 1.0), plain[0], atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(score, (None, 0))(h, jnp.array([1.0, 2.0])), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "x", [(), (jnp.zeros((4, 2)), jnp.zeros((5, 2))), {"h": jnp.zeros((4, 2)), "mask": 1.0}, [[0.0], [1.0]]]
+)
+def test_arrays_that_share_no_first_axis_are_refused(x):
+    with pytest.raises(ValueError, match="share their first axis"):
+        jaxconvex.euclidean_convexity(lambda x: x, x, np.zeros(4, int), num_classes=1)
+
+
+def test_which_array_is_not_finite_is_said():
+    x = {"h": jnp.zeros((4, 2)), "mask": jnp.full((4, 2), jnp.nan)}
+    with pytest.raises(ValueError, match=r"x\['mask'\] must be finite"):
+        jaxconvex.euclidean_convexity(lambda x: x["h"], x, np.zeros(4, int), num_classes=1)
+
+
+def test_narrow_activations_stay_narrow():
+    """The rest of the network gets the type it works in, and no copy in float32 is made of all points."""
+    x, labels = data(40)
+    seen = []
+
+    def predict(h):
+        seen.append(h.dtype)
+        return apply(weights(0), h.astype(jnp.float32))
+
+    narrow = jaxconvex.euclidean_convexity(predict, x.astype(jnp.bfloat16), labels, num_classes=3)
+    wide = jaxconvex.euclidean_convexity(Partial(apply, weights(0)), x, labels, num_classes=3)
+    assert seen == [jnp.bfloat16] and narrow.per_class.dtype == jnp.float32
+    np.testing.assert_allclose(narrow.per_class, wide.per_class, atol=0.03)
