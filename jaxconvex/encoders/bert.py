@@ -1,0 +1,230 @@
+"""Text: BERT, RoBERTa, data2vec-text, LUKE without entities, DistilBERT and SqueezeBERT.
+
+One encoder; they differ in names, in how positions are counted, and in the dense layers before the classifier.
+
+Sources: Devlin et al. 2019 (arXiv 1810.04805); Liu et al. 2019 (arXiv 1907.11692); Baevski et al. 2022 (arXiv 2202.03555);
+Yamada et al. 2020 (arXiv 2010.01057); Sanh et al. 2019 (arXiv 1910.01108); Iandola et al. 2020 (arXiv 2006.11316).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxconvex.encoders.encoder import Encoder, Head
+from jaxconvex.encoders.modules import PRECISION, Attention, Block, FeedForward, activation, layer_norm, linear
+from jaxconvex.encoders.naming import Family, Shapes
+
+__all__ = ["FAMILIES", "GroupedLinear", "TextEmbedding"]
+
+
+class TextEmbedding(nnx.Module):
+    """Words, positions and the type of the first sentence, added and normalised.
+
+    Args:
+        width, vocabulary, positions, types: sizes; without types none is added.
+        padding: None if positions count from 0; or RoBERTa's token of padding, after which positions count, over the
+            tokens that are not padding.
+        epsilon: of the normalisation.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        vocabulary: int,
+        positions: int,
+        types: int,
+        padding: int | None,
+        epsilon: float,
+        rngs: nnx.Rngs,
+    ):
+        self.padding = padding
+        self.words = nnx.Embed(vocabulary, width, rngs=rngs)
+        self.positions = nnx.Embed(positions, width, rngs=rngs)
+        self.types = nnx.Embed(types, width, rngs=rngs) if types else None
+        self.norm = layer_norm(width, epsilon, rngs=rngs)
+
+    def __call__(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t d"]:
+        most = self.positions.num_embeddings - (0 if self.padding is None else self.padding + 1)
+        if ids.ndim != 2 or ids.shape[1] > most or not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise ValueError(
+                f"the tokens must be integers of shape (b, t) with t at most {most}; got {ids.dtype} of shape {ids.shape}. "
+                "Let the tokenizer cut them, or cut them with ids[:, :t]."
+            )
+        if self.padding is None:
+            positions = jnp.arange(ids.shape[1])[None]
+        else:
+            valid = (ids != self.padding).astype(jnp.int32)
+            positions = jnp.cumsum(valid, axis=1) * valid + self.padding
+        h = self.words(ids) + self.positions(positions)
+        if self.types is not None:
+            h = h + self.types.embedding[...][0]
+        return self.norm(h)
+
+
+class GroupedLinear(nnx.Module):
+    """A dense layer in groups: each group of outputs sees its own group of inputs. Its kernel is a convolution's of size 1."""
+
+    def __init__(self, width: int, out: int, *, groups: int, rngs: nnx.Rngs):
+        if width % groups or out % groups:
+            raise ValueError(f"the groups must divide the widths; got {groups} groups, widths {width} and {out}.")
+        self.groups = groups
+        normal = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(normal(rngs.params(), (1, width // groups, out)))
+        self.bias = nnx.Param(jnp.zeros(out))
+
+    def __call__(self, h: Float[Array, "b t d"]) -> Float[Array, "b t o"]:
+        kernel = self.kernel[...][0]
+        width, out = kernel.shape
+        parts = h.reshape(*h.shape[:-1], self.groups, width)
+        kernel = kernel.reshape(width, self.groups, out // self.groups)
+        return jnp.einsum("btgi,igo->btgo", parts, kernel, precision=PRECISION).reshape(*h.shape[:-1], out) + self.bias[
+            ...
+        ].astype(h.dtype)
+
+
+def _build(
+    config: dict[str, Any],
+    shapes: Shapes,
+    num_classes: int | None,
+    rngs: nnx.Rngs,
+    *,
+    counts_from_padding: bool = False,
+    own_head: str | None = None,
+    grouped: bool = False,
+) -> Encoder:
+    """An encoder of text. `own_head`: the dense layer before the classifier belongs to it, by this name, not to a pooler."""
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise ValueError(
+            f"position_embedding_type {config['position_embedding_type']!r} is not known here; only 'absolute'."
+        )
+    distil = "dim" in config
+    width = config["dim"] if distil else config["hidden_size"]
+    heads = config["n_heads"] if distil else config["num_attention_heads"]
+    hidden = config["hidden_dim"] if distil else config["intermediate_size"]
+    depth = config["n_layers"] if distil else config["num_hidden_layers"]
+    act = activation(config.get("activation", "gelu") if distil else config.get("hidden_act", "gelu"))
+    epsilon = 1e-12 if distil else config.get("layer_norm_eps", 1e-12)
+
+    def dense(name: str) -> Any:
+        return partial(GroupedLinear, groups=config.get(f"{name}_groups", 4 if name != "post_attention" else 1))
+
+    def block() -> Block:
+        attention = Attention(width, heads, rngs=rngs)
+        feed_forward = FeedForward(width, hidden, act, rngs=rngs)
+        if grouped:
+            attention.query = dense("q")(width, width, rngs=rngs)
+            attention.key = dense("k")(width, width, rngs=rngs)
+            attention.value = dense("v")(width, width, rngs=rngs)
+            attention.output = dense("post_attention")(width, width, rngs=rngs)
+            feed_forward.inner = dense("intermediate")(width, hidden, rngs=rngs)
+            feed_forward.outer = dense("output")(hidden, width, rngs=rngs)
+        return Block(attention, feed_forward, width=width, epsilon=epsilon, before=False, rngs=rngs)
+
+    embed = TextEmbedding(
+        width,
+        vocabulary=config["vocab_size"],
+        positions=config["max_position_embeddings"],
+        types=0 if distil else config.get("type_vocab_size", 2),
+        padding=config.get("pad_token_id", 1) if counts_from_padding else None,
+        epsilon=epsilon,
+        rngs=rngs,
+    )
+    last = "classifier.out_proj.weight" if own_head == "classifier.dense" else "classifier.weight"
+    classes = num_classes or (shapes[last][0] if last in shapes else None)
+    has_dense = f"{own_head or 'pooler.dense'}.weight" in shapes or (own_head is not None and classes is not None)
+    head = Head(
+        "first",
+        dense=linear(width, width, rngs=rngs) if has_dense else None,
+        activation=jax.nn.relu if distil else jnp.tanh,
+        classifier=linear(width, classes, rngs=rngs) if classes else None,
+    )
+    encoder = DistilBert if distil else Encoder
+    return encoder(embed, [block() for _ in range(depth)], head, config)
+
+
+class DistilBert(Encoder):
+    def depth_config(self, depth: int) -> dict[str, Any]:
+        return {"n_layers": depth}
+
+
+def _names(layers: str, parts: dict[str, str], dense: str, classifier: str) -> dict[str, str]:
+    return {
+        "embed.words": "embeddings.word_embeddings",
+        "embed.positions": "embeddings.position_embeddings",
+        "embed.types": "embeddings.token_type_embeddings",
+        "embed.norm": "embeddings.LayerNorm",
+        **{f"blocks.{{}}.{ours}": f"{layers}.{{}}.{theirs}" for ours, theirs in parts.items()},
+        "head.dense": dense,
+        "head.classifier": classifier,
+    }
+
+
+BERT = {
+    "attention.query": "attention.self.query",
+    "attention.key": "attention.self.key",
+    "attention.value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "feed_forward.inner": "intermediate.dense",
+    "feed_forward.outer": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+DISTILBERT = {
+    "attention.query": "attention.q_lin",
+    "attention.key": "attention.k_lin",
+    "attention.value": "attention.v_lin",
+    "attention.output": "attention.out_lin",
+    "attention_norm": "sa_layer_norm",
+    "feed_forward.inner": "ffn.lin1",
+    "feed_forward.outer": "ffn.lin2",
+    "output_norm": "output_layer_norm",
+}
+SQUEEZEBERT = {
+    "attention.query": "attention.query",
+    "attention.key": "attention.key",
+    "attention.value": "attention.value",
+    "attention.output": "post_attention.conv1d",
+    "attention_norm": "post_attention.layernorm",
+    "feed_forward.inner": "intermediate.conv1d",
+    "feed_forward.outer": "output.conv1d",
+    "output_norm": "output.layernorm",
+}
+IGNORED = (r"^cls\.", r"position_ids$", r"^lm_head\.", r"^vocab_", r"^qa_outputs\.", r"embeddings\.token_type_ids$")
+
+_bert_names = _names("encoder.layer", BERT, "pooler.dense", "classifier")
+_roberta_names = _names("encoder.layer", BERT, "classifier.dense", "classifier.out_proj")
+_counting = partial(_build, counts_from_padding=True)
+_roberta = partial(_counting, own_head="classifier.dense")
+_pooler = (r"^pooler\.",)
+
+FAMILIES = {
+    "bert": Family(_build, _bert_names, ("bert.",), ignored=IGNORED),
+    "roberta": Family(_roberta, _roberta_names, ("roberta.",), ignored=IGNORED + _pooler),
+    "data2vec-text": Family(_roberta, _roberta_names, ("data2vec_text.",), ignored=IGNORED + _pooler),
+    "luke": Family(
+        _counting,
+        _bert_names,
+        ("luke.",),
+        ignored=(*IGNORED, r"^entity_", r"\.(w2e|e2w|e2e)_query\."),
+    ),
+    "distilbert": Family(
+        partial(_build, own_head="pre_classifier"),
+        _names("transformer.layer", DISTILBERT, "pre_classifier", "classifier"),
+        ("distilbert.",),
+        top=("classifier", "pre_classifier"),
+        ignored=IGNORED,
+    ),
+    "squeezebert": Family(
+        partial(_build, grouped=True),
+        _names("encoder.layers", SQUEEZEBERT, "pooler.dense", "classifier"),
+        ("transformer.", "squeezebert."),
+        ignored=IGNORED,
+    ),
+}

@@ -1,0 +1,164 @@
+"""encoders.load, save and initialise: from a checkpoint to an encoder with its preprocessing, and back."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxconvex.encoders.checkpoints import find_checkpoint, open_weights, read_config, write_checkpoint
+from jaxconvex.encoders.encoder import Encoder
+from jaxconvex.encoders.naming import Family, canonical_shapes, fill, tensors_of
+from jaxconvex.encoders.preprocessing import preprocessor
+
+__all__ = ["families", "initialise", "load", "save"]
+
+MODULES = {  # where each family stands
+    "bert": ("bert", "roberta", "data2vec-text", "luke", "distilbert", "squeezebert"),
+    "vit": ("vit", "beit", "data2vec-vision", "dinov2"),
+    "wav2vec2": ("wav2vec2", "hubert", "data2vec-audio", "wavlm"),
+    "whisper": ("whisper",),
+    "efficientnet": ("efficientnet-lite0",),
+    "resnet1d": ("resnet1d",),
+}
+COMPANIONS = ("*.json", "*.txt")  # tokenizers and settings of preprocessing, which save() carries along
+
+
+def families() -> tuple[str, ...]:
+    """The names of the families that can be loaded: Hugging Face's model_type, or ours where there is none."""
+    return tuple(kind for kinds in MODULES.values() for kind in kinds)
+
+
+def load(
+    path_or_id: str | Path,
+    family: str | None = None,
+    *,
+    num_classes: int | None = None,
+    dtype: Any = jnp.float32,
+    revision: str | None = None,
+    rngs: nnx.Rngs | None = None,
+) -> tuple[Encoder, Callable[..., Any] | None]:
+    """An encoder with a checkpoint's weights, and the function that prepares its inputs.
+
+    Args:
+        path_or_id: a folder with config.json and model.safetensors (or shards), or "owner/name" of a checkpoint on the
+            Hugging Face hub, which huggingface_hub fetches once and keeps.
+        family: one of `families()`, for a folder without config.json, with the family's documented configuration and
+            preprocessing; else it is read from config.json.
+        num_classes: asks for a new classifier of so many classes, drawn with `rngs`; one in the checkpoint is left out.
+            Needed to fine-tune a checkpoint that has none, or for other classes.
+        dtype: of the weights, and so of the computation: jnp.float32 or jnp.bfloat16.
+        revision: a branch, tag, pull request or commit on the hub.
+        rngs: random streams of a new classifier; nnx.Rngs(0) by default.
+
+    Returns:
+        (encoder, preprocess): `encoder.hidden_states(*preprocess(items))`. preprocess is None where neither the folder has
+        its files nor the family defaults.
+
+    Raises:
+        ValueError: no such folder, no way to the hub, an unknown family; weights that are missing, unexpected or of
+            another shape, by name; weights that are only in a pickle, with the command that converts them.
+        ModuleNotFoundError: what to install: pip install "jaxconvex[encoders]".
+
+    Cost: the weights are read once, tensor by tensor.
+
+    >>> import tempfile
+    >>> tiny = {"model_type": "bert", "vocab_size": 20, "max_position_embeddings": 8, "hidden_size": 8,
+    ...         "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(initialise(tiny, rngs=nnx.Rngs(0)), folder)
+    ...     encoder, preprocess = load(folder, num_classes=3)
+    >>> encoder(jnp.array([[2, 5, 7]])).shape
+    (1, 3)
+    """
+    folder = find_checkpoint(path_or_id, revision)
+    config = read_config(folder)
+    if config is None and family is None:
+        raise ValueError(f"{folder} has no config.json, so name the family: one of {', '.join(families())}.")
+    kind = family or _model_type(config or {}, folder)
+    known = _family(kind)
+    if config is None:
+        if known.config is None:
+            raise ValueError(
+                f"{folder} has no config.json, and the family {kind!r} has no documented sizes. Fetch its config.json too."
+            )
+        config = dict(known.config)
+    config = config | {"model_type": kind}
+    weights = open_weights(folder)
+    shapes = canonical_shapes(weights.shapes, known)
+    try:
+        abstract = nnx.eval_shape(lambda: known.build(config, shapes, num_classes, nnx.Rngs(0)))
+    except KeyError as error:
+        raise ValueError(f"the configuration of {folder} (model_type {kind!r}) lacks {error}.") from error
+    new = None if num_classes is None else nnx.Rngs(0) if rngs is None else rngs
+    return fill(abstract, weights, known, dtype, new_classifier=new), preprocessor(folder, kind, config)
+
+
+def initialise(
+    config: Mapping[str, Any], *, num_classes: int | None = None, dtype: Any = jnp.float32, rngs: nnx.Rngs
+) -> Encoder:
+    """An encoder with random weights, from a configuration as in config.json, `model_type` among it.
+
+    >>> initialise({"model_type": "resnet1d"}, num_classes=4, rngs=nnx.Rngs(0))(jnp.ones((1, 300, 3))).shape
+    (1, 4)
+    """
+    kind = _model_type(dict(config), "the configuration")
+    known = _family(kind)
+    encoder = known.build(dict(known.config or {}) | dict(config), {}, num_classes, rngs)
+    graph, state = nnx.split(encoder)
+    return nnx.merge(graph, _cast(state, dtype))
+
+
+def save(encoder: Encoder, folder: str | Path, source: str | Path | None = None) -> None:
+    """Writes the encoder in the layout that it was loaded from: config.json and model.safetensors.
+
+    It loads again with `load`, and in torch's transformers where the family is one of theirs.
+
+    Args:
+        encoder: as `load` or `initialise` gave it, trained on or truncated.
+        folder: made if it is not there; files of these names are written over.
+        source: the folder it was loaded from, whose files of tokenizer and preprocessing are then copied too.
+    """
+    config = encoder.config
+    known = _family(config["model_type"])
+    classifier = encoder.head.classifier
+    if classifier is not None:
+        number = int(classifier.out_features)
+        if len(config.get("id2label", {})) != number:  # names of other classes would be wrong
+            config = {key: value for key, value in config.items() if key not in ("id2label", "label2id")}
+            config["num_labels"] = number
+            config["id2label"] = {str(i): f"LABEL_{i}" for i in range(number)}
+    write_checkpoint(Path(folder), tensors_of(encoder, known), config)
+    if source is not None:
+        for pattern in COMPANIONS:
+            for path in Path(source).glob(pattern):
+                if path.name != "config.json" and not path.name.endswith(".index.json"):
+                    shutil.copyfile(path, Path(folder) / path.name)
+
+
+def _family(kind: str) -> Family:
+    for module, kinds in MODULES.items():
+        if kind in kinds:
+            return importlib.import_module(f"jaxconvex.encoders.{module}").FAMILIES[kind]
+    near = get_close_matches(kind, families(), n=1, cutoff=0.5)
+    raise ValueError(
+        f"no family {kind!r} is known{f' (did you mean {near[0]!r}?)' if near else ''}; known are {', '.join(families())}. "
+        "How to add one stands in jaxconvex/encoders/README.md."
+    )
+
+
+def _model_type(config: Mapping[str, Any], where: Any) -> str:
+    if "model_type" not in config:
+        raise ValueError(f"{where} names no model_type; name the family: one of {', '.join(families())}.")
+    return str(config["model_type"])
+
+
+def _cast(state: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, state)

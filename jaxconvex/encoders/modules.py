@@ -1,0 +1,184 @@
+"""The parts that transformer encoders share: attention, dense layers, blocks normalised before or after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+__all__ = ["Attention", "Block", "FeedForward", "GatedFeedForward", "activation", "layer_norm", "linear", "masked_mean"]
+
+PRECISION = lax.Precision.HIGHEST  # float32 products would else be rounded to TF32 on GPUs and to bfloat16 on TPUs
+
+linear = partial(nnx.Linear, precision=PRECISION)
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation function of a checkpoint's configuration. "gelu" is the exact one, by the error function."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"the configuration names the activation {name!r}; known are {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]
+
+
+def layer_norm(width: int, epsilon: float, *, rngs: nnx.Rngs, **options: Any) -> nnx.LayerNorm:
+    """A layer normalisation whose variance is the mean square of differences: the fast form loses digits."""
+    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs, **options)
+
+
+def masked_mean(h: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b d"]:
+    """The mean of the tokens, or of those that the mask allows.
+
+    >>> masked_mean(jnp.array([[[1.0], [3.0], [8.0]]]), jnp.array([[True, True, False]])).tolist()
+    [[2.0]]
+    """
+    if mask is None:
+        return h.mean(axis=1)
+    weights = mask.astype(h.dtype)[..., None]
+    return (h * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1)
+
+
+class Attention(nnx.Module):
+    """Self-attention of several heads.
+
+    Args:
+        width: the size of a token, in and out.
+        num_heads: divides `width`.
+        key_bias: whether the keys have a bias. It changes no attention, but checkpoints have it or not.
+        bias: whether queries and values have one.
+        dense: makes the four dense layers, as `linear` does.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        key_bias: bool = True,
+        bias: bool = True,
+        dense: Callable[..., nnx.Module] = linear,
+        rngs: nnx.Rngs,
+    ):
+        if width % num_heads:
+            raise ValueError(f"the number of heads must divide the width; got {num_heads} heads and width {width}.")
+        self.num_heads = num_heads
+        self.query = dense(width, width, use_bias=bias, rngs=rngs)
+        self.key = dense(width, width, use_bias=key_bias and bias, rngs=rngs)
+        self.value = dense(width, width, use_bias=bias, rngs=rngs)
+        self.output = dense(width, width, rngs=rngs)
+
+    def __call__(
+        self,
+        h: Float[Array, "b t d"],
+        mask: Bool[Array, "b t"] | None = None,
+        bias: Float[Array, "#b heads t t"] | None = None,
+    ) -> Float[Array, "b t d"]:
+        """What each token gathers from the tokens that the mask allows; `bias` is added before the softmax."""
+        batch, tokens, width = h.shape
+        split = (batch, tokens, self.num_heads, width // self.num_heads)
+        query = (self.query(h) * np.float32(split[-1] ** -0.5).astype(h.dtype)).reshape(split)
+        key, value = self.key(h).reshape(split), self.value(h).reshape(split)
+        wide = jnp.promote_types(h.dtype, jnp.float32)  # the softmax of bfloat16 would lose small weights
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, precision=PRECISION, preferred_element_type=wide)
+        if bias is not None:
+            scores = scores + bias.astype(wide)
+        if mask is not None:
+            scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(wide).min)
+        weights = jax.nn.softmax(scores, axis=-1).astype(h.dtype)
+        gathered = jnp.einsum("bhqk,bkhd->bqhd", weights, value, precision=PRECISION)
+        return self.output(gathered.reshape(h.shape))
+
+
+class FeedForward(nnx.Module):
+    """Two dense layers, applied to each token alone, with an activation between them."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        activation: Callable[[Array], Array],
+        *,
+        dense: Callable[..., nnx.Module] = linear,
+        rngs: nnx.Rngs,
+    ):
+        self.activation = activation
+        self.inner = dense(width, hidden, rngs=rngs)
+        self.outer = dense(hidden, width, rngs=rngs)
+
+    def __call__(self, h: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        return self.outer(self.activation(self.inner(h)))
+
+
+class GatedFeedForward(nnx.Module):
+    """Three dense layers: silu of one times another, through the third (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs):
+        self.gate = linear(width, hidden, rngs=rngs)
+        self.inner = linear(width, hidden, rngs=rngs)
+        self.outer = linear(hidden, width, rngs=rngs)
+
+    def __call__(self, h: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        return self.outer(jax.nn.silu(self.gate(h)) * self.inner(h))
+
+
+class Block(nnx.Module):
+    """One transformer block: attention, then a feed-forward part, each added to its input.
+
+    Args:
+        attention, feed_forward: the two parts.
+        width, epsilon: of the two layer normalisations.
+        before: whether they stand before the parts (the residual stream is never normalised) or after the additions.
+        scale: whether each part is multiplied by a learnt vector before it is added.
+    """
+
+    def __init__(
+        self,
+        attention: nnx.Module,
+        feed_forward: nnx.Module,
+        *,
+        width: int,
+        epsilon: float,
+        before: bool,
+        scale: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.before = before
+        self.attention = attention
+        self.attention_norm = layer_norm(width, epsilon, rngs=rngs)
+        self.feed_forward = feed_forward
+        self.output_norm = layer_norm(width, epsilon, rngs=rngs)
+        self.attention_scale = nnx.Param(jnp.ones(width)) if scale else None
+        self.output_scale = nnx.Param(jnp.ones(width)) if scale else None
+
+    def __call__(
+        self,
+        h: Float[Array, "b t d"],
+        mask: Bool[Array, "b t"] | None = None,
+        bias: Float[Array, "#b heads t t"] | None = None,
+    ) -> Float[Array, "b t d"]:
+        """The tokens after the block. `mask` tells which tokens may be looked at; `bias` is added to the attention."""
+        if self.before:
+            h = h + _scaled(self.attention(self.attention_norm(h), mask, bias), self.attention_scale)
+            return h + _scaled(self.feed_forward(self.output_norm(h)), self.output_scale)
+        h = self.attention_norm(h + self.attention(h, mask, bias))
+        return self.output_norm(h + self.feed_forward(h))
+
+
+def _scaled(h: Array, scale: nnx.Param | None) -> Array:
+    return h if scale is None else h * scale[...]
