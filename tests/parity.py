@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from flax import nnx
 
@@ -65,3 +67,102 @@ def assert_saves(encoder, folder, call):
         np.testing.assert_array_equal(mine[...], theirs[...], err_msg=str(path))
     np.testing.assert_array_equal(call(encoder), call(again))
     return again
+
+
+def assert_behaves(folder, inputs, mask=None, *, without_gradient=("key.bias",)):
+    """What every encoder must do, whatever its family: blocks, truncation, jit, vmap, gradients, a step, bfloat16.
+
+    Args:
+        folder: a checkpoint with random parameters; it is loaded with a new classifier of three classes.
+        inputs, mask: at least two points.
+        without_gradient: endings of parameters whose gradient is zero. A bias of the keys adds the same to all scores.
+    """
+    import jax.numpy as jnp
+
+    encoder, _ = encoders.load(folder, num_classes=3)
+    assert encoder(inputs, mask).shape == (len(inputs), 3)
+    states = encoder.hidden_states(inputs, mask)
+    assert_chains(encoder, states, inputs, mask)
+    assert_transforms(encoder, states, inputs, mask)
+    assert_trains(encoder, jnp.arange(len(inputs)) % 3, inputs, mask, without_gradient=without_gradient)
+    narrow, _ = encoders.load(folder, num_classes=3, dtype=jnp.bfloat16)
+    assert_near_in_bfloat16(narrow, states, inputs, mask)
+
+
+def assert_chains(encoder, states, inputs, mask=None):
+    """Each block alone makes the next state from the last, and the head the logits; a truncated encoder's are the first."""
+    tokens = encoder.sequence_mask(inputs, mask)
+    names = list(states)
+    assert names == ["embed", *(f"blocks/{i}" for i in range(len(encoder.blocks)))]
+    for i, (before, after) in enumerate(pairwise(names)):
+        np.testing.assert_array_equal(encoder.block(i, states[before], tokens), states[after], err_msg=after)
+    np.testing.assert_array_equal(encoder.head(states[names[-1]], tokens), encoder(inputs, mask))
+    depth = len(encoder.blocks) - 1
+    shorter = encoder.truncate(depth)
+    kept = shorter.hidden_states(inputs, mask)
+    assert list(kept) == names[:-1]
+    for name, state in kept.items():
+        np.testing.assert_array_equal(state, states[name], err_msg=name)
+    np.testing.assert_array_equal(shorter(inputs, mask), encoder.head(states[names[-2]], tokens))
+    assert len(encoder.blocks) == depth + 1
+
+
+def assert_transforms(encoder, states, inputs, mask=None):
+    """Compiled, and mapped over a leading axis, the states are the same."""
+    import jax
+    import jax.numpy as jnp
+
+    run = nnx.jit(lambda encoder, inputs, mask: encoder.hidden_states(inputs, mask))
+    for name, state in run(encoder, inputs, mask).items():
+        assert_close(state, states[name], f"jit, {name}", tolerance=1e-5)
+    twice = jnp.stack([inputs, inputs[::-1]])
+    masks = None if mask is None else jnp.stack([mask, mask[::-1]])
+    mapped = jax.jit(jax.vmap(encoder.hidden_states, in_axes=(0, None if mask is None else 0)))(twice, masks)
+    for name, state in mapped.items():
+        assert_close(state[0], states[name], f"vmap, {name}", tolerance=1e-5)
+        assert_close(state[1], states[name][::-1], f"vmap, {name}", tolerance=1e-5)
+
+
+def assert_trains(encoder, labels, inputs, mask=None, *, without_gradient=()):
+    """The gradient by every parameter is finite and not all zeros, and a small step against it lowers the loss."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    graph, state = nnx.split(encoder)
+
+    @jax.jit
+    def loss_and_gradient(state):
+        def loss(state):
+            logits = nnx.merge(graph, state)(inputs, mask)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        return jax.value_and_grad(loss)(state)
+
+    loss, gradient = loss_and_gradient(state)
+    for path, leaf in nnx.to_flat_state(gradient):
+        name = ".".join(map(str, path))
+        assert jnp.isfinite(leaf[...]).all(), name
+        if not name.endswith(tuple(without_gradient)):
+            assert jnp.abs(leaf[...]).max() > 0, name
+    length = float(optax.global_norm(gradient))
+    optimiser = optax.sgd(1e-3 / length)
+    updates, _ = optimiser.update(gradient, optimiser.init(state))
+    lower, _ = loss_and_gradient(optax.apply_updates(state, updates))
+    # To first order the loss falls by 1e-3 times the length of the gradient.
+    assert loss - lower > 0.2e-3 * length, (float(loss), float(lower), length)
+
+
+def assert_near_in_bfloat16(encoder, states, inputs, mask=None, tolerance=0.1):
+    """The states of an encoder in bfloat16 are bfloat16, finite, and near those in float32 on average."""
+    import jax.numpy as jnp
+
+    tokens = encoder.sequence_mask(inputs, mask)
+    for name, state in encoder.hidden_states(inputs, mask).items():
+        assert state.dtype == jnp.bfloat16, (name, state.dtype)
+        difference = np.asarray(state, np.float64) - np.asarray(states[name], np.float64)
+        if tokens is not None and tokens.shape == state.shape[:2]:
+            difference = difference[np.asarray(tokens)]
+        assert np.isfinite(difference).all(), name
+        ratio = np.sqrt(np.square(difference).mean()) / np.asarray(states[name], np.float64).std()
+        assert ratio < tolerance, (name, ratio)
