@@ -69,7 +69,7 @@ class TextEmbedding(nnx.Module):
 
 
 class GroupedLinear(nnx.Module):
-    """A dense layer in groups: each group of outputs sees its own group of inputs. Its kernel is a convolution's of size 1."""
+    """A dense layer in groups: a group of outputs sees one group of inputs. Its kernel is a convolution's, of size 1."""
 
     def __init__(self, width: int, out: int, *, groups: int, rngs: nnx.Rngs):
         if width % groups or out % groups:
@@ -138,7 +138,7 @@ def _build(
     )
     last = "classifier.out_proj.weight" if own_head == "classifier.dense" else "classifier.weight"
     classes = num_classes or (shapes[last][0] if last in shapes else None)
-    has_dense = f"{own_head or 'pooler.dense'}.weight" in shapes or (own_head is not None and classes is not None)
+    has_dense = f"{own_head or 'pooler.dense'}.weight" in shapes or num_classes is not None
     head = Head(
         "first",
         dense=linear(width, width, rngs=rngs) if has_dense else None,

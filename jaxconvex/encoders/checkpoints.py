@@ -52,7 +52,7 @@ def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"there is no folder {name}; to fetch it from the hub, install huggingface_hub: pip install 'jaxconvex[encoders]'"
+            f"there is no folder {name}; to fetch it from the hub, install its client: pip install 'jaxconvex[encoders]'"
         ) from error
     # Only the weights and texts: a repository may also hold the same weights for other frameworks.
     try:

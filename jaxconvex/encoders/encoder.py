@@ -95,9 +95,9 @@ class Encoder(nnx.Module):
     """
 
     def __init__(self, embed: nnx.Module, blocks: Sequence[nnx.Module], head: nnx.Module, config: dict[str, Any]):
-        self.embed = embed
+        self.embed: Any = embed
         self.blocks = nnx.List(blocks)
-        self.head = head
+        self.head: Any = head
         self.config_json = json.dumps(config, sort_keys=True)  # a string, since jit must hash what is static
 
     @property
@@ -109,28 +109,34 @@ class Encoder(nnx.Module):
         """Which tokens of the hidden states are valid, from the mask of the inputs; None where all are."""
         return None if mask is None else jnp.asarray(mask, bool)
 
-    def block(self, i: int, h: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t d"]:
-        """State i + 1 from state i. `mask` is of the tokens: see `sequence_mask`."""
+    def side(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> dict[str, Any]:
+        """What every block takes beside its state, by name: the mask of the tokens, and what a family adds."""
+        return {"mask": self.sequence_mask(inputs, mask)}
+
+    def block(
+        self, i: int, h: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None = None, **side: Any
+    ) -> Float[Array, "b t d"]:
+        """State i + 1 from state i. `mask` is of the tokens: see `sequence_mask`; what else there is, see `side`."""
         if not 0 <= i < len(self.blocks):
             raise ValueError(f"the blocks are 0 to {len(self.blocks) - 1}; got {i}.")
-        return self.blocks[i](h, mask)
+        return self.blocks[i](h, mask, **side)
 
     def hidden_states(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> OrderedDict[str, Array]:
         """All states in order of depth: "embed", "blocks/0", "blocks/1", ..."""
         h = self.embed(inputs, mask)
-        tokens = self.sequence_mask(inputs, mask)
+        side = self.side(inputs, mask)
         states = OrderedDict(embed=h)
         for i in range(len(self.blocks)):
-            h = states[f"blocks/{i}"] = self.block(i, h, tokens)
+            h = states[f"blocks/{i}"] = self.block(i, h, **side)
         return states
 
     def __call__(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> Array:
         """What the head makes of the last state: logits, or normalised tokens where there is no classifier."""
         h = self.embed(inputs, mask)
-        tokens = self.sequence_mask(inputs, mask)
+        side = self.side(inputs, mask)
         for i in range(len(self.blocks)):
-            h = self.block(i, h, tokens)
-        return self.head(h, tokens)
+            h = self.block(i, h, **side)
+        return self.head(h, side.get("mask"))
 
     def truncate(self, depth: int) -> Encoder:
         """A copy with the first `depth` blocks and the same head. The weights are shared with this one, not copied."""

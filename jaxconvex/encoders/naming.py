@@ -27,6 +27,7 @@ __all__ = ["Family", "Shapes", "canonical_shapes", "fill", "tensors_of"]
 Shapes = Mapping[str, tuple[int, ...]]
 
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
+INITIAL = {"kernel": nnx.initializers.normal(0.02), "scale": nnx.initializers.ones}
 NORMALISED = re.compile(r"(.*)\.(weight_[gv]|parametrizations\.weight\.original[01])")
 
 
@@ -81,7 +82,8 @@ def fill(
 ) -> Encoder:
     """The encoder, built by nnx.eval_shape, with the weights of the checkpoint.
 
-    With random streams in `new_classifier` the classifying head is drawn anew, whatever the file holds of one.
+    With random streams in `new_classifier` the classifier is drawn anew, whatever the file holds of one, and so is what
+    the file lacks of the head before it.
 
     Raises:
         ValueError: missing tensors, tensors of another shape, unexpected tensors, with their names.
@@ -90,7 +92,14 @@ def fill(
     flat = dict(nnx.to_flat_state(state))
     wanted = {theirs: path for path, theirs in _named(flat, family)}
     ignored = [re.compile(pattern) for pattern in family.ignored]
-    new = {name for name in wanted if new_classifier is not None and name.startswith(family.top)}
+    new: set[str] = set()
+    if new_classifier is not None:
+        inside = canonical_shapes(weights.shapes, family)
+        new = {
+            name
+            for name, path in wanted.items()
+            if path[0] == "head" and (name.startswith(family.top) or name not in inside)
+        }
     found: dict[str, Any] = {}
     unexpected: list[str] = []
     wrong: list[str] = []
@@ -124,8 +133,9 @@ def fill(
     for name, value in found.items():
         flat[wanted[name]] = flat[wanted[name]].replace(value)
     for name in sorted(new):
+        assert new_classifier is not None
         path = wanted[name]
-        drawn = nnx.initializers.normal(0.02) if path[-1] == "kernel" else nnx.initializers.zeros
+        drawn = INITIAL.get(path[-1], nnx.initializers.zeros)
         flat[path] = flat[path].replace(drawn(new_classifier.params(), flat[path].shape, dtype))
     return nnx.merge(graph, nnx.from_flat_state(flat))
 

@@ -1,0 +1,322 @@
+"""Images: ViT, BEiT, data2vec-vision and DINOv2.
+
+One encoder: patches and a class token, blocks normalised before. They differ in where positions enter (added to the
+embedding, or as a bias of the attention), in learnt scales, and in what the classifier sees.
+
+Sources: Dosovitskiy et al. 2021 (arXiv 2010.11929); Bao et al. 2022 (arXiv 2106.08254); Baevski et al. 2022
+(arXiv 2202.03555); Oquab et al. 2024 (arXiv 2304.07193).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxconvex.encoders.encoder import Encoder, Head
+from jaxconvex.encoders.modules import (
+    PRECISION,
+    Attention,
+    Block,
+    FeedForward,
+    GatedFeedForward,
+    activation,
+    layer_norm,
+    linear,
+)
+from jaxconvex.encoders.naming import Family, Shapes
+
+__all__ = ["FAMILIES", "PatchEmbedding", "RelativePositions", "interpolation"]
+
+Grid = tuple[int, int]
+
+
+def interpolation(old: int, new: int, kind: str) -> Float[np.ndarray, "new old"]:
+    """The matrix that resamples `old` equally spaced values to `new`, "linear" or "cubic" (Keys' with a = -0.75).
+
+    Cells, not their corners, are aligned, and nothing is smoothed when there are fewer: as checkpoints' own code does.
+
+    >>> interpolation(2, 4, "linear").tolist()
+    [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    """
+    centre = (np.arange(new) + 0.5) * old / new - 0.5
+    if kind == "linear":
+        centre = np.maximum(centre, 0)
+    left = np.floor(centre).astype(int)
+    matrix = np.zeros((new, old))
+    for step in (0, 1) if kind == "linear" else (-1, 0, 1, 2):
+        distance = np.abs(centre - left - step)
+        weight = 1 - distance if kind == "linear" else _keys(distance, -0.75)
+        np.add.at(matrix, (np.arange(new), np.clip(left + step, 0, old - 1)), weight)
+    return matrix
+
+
+def _keys(x: np.ndarray, a: float) -> np.ndarray:
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+
+def _resample(grid: Float[Array, "h w d"], size: Grid, kind: str) -> Float[Array, "hh ww d"]:
+    rows, columns = (interpolation(old, new, kind) for old, new in zip(grid.shape[:2], size, strict=True))
+    wide = grid.astype(jnp.promote_types(grid.dtype, jnp.float32))
+    return jnp.einsum("ih,jw,hwd->ijd", rows, columns, wide, precision=PRECISION).astype(grid.dtype)
+
+
+class PatchEmbedding(nnx.Module):
+    """Square patches through a dense layer, a class token before them, and positions added where there are any.
+
+    Images of another size than the checkpoint's are taken too: the positions are then interpolated.
+    """
+
+    def __init__(self, width: int, *, patch: int, channels: int, grid: Grid, positions: bool, rngs: nnx.Rngs):
+        self.patch, self.grid = patch, grid
+        normal = nnx.initializers.normal(0.02)
+        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (patch, patch, channels, width)))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.class_token = nnx.Param(normal(rngs.params(), (1, 1, width)))
+        count = grid[0] * grid[1] + 1
+        self.positions = nnx.Param(normal(rngs.params(), (1, count, width))) if positions else None
+
+    def __call__(self, images: Float[Array, "b h w c"], mask: None = None) -> Float[Array, "b t d"]:
+        kernel = self.kernel[...]
+        batch, height, width, channels = _image_shape(images, kernel.shape[2], self.patch)
+        rows, columns = height // self.patch, width // self.patch
+        images = images[:, : rows * self.patch, : columns * self.patch].astype(kernel.dtype)
+        cut = images.reshape(batch, rows, self.patch, columns, self.patch, channels).swapaxes(2, 3)
+        flat = cut.reshape(batch, rows * columns, -1)
+        h = jnp.dot(flat, kernel.reshape(-1, kernel.shape[-1]), precision=PRECISION) + self.bias[...]
+        first = jnp.broadcast_to(self.class_token[...], (batch, 1, h.shape[-1]))
+        h = jnp.concatenate([first, h], axis=1)
+        if self.positions is None:
+            return h
+        positions = self.positions[...]
+        if (rows, columns) != self.grid:
+            grid = _resample(positions[0, 1:].reshape(*self.grid, -1), (rows, columns), "cubic")
+            positions = jnp.concatenate([positions[:, :1], grid.reshape(1, rows * columns, -1)], axis=1)
+        return h + positions
+
+
+def _image_shape(images: Array, channels: int, patch: int) -> tuple[int, int, int, int]:
+    shape: Any = images.shape
+    if len(shape) == 4 and shape[3] == channels and min(shape[1:3]) >= patch:
+        return shape
+    advice = (
+        " The axes are batch, height, width, channels: images.transpose(0, 2, 3, 1)."
+        if (len(shape) == 4 and shape[1] == channels)
+        else ""
+    )
+    raise ValueError(
+        f"the images must have shape (b, height, width, {channels}), at least {patch} pixels each way; got {shape}.{advice}"
+    )
+
+
+class RelativePositions(nnx.Module):
+    """A bias of the attention for each distance of two patches, and three for the class token.
+
+    For another grid of patches the table is interpolated.
+    """
+
+    def __init__(self, grid: Grid, num_heads: int, *, rngs: nnx.Rngs):
+        self.grid = grid
+        rows = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+        self.table = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (rows, num_heads)))
+
+    def __call__(self, grid: Grid) -> Float[Array, "1 heads t t"]:
+        table = self.table[...]
+        if grid != self.grid:
+            old, new = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (self.grid, grid))
+            patches = _resample(table[:-3].reshape(*old, -1), new, "linear")
+            table = jnp.concatenate([patches.reshape(-1, table.shape[1]), table[-3:]])
+        return table[_distances(grid)].transpose(2, 0, 1)[None]
+
+
+def _distances(grid: Grid) -> Int[np.ndarray, "t t"]:
+    """The row of the table for each pair of tokens: patches by their offset, then the three of the class token."""
+    height, width = grid
+    place = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).reshape(-1, 2)
+    offset = place[:, None] - place[None] + np.array([height - 1, width - 1])
+    last = (2 * height - 1) * (2 * width - 1) + 2
+    rows = np.full((height * width + 1,) * 2, last)
+    rows[1:, 1:] = offset[..., 0] * (2 * width - 1) + offset[..., 1]
+    rows[0, 1:], rows[1:, 0] = last - 2, last - 1
+    return rows
+
+
+class VisionBlock(Block):
+    """A transformer block whose attention has a bias of relative positions, of its own or one that all blocks share."""
+
+    def __init__(self, *parts: nnx.Module, positions: RelativePositions | None, **options: Any):
+        super().__init__(*parts, **options)
+        self.positions = positions
+
+    def __call__(
+        self,
+        h: Float[Array, "b t d"],
+        mask: Bool[Array, "b t"] | None = None,
+        bias: Float[Array, "#b heads t t"] | None = None,
+        grid: Grid | None = None,
+    ) -> Float[Array, "b t d"]:
+        if self.positions is not None:
+            own = self.positions(grid or _grid_of(h, self.positions.grid))
+            bias = own if bias is None else own + bias
+        return super().__call__(h, mask, bias)
+
+
+class VisionEncoder(Encoder):
+    """An encoder of images.
+
+    Relative positions depend on the grid of patches, (rows, columns), which a state does not tell: without `grid`, `block`
+    takes the checkpoint's, or for another number of tokens a square.
+    """
+
+    def __init__(self, embed: Any, blocks: Any, head: Head, config: dict[str, Any], shared: RelativePositions | None):
+        super().__init__(embed, blocks, head, config)
+        self.shared_positions = shared
+
+    def sequence_mask(self, inputs: Array, mask: Any = None) -> None:
+        return None  # an image has no padding
+
+    def side(self, inputs: Array, mask: Any = None) -> dict[str, Any]:
+        patch = self.embed.patch
+        return {"grid": (inputs.shape[1] // patch, inputs.shape[2] // patch)}
+
+    def block(
+        self,
+        i: int,
+        h: Float[Array, "b t d"],
+        mask: Bool[Array, "b t"] | None = None,
+        grid: Grid | None = None,
+        **_: Any,
+    ) -> Float[Array, "b t d"]:
+        bias = None
+        if self.shared_positions is not None:
+            bias = self.shared_positions(grid or _grid_of(h, self.shared_positions.grid))
+        return super().block(i, h, mask, bias=bias, grid=grid)
+
+
+def _grid_of(h: Array, usual: Grid) -> Grid:
+    patches = h.shape[1] - 1
+    if patches == usual[0] * usual[1]:
+        return usual
+    side = round(patches**0.5)
+    if side * side != patches:
+        raise ValueError(
+            f"{patches} patches are no square, so the grid is not known: pass grid=(rows, columns) to block, as "
+            "encoder.side(images) gives it."
+        )
+    return side, side
+
+
+def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs: nnx.Rngs) -> VisionEncoder:
+    kind = config["model_type"]
+    beit, dino = kind in ("beit", "data2vec-vision"), kind == "dinov2"
+    width, heads, patch = (
+        config["hidden_size"],
+        config["num_attention_heads"],
+        config.get("patch_size", 14 if dino else 16),
+    )
+    size = config.get("image_size", 224)
+    size = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    grid = (size[0] // patch, size[1] // patch)
+    hidden = int(width * config.get("mlp_ratio", 4)) if dino else config["intermediate_size"]
+    epsilon = config.get("layer_norm_eps", 1e-6 if dino else 1e-12)
+    act = activation(config.get("hidden_act", "gelu"))
+    scale = dino or (beit and config.get("layer_scale_init_value", 0.1) > 0)
+    qkv_bias = beit or config.get("qkv_bias", True)
+
+    def positions(wanted: str) -> RelativePositions | None:
+        return RelativePositions(grid, heads, rngs=rngs) if beit and config.get(wanted, False) else None
+
+    def block() -> VisionBlock:
+        feed_forward: nnx.Module
+        if config.get("use_swiglu_ffn", False):
+            feed_forward = GatedFeedForward(width, (int(hidden * 2 / 3) + 7) // 8 * 8, rngs=rngs)
+        else:
+            feed_forward = FeedForward(width, hidden, act, rngs=rngs)
+        attention = Attention(width, heads, bias=qkv_bias, key_bias=not beit, rngs=rngs)
+        return VisionBlock(
+            attention,
+            feed_forward,
+            positions=positions("use_relative_position_bias"),
+            width=width,
+            epsilon=epsilon,
+            before=True,
+            scale=scale,
+            rngs=rngs,
+        )
+
+    absolute = not beit or config.get("use_absolute_position_embeddings", False)
+    channels = config.get("num_channels", 3)
+    embed = PatchEmbedding(width, patch=patch, channels=channels, grid=grid, positions=absolute, rngs=rngs)
+    classes = num_classes or (shapes["classifier.weight"][0] if "classifier.weight" in shapes else None)
+    averages = beit and config.get("use_mean_pooling", True)
+    # Checkpoints of pretraining alone have no normalisation of the average.
+    has_pooled_norm = averages and (not shapes or bool(num_classes) or "pooler.layernorm.weight" in shapes)
+    has_pooler = not classes and "pooler.dense.weight" in shapes
+    seen = 2 * width if dino else width
+    head = Head(
+        "patches" if averages else "first and patches" if dino else "first",
+        norm=None if averages else layer_norm(width, epsilon, rngs=rngs),
+        pooled_norm=layer_norm(width, epsilon, rngs=rngs) if has_pooled_norm else None,
+        dense=linear(width, width, rngs=rngs) if has_pooler else None,
+        activation=activation(config.get("pooler_act", "tanh")),
+        classifier=linear(seen, classes, rngs=rngs) if classes else None,
+    )
+    shared = positions("use_shared_relative_position_bias")
+    return VisionEncoder(embed, [block() for _ in range(config["num_hidden_layers"])], head, config, shared)
+
+
+COMMON = {
+    "embed.class_token": "embeddings.cls_token",
+    "embed.positions": "embeddings.position_embeddings",
+    "embed.kernel": "embeddings.patch_embeddings.projection.weight",
+    "embed.bias": "embeddings.patch_embeddings.projection.bias",
+    "blocks.{}.attention.query": "encoder.layer.{}.attention.attention.query",
+    "blocks.{}.attention.key": "encoder.layer.{}.attention.attention.key",
+    "blocks.{}.attention.value": "encoder.layer.{}.attention.attention.value",
+    "blocks.{}.attention.output": "encoder.layer.{}.attention.output.dense",
+    "head.norm": "layernorm",
+    "head.dense": "pooler.dense",
+    "head.classifier": "classifier",
+}
+VIT = COMMON | {
+    "blocks.{}.attention_norm": "encoder.layer.{}.layernorm_before",
+    "blocks.{}.output_norm": "encoder.layer.{}.layernorm_after",
+    "blocks.{}.feed_forward.inner": "encoder.layer.{}.intermediate.dense",
+    "blocks.{}.feed_forward.outer": "encoder.layer.{}.output.dense",
+}
+TABLE = "relative_position_bias.relative_position_bias_table"
+BEIT = VIT | {
+    "blocks.{}.attention_scale": "encoder.layer.{}.lambda_1",
+    "blocks.{}.output_scale": "encoder.layer.{}.lambda_2",
+    "blocks.{}.positions.table": "encoder.layer.{}.attention.attention." + TABLE,
+    "shared_positions.table": "encoder." + TABLE,
+    "head.pooled_norm": "pooler.layernorm",
+}
+DINOV2 = COMMON | {
+    "blocks.{}.attention_norm": "encoder.layer.{}.norm1",
+    "blocks.{}.output_norm": "encoder.layer.{}.norm2",
+    "blocks.{}.attention_scale": "encoder.layer.{}.layer_scale1.lambda1",
+    "blocks.{}.output_scale": "encoder.layer.{}.layer_scale2.lambda1",
+    "blocks.{}.feed_forward.inner": "encoder.layer.{}.mlp.fc1",
+    "blocks.{}.feed_forward.outer": "encoder.layer.{}.mlp.fc2",
+    "blocks.{}.feed_forward.gated_inner": "encoder.layer.{}.mlp.weights_in",
+    "blocks.{}.feed_forward.gated_outer": "encoder.layer.{}.mlp.weights_out",
+}
+IGNORED = (
+    r"^embeddings\.mask_token$",
+    r"relative_position_index$",
+    r"^pooler\.",
+    r"^(layernorm|lm_head|decoder|decode_head|auxiliary_head|fpn\d)\.",
+)
+
+FAMILIES = {
+    "vit": Family(_build, VIT, ("vit.",), ignored=IGNORED),
+    "beit": Family(_build, BEIT, ("beit.",), ignored=IGNORED),
+    "data2vec-vision": Family(_build, BEIT, ("data2vec_vision.",), ignored=IGNORED),
+    "dinov2": Family(_build, DINOV2, ("dinov2.",), ignored=IGNORED),
+}
