@@ -34,7 +34,8 @@ class TextSettings(NamedTuple):
 
     tokenizer: Any
     pad: int  # the id of padding
-    most: int | None  # tokens that the model takes; None where no file tells
+    most: int | None = None  # tokens that the model takes; None where no file tells
+    vocabulary: int | None = None  # ids that the model knows
 
 
 def preprocess_texts(
@@ -55,15 +56,16 @@ def preprocess_texts(
     but for a tokenizer.json with truncation or padding baked in, which is ignored here.
 
     Raises:
-        ValueError: an item is no string; a length is too small for the special tokens or too large for the model.
+        ValueError: an item is no string, or has a token that the model does not know; a length is too small for the special
+            tokens or too large for the model.
 
     >>> from tokenizers import Tokenizer, models
-    >>> settings = TextSettings(Tokenizer(models.WordLevel({"[PAD]": 0, "yes": 1, "?": 2}, unk_token="?")), 0, 512)
+    >>> settings = TextSettings(Tokenizer(models.WordLevel({"[PAD]": 0, "yes": 1, "?": 2}, unk_token="?")), pad=0)
     >>> ids, mask = preprocess_texts(["yes", ""], settings)
     >>> ids.tolist(), mask.tolist()
     ([[1], [0]], [[True], [False]])
     """
-    tokenizer, pad, limit = settings
+    tokenizer, pad, limit, vocabulary = settings
     special = tokenizer.num_special_tokens_to_add(False)
     most = limit
     for name, asked in (("max_length", max_length), ("length", length)):
@@ -77,6 +79,12 @@ def preprocess_texts(
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"item {i} must be a string; got {type(text).__name__} {text!r:.40}.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"item {i} is no valid Unicode ({error.reason} at {error.start}). Read its file with the encoding it has."
+            ) from error
     rows = []
     for encoding in tokenizer.encode_batch([str(text) for text in texts], add_special_tokens=False):
         if most is not None:
@@ -88,6 +96,13 @@ def preprocess_texts(
     for row, found in enumerate(rows):
         ids[row, : len(found)] = found
         mask[row, : len(found)] = True
+    if vocabulary is not None and ids.max() >= vocabulary:
+        row = int(ids.max(axis=1).argmax())
+        token = tokenizer.id_to_token(int(ids.max()))
+        raise ValueError(
+            f"item {row} has the token {token!r} with id {ids.max()}, but the model knows ids up to {vocabulary - 1}. The "
+            "tokenizer is of another checkpoint, or the token was added to it and not to the model: take it out of the text."
+        )
     return Inputs(ids, mask)
 
 
@@ -129,7 +144,7 @@ def text_settings(folder: Path | None, model_type: str, config: dict[str, Any]) 
         padding = config.get("pad_token_id")
         limits[1] -= (1 if padding is None else padding) + 1
     known = [int(limit) for limit in limits if limit is not None and limit < 10**9]  # 1e30 says that there is none
-    return TextSettings(tokenizer, int(pad), min(known, default=None))
+    return TextSettings(tokenizer, int(pad), min(known, default=None), config.get("vocab_size"))
 
 
 def _from_file(path: Path, said: dict[str, Any]) -> Any:
@@ -226,7 +241,10 @@ def _add_special(
     tokenizer: Any, folder: Path, said: dict[str, Any], defaults: dict[str, str], entities: Sequence[str]
 ) -> None:
     """Tells the tokenizer its special tokens, so that they are found whole in a text, with the ids that the files give."""
-    special = [_token(said, part, defaults) for part in defaults]
+    named = [
+        part for part in defaults if said.get(f"{part}_token") or tokenizer.token_to_id(defaults[part]) is not None
+    ]
+    special = [_token(said, part, defaults) for part in named]
     others: list[Any] = []
     for key in ("additional_special_tokens", "extra_special_tokens"):
         found = said.get(key) or ()
