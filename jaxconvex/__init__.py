@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxconvex.activations import Activations, extract, read_activations
     from jaxconvex.distances import pairwise
     from jaxconvex.evaluation import evaluate
     from jaxconvex.graphs import Graph, PackedGraph, pack, undirected
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Activations",
     "ConvexityScore",
     "Correlation",
     "Graph",
@@ -51,6 +53,7 @@ __all__ = [
     "epsilon_graph",
     "euclidean_convexity",
     "evaluate",
+    "extract",
     "from_linen",
     "from_nnx",
     "graph_convexity",
@@ -67,6 +70,7 @@ __all__ = [
     "pearson",
     "permutation_null",
     "random_label_score",
+    "read_activations",
     "read_report",
     "rest_of",
     "run_from",
@@ -81,6 +85,7 @@ __all__ = [
 # Where each name stands: a module is imported when the first of its names is asked for, so that `jaxconvex --help` and
 # reading a report need no JAX.
 _MODULES = {
+    "activations": "Activations extract read_activations",
     "distances": "pairwise",
     "evaluation": "evaluate",
     "graphs": "Graph PackedGraph pack undirected",

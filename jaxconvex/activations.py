@@ -1,0 +1,319 @@
+"""extract(): the layers of a model over a data set, batch by batch, to memory or to disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
+from jaxtyping import Array
+from tqdm import tqdm
+
+from jaxconvex import shards
+from jaxconvex.batches import as_batches, batch_hash, checked_batch, num_points, padded
+from jaxconvex.calls import as_call, program_hash, weights_hash
+from jaxconvex.checks import one_of
+from jaxconvex.layer_reading import OUTPUTS, Kind, Pool, kinds_of, listed, read_layers
+
+__all__ = ["Activations", "extract", "read_activations"]
+
+SHARD_BYTES, SHARD_SECONDS = 64 * 2**20, 60.0  # a shard is written when it has so much, or after so long
+
+
+class Activations(Mapping[str, np.ndarray]):
+    """Layer -> array (n, ...), in order of depth. From a folder, an array is read when it is asked for, and not kept.
+
+    `shapes` and `dtypes` tell of the layers without reading them; `outputs` is what the model returned, None if nothing.
+
+    >>> found = extract(lambda x: {"first": x + 1, "second": 2 * x}, np.zeros((3, 2)), batch_size=2, progress=False)
+    >>> list(found), found.shapes["second"], found["first"].sum().item()
+    (['first', 'second'], (3, 2), 6.0)
+    """
+
+    def __init__(self, kinds: Mapping[str, Kind], points: int, read: Callable[[str], np.ndarray], where: str):
+        self.shapes = {name: (points, *kind.shape) for name, kind in kinds.items() if name != OUTPUTS}
+        self.dtypes = {name: np.dtype(kinds[name].dtype) for name in self.shapes}
+        self.has_outputs = OUTPUTS in kinds
+        self._read, self._where = read, where
+
+    @property
+    def outputs(self) -> np.ndarray | None:
+        """What the model returned beside its layers, such as logits, (n, ...)."""
+        return self._read(OUTPUTS) if self.has_outputs else None
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.shapes:
+            raise KeyError(f"there is no layer {name!r}; the layers are {listed(self.shapes, name)}")
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __repr__(self) -> str:
+        size = sum(int(np.prod(shape)) * self.dtypes[name].itemsize for name, shape in self.shapes.items())
+        lines = [f"  {name!r}: {shape} {self.dtypes[name]}" for name, shape in self.shapes.items()]
+        shown = lines if len(lines) <= 8 else [*lines[:4], "  ...", *lines[-3:]]
+        head = f"Activations of {len(self)} layers, {size / 1e6:.1f} MB {self._where}; activations[name] reads one:"
+        return "\n".join([head, *shown, *(["  and .outputs"] if self.has_outputs else [])])
+
+
+def extract(
+    model_fn: Callable[..., Any],
+    batches: Any,
+    *,
+    layers: str | Sequence[str] | None = None,
+    pool: Pool = None,
+    mask: str | int | Callable[..., Array] | None = None,
+    dtype: Any = None,
+    batch_size: int | None = None,
+    folder: str | Path | None = None,
+    mesh: Mesh | None = None,
+    progress: bool = True,
+) -> Activations:
+    """The layers of a model over a data set, as a mapping layer -> array that reads lazily: `Activations`.
+
+    Args:
+        model_fn: from a batch to a mapping layer -> activation (b, ...), in order of depth, or to a pair of outputs and
+            such a mapping, as `from_nnx` and `from_linen` give it. A batch that is a tuple (or list) is passed as
+            model_fn(*batch), a dict as model_fn(**batch). It is compiled; if it is a pytree (a jax.tree_util.Partial,
+            an nnx.Module, what from_nnx gives, or a method of one) its weights are not built into the compiled code.
+        batches: an iterable of batches: arrays, or tuples or dicts of arrays that share their first axis. A generator
+            will do. Or, with batch_size, whole inputs of that kind, from which batches are cut.
+        layers: names of the layers to take, in this order; by default all. What only other layers need is not computed.
+        pool: what becomes of an activation, on the device: "cls" takes the first token; "mean" the mean over all axes but
+            the first and the last: tokens, or the places of a feature map (b, h, w, c); a function f(h), or f(h, mask)
+            where there is a mask, makes of it what it will; None leaves it whole.
+        mask: the valid tokens (b, t), True or 1, to which "mean" keeps: the name or index of an entry of the batch, or a
+            function of the batch like model_fn, such as an encoder's `sequence_mask`. nan where no token is valid.
+        dtype: floats are turned to it; by default float32 if pooled, else they stay as they are.
+        batch_size: points a batch, to cut whole inputs.
+        folder: where to write, as safetensors, while it goes. The same call goes on after a stop of any kind, and does
+            not run the model for what is finished; the batches must come in the same order. Without it all is in memory.
+        mesh: devices of this process that share every batch, all axes of the mesh together; weights are copied to each.
+        progress: a bar on stderr.
+
+    The last batch may be smaller: it is filled up with copies of its last point, so that nothing is compiled again, and
+    these are cut off. Points keep the order of the batches: so do the labels to score them with. Outputs that are one
+    array (b, ...), such as logits, are kept too, as `.outputs`.
+
+    Raises:
+        ValueError: batches or layers that differ from the first batch's; a folder of another run, with what differs;
+            names that are unknown. OSError: a folder that cannot be written; it stays fit to go on from.
+
+    Cost: while a batch is fetched and written the device works on the next. Memory: two batches, and with a folder 64 MB
+    (a shard is written after so much, or after a minute); without one, everything that is returned.
+
+    >>> def model(x):
+    ...     hidden = jnp.tanh(x)
+    ...     return hidden.sum(axis=(1, 2)), {"input": x, "hidden": hidden}
+    >>> x = np.arange(30.0).reshape(5, 3, 2)
+    >>> found = extract(model, x, batch_size=2, pool="mean", progress=False)
+    >>> found["input"].shape, found.outputs.shape
+    ((5, 2), (5,))
+    """
+    given = as_batches(batches, batch_size)
+    first = checked_batch(given.first, 0, given.first)
+    _check_options(pool, mask, first, mesh)
+    run = partial(
+        read_layers,
+        names=(layers,) if isinstance(layers, str) else None if layers is None else tuple(layers),
+        pool=pool,
+        mask_entry=None if callable(mask) else mask,
+        dtype=str(jnp.dtype(dtype)) if dtype is not None else "float32" if pool is not None else None,
+    )
+    calls = (as_call(model_fn), as_call(mask) if callable(mask) else None)
+    kinds = kinds_of(jax.eval_shape(run, calls, first))
+    known: list[tuple[int, str]] = []
+    store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds)
+    if folder is not None:
+        settings = {
+            "layers": list(kinds),
+            "pool": _named(pool),
+            "mask": _named(mask),
+            "kinds": {name: [list(kind.shape), kind.dtype] for name, kind in kinds.items()},
+            "batch size": num_points(first, "batch 0"),
+            "points": given.points,
+            "batches": given.number,
+            "first batch": batch_hash(first),
+            "weights": weights_hash(calls),
+            "program": program_hash(run, calls, first),
+        }
+        folder = Path(folder)
+        finished, whole = shards.resume(folder, settings)
+        if whole and given.points is None:  # the batches need not even be made
+            return read_activations(folder)
+        known = [batch for shard in finished for batch in zip(shard.sizes, shard.hashes, strict=True)]
+        store = partial(_to_folder, folder, len(known), settings)
+    bar = tqdm(total=given.number, initial=len(known), desc="batches", unit="batch", disable=not progress, leave=False)
+    with bar:
+        todo = _unfinished(given.stream, first, known, folder)
+        results = _results(run, calls, todo, num_points(first, "batch 0"), mesh)
+        return store(_checked_results(results, kinds, bar))
+
+
+def read_activations(folder: str | Path) -> Activations:
+    """The activations that `extract` wrote to a folder. Raises ValueError if it was not finished, or is none."""
+    folder = Path(folder)
+    index = shards.open_index(folder)
+    if index is None:
+        raise ValueError(f"{folder} holds no activations (no {shards.INDEX}). Make them with extract(..., folder=...).")
+    if not index.get("finished"):
+        raise ValueError(
+            f"{folder} is not finished. The same call of extract that began it goes on from where it stopped."
+        )
+    kinds = {name: Kind(tuple(shape), dtype) for name, (shape, dtype) in index["settings"]["kinds"].items()}
+    files = [(folder / name, points) for name, points in index["shards"]]
+    n = sum(points for _, points in files)
+
+    def read(name: str) -> np.ndarray:
+        return shards.read_array(files, name, (n, *kinds[name].shape), jnp.dtype(kinds[name].dtype))
+
+    return Activations(kinds, n, read, f"in {folder}")
+
+
+# The work on the host -------------------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """What a batch gave: its number of points, the hash of its inputs, and the arrays."""
+
+    size: int
+    digest: str
+    arrays: dict[str, Any]
+
+
+def _check_options(pool: Pool, mask: Any, batch: Any, mesh: Mesh | None) -> None:
+    if isinstance(pool, str):
+        one_of(pool, ("cls", "mean"), "pool")
+    elif pool is not None and not callable(pool):
+        raise ValueError(f"pool must be 'cls', 'mean', a function of an activation, or None; got {pool!r}.")
+    if mask is not None and not callable(mask):
+        if pool is None or pool == "cls":
+            raise ValueError(f"a mask has no part in pool={pool!r}: leave it out, or take pool='mean'.")
+        keys: list[Any] = []
+        if isinstance(batch, Mapping | tuple | list):
+            keys = list(batch) if isinstance(batch, Mapping) else list(range(len(batch)))
+        if mask not in keys:
+            what = f"one of the batch's entries ({listed(keys)})" if keys else "a function, as the batch is one array"
+            raise ValueError(f"mask must be {what}, or a function of the batch; got {mask!r}.")
+    if mesh is not None and any(device.process_index != jax.process_index() for device in mesh.devices.flat):
+        raise ValueError("mesh must hold devices of this process only: give each process its own part of the batches.")
+
+
+def _named(value: Any) -> Any:
+    """A setting as JSON holds it; what a function does is part of the program's hash."""
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
+
+
+def _unfinished(
+    stream: Iterator[Any], first: Any, known: Sequence[tuple[int, str]], folder: Path | None
+) -> Iterator[tuple[int, str, Any]]:
+    """Size, hash and arrays of every batch that no shard holds; those that one holds must be the same as then."""
+    number = -1
+    for number, given in enumerate(stream):
+        batch = checked_batch(given, number, first)
+        size, digest = num_points(batch, "batch"), "" if folder is None else batch_hash(batch)
+        if number >= len(known):
+            yield size, digest, batch
+        elif (size, digest) != known[number]:
+            raise ValueError(
+                f"batch {number} is not the one that {folder} was made from: pass the same batches in the same order (do "
+                "not shuffle), or give another folder."
+            )
+    if number + 1 < len(known):
+        raise ValueError(
+            f"{folder} was made from at least {len(known)} batches; got {number + 1}. Pass the same, or give another folder."
+        )
+
+
+def _results(
+    run: Callable[..., Mapping[str, Array]],
+    calls: tuple[Partial, Partial | None],
+    todo: Iterable[tuple[int, str, Any]],
+    size: int,
+    mesh: Mesh | None,
+) -> Iterator[Found]:
+    """What each batch gives. While one is fetched and stored, the device works on the next."""
+    every: Any = None
+    share: Any = None
+    if mesh is not None:
+        flat = Mesh(mesh.devices.ravel(), ("batch",))  # one axis, whose type is Auto whatever the types of theirs
+        every, share = (NamedSharding(flat, PartitionSpec(*axes)) for axes in ((), ("batch",)))
+    calls = jax.device_put(calls, every)
+    devices = 1 if mesh is None else mesh.size
+    waiting: Found | None = None
+    for points, digest, batch in todo:
+        batch = padded(batch, -(-max(points, size) // devices) * devices)
+        found = run(calls, batch if mesh is None else jax.device_put(batch, share))
+        for array in found.values():
+            array.copy_to_host_async()
+        if waiting is not None:
+            yield _fetched(waiting)
+        waiting = Found(points, digest, dict(found))
+    if waiting is not None:
+        yield _fetched(waiting)
+
+
+def _fetched(found: Found) -> Found:
+    return found._replace(arrays={name: np.asarray(array)[: found.size] for name, array in found.arrays.items()})
+
+
+def _checked_results(results: Iterable[Found], kinds: Mapping[str, Kind], bar: tqdm) -> Iterator[Found]:
+    """The results, if their layers are those of the first batch."""
+    for found in results:
+        if set(found.arrays) != set(kinds):
+            raise ValueError(
+                f"all batches must have the layers of the first, {listed(kinds)}; one has {listed(found.arrays)}."
+            )
+        for name, array in found.arrays.items():
+            if array.shape[1:] != kinds[name].shape:
+                raise ValueError(
+                    f"{name!r} of one point must have one shape in all batches; it has {array.shape[1:]} after "
+                    f"{kinds[name].shape} in the first. Pad all inputs to one length, or pool (pool='mean' with a mask)."
+                )
+        yield found
+        bar.update()
+
+
+def _to_memory(kinds: Mapping[str, Kind], results: Iterable[Found]) -> Activations:
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
+    for found in results:
+        for name in kinds:
+            parts[name].append(found.arrays[name])
+    arrays = {name: np.concatenate(parts.pop(name)) for name in kinds}  # so that no two layers are held twice
+    return Activations(kinds, len(next(iter(arrays.values()))), arrays.__getitem__, "in memory")
+
+
+def _to_folder(folder: Path, number: int, settings: Mapping[str, Any], results: Iterable[Found]) -> Activations:
+    """Writes shards from the batch of this number on, then that all is there."""
+    waiting: list[Found] = []
+    since = time.monotonic()
+
+    def write() -> None:
+        arrays = {name: np.concatenate([found.arrays[name] for found in waiting]) for name in waiting[0].arrays}
+        shards.write_shard(folder, number, arrays, [(found.size, found.digest) for found in waiting])
+
+    for found in results:
+        waiting.append(found)
+        held = sum(array.nbytes for one in waiting for array in one.arrays.values())
+        if held >= SHARD_BYTES or time.monotonic() - since > SHARD_SECONDS:
+            write()
+            number, since = number + len(waiting), time.monotonic()
+            waiting.clear()
+    if waiting:
+        write()
+    shards.finish(folder, settings)
+    return read_activations(folder)
