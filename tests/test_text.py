@@ -152,7 +152,10 @@ def test_minilm_equals_transformers(data, tmp_path):
     long = " ".join(TEXTS * 8)
     assert run([long]).inputs.shape == (1, 512)  # its tokenizer.json says 128, of truncation and of padding
     assert run(TEXTS[:1]).inputs.shape == (1, 12)
-    lines = (data / "data" / "banking77" / "test.csv").read_text().splitlines()[1:400]
+    file = next((f for f in (data / "data/banking77/test.csv", data / "banking77/test.csv") if f.is_file()), None)
+    if file is None:
+        pytest.skip("needs banking77/test.csv of PolyAI in JAXCONVEX_DATA")
+    lines = file.read_text().splitlines()[1:400]
     pytest.importorskip("transformers")
     from transformers import AutoTokenizer
     from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy

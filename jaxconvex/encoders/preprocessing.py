@@ -43,9 +43,10 @@ def preprocessor(folder: Path | str | None, model_type: str, config: dict[str, A
         ValueError: a file has a setting that would change the result and that is not supported here.
         ImportError: a library is missing; the message names the extra to install.
 
-    >>> preprocess = preprocessor(None, "vit", {"image_size": 8})
-    >>> preprocess([np.zeros((20, 30), np.uint8)]).inputs.shape
-    (1, 8, 8, 3)
+    >>> preprocess = preprocessor(None, "data2vec-audio", {})
+    >>> samples, mask = preprocess([np.ones(700), np.ones(900)])
+    >>> samples.shape, mask.sum(axis=1).tolist()
+    ((2, 900), [700, 900])
     """
     folder = None if folder is None else Path(folder)
     function: Callable[..., Inputs]
