@@ -62,7 +62,9 @@ class TextEmbedding(nnx.Module):
         else:
             valid = (ids != self.padding).astype(jnp.int32)
             positions = jnp.cumsum(valid, axis=1) * valid + self.padding
-        h = self.words(ids) + self.positions(positions)
+        # A number beyond the vocabulary gives nan, not the last word.
+        words = self.words.embedding[...].at[ids].get(mode="fill", fill_value=jnp.nan)
+        h = words + self.positions.embedding[...][positions]
         if self.types is not None:
             h = h + self.types.embedding[...][0]
         return self.norm(h)
@@ -138,7 +140,7 @@ def _build(
     )
     last = "classifier.out_proj.weight" if own_head == "classifier.dense" else "classifier.weight"
     classes = num_classes or (shapes[last][0] if last in shapes else None)
-    has_dense = f"{own_head or 'pooler.dense'}.weight" in shapes or num_classes is not None
+    has_dense = classes is not None or f"{own_head or 'pooler.dense'}.weight" in shapes
     head = Head(
         "first",
         dense=linear(width, width, rngs=rngs) if has_dense else None,

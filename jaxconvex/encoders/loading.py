@@ -6,8 +6,9 @@ import importlib
 import shutil
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def load(
 
     Returns:
         (encoder, preprocess): `encoder.hidden_states(*preprocess(items))`. preprocess is None where neither the folder has
-        its files nor the family defaults.
+        its files nor the family defaults; where its files ask for what is not known here, it says so when called.
 
     Raises:
         ValueError: no such folder, no way to the hub, an unknown family; weights that are missing, unexpected or of
@@ -98,7 +99,11 @@ def load(
     except KeyError as error:
         raise ValueError(f"the configuration of {folder} (model_type {kind!r}) lacks {error}.") from error
     new = None if num_classes is None else nnx.Rngs(0) if rngs is None else rngs
-    return fill(abstract, weights, known, dtype, new_classifier=new), preprocessor(folder, kind, config)
+    encoder = fill(abstract, weights, known, dtype, new_classifier=new)
+    try:
+        return encoder, preprocessor(folder, kind, config)
+    except ValueError as error:  # the encoder is of use without it
+        return encoder, partial(_refuse, str(error))
 
 
 def initialise(
@@ -141,6 +146,10 @@ def save(encoder: Encoder, folder: str | Path, source: str | Path | None = None)
             for path in Path(source).glob(pattern):
                 if path.name != "config.json" and not path.name.endswith(".index.json"):
                     shutil.copyfile(path, Path(folder) / path.name)
+
+
+def _refuse(message: str, items: Any, **options: Any) -> NoReturn:
+    raise ValueError(message)
 
 
 def _family(kind: str) -> Family:
