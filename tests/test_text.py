@@ -207,6 +207,26 @@ def test_byte_pairs_by_hand(tmp_path):
     assert run(["", "a"]).inputs.tolist() == [[0, 2, 1], [0, 5, 2]]
 
 
+def test_the_choices_of_a_config_hold_for_a_tokenizer_file(tmp_path):
+    pieces = tokenizers.BertWordPieceTokenizer(
+        {token: i for i, token in enumerate([*VOCABULARY, "The", "Dog", "é", "e"])}
+    )
+    pieces.save(str(tmp_path / "tokenizer.json"))
+    config = tmp_path / "tokenizer_config.json"
+    assert preprocessor(tmp_path, "bert", {})(["The Dog é"]).inputs.tolist() == [[2, 5, 6, 13, 3]]
+    config.write_text(json.dumps({"do_lower_case": False}))
+    assert preprocessor(tmp_path, "bert", {})(["The Dog é"]).inputs.tolist() == [[2, 10, 11, 12, 3]]
+    config.write_text(json.dumps({"strip_accents": False}))
+    assert preprocessor(tmp_path, "bert", {})(["The Dog é"]).inputs.tolist() == [[2, 5, 6, 12, 3]]
+
+    vocabulary = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "a", "Ġ", "Ġa"])}
+    pairs = tokenizers.ByteLevelBPETokenizer(vocabulary, [("Ġ", "a")])
+    pairs.save(str(tmp_path / "tokenizer.json"))
+    for prefix, ids in [(False, [0, 3, 2]), (True, [0, 5, 2])]:
+        config.write_text(json.dumps({"add_prefix_space": prefix}))
+        assert preprocessor(tmp_path, "roberta", ROBERTA)(["a"]).inputs.tolist() == [ids]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -111,12 +111,13 @@ def preprocess_log_mel(
         frames: pads with silence, or cuts, to this many frames; "longest": those of the longest clip. By default 3000, that
             is 30 s, which is what Whisper was trained on; longer clips are cut. With fewer, only the silence is left out.
 
-    Equal to the WhisperFeatureExtractor of transformers, with time before mel.
+    Equal to the WhisperFeatureExtractor of transformers on NumPy, with time before mel; where torch is installed, that one
+    computes in float32, and differs from both by up to 2e-5 on speech.
 
     Raises:
         ValueError: as `preprocess_waveforms`; frames is above the checkpoint's.
 
-    Cost: about 30 ms for 30 s of sound on one core; silence costs nothing.
+    Cost: about 20 ms for 30 s of sound on one core, 0.6 ms for half a second in 3000 frames, 0.2 ms in its own 50.
 
     >>> preprocess_log_mel([np.zeros(800)], log_mel_settings({}, {}), frames=5).inputs[0, 0, :3].tolist()
     [-1.5, -1.5, -1.5]
