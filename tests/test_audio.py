@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxconvex.encoders.audio import log_mel, log_mel_settings, mel_filters, resample
 from jaxconvex.encoders.preprocessing import preprocessor
+from jaxconvex.encoders.preprocessing.audio import log_mel, log_mel_settings, mel_filters, resample
 
 LENGTHS = [401, 1600, 4003, 12_345, 16_000, 31_999]
 LAYERED = {"feat_extract_norm": "layer"}

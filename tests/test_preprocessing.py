@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxconvex.encoders.preprocessing import Inputs, preprocessor
-from jaxconvex.encoders.signals import preprocess_signals, window_owners
+from jaxconvex.encoders.preprocessing.signals import preprocess_signals, window_owners
 
 FAMILIES = {
     "vit": ([np.zeros((5, 5), np.uint8)], (1, 224, 224, 3)),
@@ -132,8 +132,7 @@ def test_wrong_recordings_are_told(items, options, message):
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys; from jaxconvex.encoders.preprocessing import preprocessor; import jaxconvex.encoders.text, "
-        "jaxconvex.encoders.images, jaxconvex.encoders.audio, jaxconvex.encoders.signals; "
+        "import sys; from jaxconvex.encoders.preprocessing import audio, images, preprocessor, signals, text; "
         "print({'torch', 'transformers', 'tokenizers', 'PIL', 'soundfile', 'scipy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

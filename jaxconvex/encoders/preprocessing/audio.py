@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxconvex.encoders.preprocessing import Inputs, as_items, missing, refuse_others, whole
+from jaxconvex.encoders.preprocessing.inputs import Inputs, as_items, missing, refuse_others, whole
 
 __all__ = [
     "LogMelSettings",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxconvex.encoders.preprocessing import Inputs, as_items, whole
+from jaxconvex.encoders.preprocessing.inputs import Inputs, as_items, whole
 
 __all__ = ["SignalSettings", "preprocess_signals", "signal_settings", "window_owners"]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxconvex.encoders.preprocessing import Inputs, as_items, missing, refuse_others, whole
+from jaxconvex.encoders.preprocessing.inputs import Inputs, as_items, missing, refuse_others, whole
 
 __all__ = ["ImageSettings", "image_settings", "preprocess_images"]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxconvex.encoders.preprocessing import Inputs, as_items, missing, read_json, whole
+from jaxconvex.encoders.preprocessing.inputs import Inputs, as_items, missing, read_json, whole
 
 __all__ = ["TextSettings", "preprocess_texts", "text_settings"]
 
