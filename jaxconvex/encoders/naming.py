@@ -36,25 +36,28 @@ class Family(NamedTuple):
 
     build: (config, shapes, num_classes, rngs) -> Encoder; `shapes` holds the tensors of the file by canonical name, so
         that parts which checkpoints may lack are built only where they are. num_classes asks for a new classifier.
-    names: the table of modules; values that begin with a name in `top` belong to the classifying head.
-    prefixes: what stands before the names of the base network in files with a head.
+    names: the table of modules; values that begin with a name in `top` belong to the classifying head. A value may be a
+        function of the numbers in the path, where {} does not do.
+    prefixes: what may stand before the names of the base network; the first is written in files with a head.
     top: first parts of the names that stand beside the base network.
     ignored: patterns of tensors that are none of ours: heads for other tasks, buffers.
     config: the documented configuration for checkpoints without config.json, or None.
+    bare: what is written before the names of the base network in files without a head.
     """
 
     build: Callable[[dict[str, Any], Shapes, int | None, nnx.Rngs], Encoder]
-    names: Mapping[str, str]
+    names: Mapping[str, str | Callable[..., str]]
     prefixes: tuple[str, ...]
     top: tuple[str, ...] = ("classifier",)
     ignored: tuple[str, ...] = ()
     config: Mapping[str, Any] | None = None
+    bare: str = ""
 
 
 def canonical(name: str, family: Family) -> str:
     """The name without the prefix of a model with a head, and with today's word for weights of old normalisations."""
     for prefix in family.prefixes:
-        if name.startswith(prefix):
+        if prefix and name.startswith(prefix):
             name = name.removeprefix(prefix)
             break
     if name.endswith((".gamma", ".beta")):
@@ -143,14 +146,14 @@ def fill(
 def tensors_of(encoder: Encoder, family: Family) -> dict[str, np.ndarray]:
     """The encoder's parameters as tensors of a checkpoint. With a classifier, the base network's names get its prefix."""
     flat = dict(nnx.to_flat_state(nnx.state(encoder)))
-    prefix = family.prefixes[0] if family.prefixes and encoder.head.classifier is not None else ""
+    prefix = family.prefixes[0] if family.prefixes and encoder.head.classifier is not None else family.bare
     tensors = {}
     for path, name in _named(flat, family):
         tensor = np.asarray(_turned_back(jax.device_get(flat[path][...]), path))
         whole = name if name.startswith(family.top) else prefix + name
         if "pos_conv_embed.conv" in name and name.endswith(".weight"):  # torch keeps it as direction and length
             stem = whole.removesuffix(".weight") + ".parametrizations.weight.original"
-            tensors[stem + "0"] = np.sqrt(np.square(tensor).sum((0, 1), keepdims=True))
+            tensors[stem + "0"] = _lengths(tensor, (0, 1))
             tensors[stem + "1"] = tensor
         else:
             tensors[whole] = tensor
@@ -160,15 +163,19 @@ def tensors_of(encoder: Encoder, family: Family) -> dict[str, np.ndarray]:
 def _named(flat: Mapping[tuple, Any], family: Family) -> Iterator[tuple[tuple, str]]:
     """Each path of our parameters with the checkpoint's name of it."""
     for path in flat:
-        numbers = [str(part) for part in path if isinstance(part, int)]
+        numbers = [part for part in path if isinstance(part, int)]
         generic = ["{}" if isinstance(part, int) else str(part) for part in path]
         if ".".join(generic) in family.names:  # a parameter of its own, not of a module
-            yield path, family.names[".".join(generic)].format(*numbers)
+            yield path, _numbered(family.names[".".join(generic)], numbers)
         elif ".".join(generic[:-1]) in family.names:
-            name = family.names[".".join(generic[:-1])].format(*numbers)
+            name = _numbered(family.names[".".join(generic[:-1])], numbers)
             yield path, f"{name}.{LEAVES.get(generic[-1], generic[-1])}"
         else:
             raise KeyError(f"the table of the family has no name for {'.'.join(generic)}")
+
+
+def _numbered(name: str | Callable[..., str], numbers: Sequence[int]) -> str:
+    return name(*numbers) if callable(name) else name.format(*numbers)
 
 
 def _normalised(weights: Weights, family: Family) -> Iterator[tuple[str, np.ndarray]]:
@@ -185,8 +192,12 @@ def _normalised(weights: Weights, family: Family) -> Iterator[tuple[str, np.ndar
         if len(pair) == 2:
             direction, length = pair["direction"], pair["length"]
             axes = tuple(axis for axis in range(direction.ndim) if length.shape[axis] == 1)
-            norm = np.sqrt(np.square(direction).sum(axis=axes, keepdims=True))
-            yield f"{parted[1]}.weight", direction * (length / norm)
+            yield f"{parted[1]}.weight", direction * (length / _lengths(direction, axes))
+
+
+def _lengths(tensor: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Euclidean lengths, summed in float64: the same to the last bit for any layout, so that saving loses nothing."""
+    return np.sqrt(np.square(tensor.astype(np.float64)).sum(axis=axes, keepdims=True)).astype(np.float32)
 
 
 def _turned(tensor: np.ndarray, path: Sequence[Any]) -> np.ndarray:
