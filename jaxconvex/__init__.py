@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxconvex.evaluation import evaluate
     from jaxconvex.graphs import Graph, PackedGraph, pack, undirected
     from jaxconvex.layers import LayeredModel, from_linen, from_nnx, rest_of, run_from
+    from jaxconvex.model_sources import ModelSource, model_source
     from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
     from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
     from jaxconvex.paths import PathCounts, shortest_path_counts, shortest_path_lengths
@@ -42,6 +43,7 @@ __all__ = [
     "JackknifeScore",
     "KNNGraph",
     "LayeredModel",
+    "ModelSource",
     "NullScore",
     "PackedGraph",
     "Pairs",
@@ -63,6 +65,7 @@ __all__ = [
     "jackknife",
     "jackknife_groups",
     "knn_graph",
+    "model_source",
     "pack",
     "paired_difference",
     "pairwise",
@@ -90,6 +93,7 @@ _MODULES = {
     "evaluation": "evaluate",
     "graphs": "Graph PackedGraph pack undirected",
     "layers": "LayeredModel from_linen from_nnx rest_of run_from",
+    "model_sources": "ModelSource model_source",
     "neighbors": "KNNGraph epsilon_graph knn_graph",
     "pairs": "Pairs same_class_pairs segment_points",
     "paths": "PathCounts shortest_path_counts shortest_path_lengths",

@@ -40,13 +40,13 @@ class Activations(Mapping[str, np.ndarray]):
     def __init__(self, kinds: Mapping[str, Kind], points: int, read: Callable[[str], np.ndarray], where: str):
         self.shapes = {name: (points, *kind.shape) for name, kind in kinds.items() if name != OUTPUTS}
         self.dtypes = {name: np.dtype(kinds[name].dtype) for name in self.shapes}
-        self.has_outputs = OUTPUTS in kinds
+        self.output_shape = (points, *kinds[OUTPUTS].shape) if OUTPUTS in kinds else None
         self._read, self._where = read, where
 
     @property
     def outputs(self) -> np.ndarray | None:
         """What the model returned beside its layers, such as logits, (n, ...)."""
-        return self._read(OUTPUTS) if self.has_outputs else None
+        return None if self.output_shape is None else self._read(OUTPUTS)
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.shapes:
@@ -67,7 +67,7 @@ class Activations(Mapping[str, np.ndarray]):
         lines = [f"  {name!r}: {shape} {self.dtypes[name]}" for name, shape in self.shapes.items()]
         shown = lines if len(lines) <= 8 else [*lines[:4], "  ...", *lines[-3:]]
         head = f"Activations of {len(self)} layers, {size / 1e6:.1f} MB {self._where}; activations[name] reads one:"
-        return "\n".join([head, *shown, *(["  and .outputs"] if self.has_outputs else [])])
+        return "\n".join([head, *shown, *(["  and .outputs"] if self.output_shape is not None else [])])
 
 
 def extract(
@@ -78,6 +78,7 @@ def extract(
     pool: Pool = None,
     mask: str | int | Callable[..., Array] | None = None,
     dtype: Any = None,
+    outputs: bool = True,
     batch_size: int | None = None,
     folder: str | Path | None = None,
     mesh: Mesh | None = None,
@@ -99,6 +100,7 @@ def extract(
         mask: the valid tokens (b, t), True or 1, to which "mean" keeps: the name or index of an entry of the batch, or a
             function of the batch like model_fn, such as an encoder's `sequence_mask`. nan where no token is valid.
         dtype: floats are turned to it; by default float32 if pooled, else they stay as they are.
+        outputs: whether to keep the outputs, if they are one array (b, ...), such as logits: as `.outputs`.
         batch_size: points a batch, to cut whole inputs.
         folder: where to write, as safetensors, while it goes. The same call goes on after a stop of any kind, and does
             not run the model for what is finished; the batches must come in the same order. Without it all is in memory.
@@ -106,8 +108,7 @@ def extract(
         progress: a bar on stderr.
 
     The last batch may be smaller: it is filled up with copies of its last point, so that nothing is compiled again, and
-    these are cut off. Points keep the order of the batches: so do the labels to score them with. Outputs that are one
-    array (b, ...), such as logits, are kept too, as `.outputs`.
+    these are cut off. Points keep the order of the batches: so do the labels to score them with.
 
     Raises:
         ValueError: batches or layers that differ from the first batch's; a folder of another run, with what differs;
@@ -132,12 +133,13 @@ def extract(
         names=(layers,) if isinstance(layers, str) else None if layers is None else tuple(layers),
         pool=pool,
         mask_entry=None if callable(mask) else mask,
+        outputs=outputs,
         dtype=str(jnp.dtype(dtype)) if dtype is not None else "float32" if pool is not None else None,
     )
     calls = (as_call(model_fn), as_call(mask) if callable(mask) else None)
     kinds = kinds_of(jax.eval_shape(run, calls, first))
     known: list[tuple[int, str]] = []
-    store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds)
+    store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds, given.points)
     if folder is not None:
         settings = {
             "layers": list(kinds),
@@ -288,12 +290,21 @@ def _checked_results(results: Iterable[Found], kinds: Mapping[str, Kind], bar: t
         bar.update()
 
 
-def _to_memory(kinds: Mapping[str, Kind], results: Iterable[Found]) -> Activations:
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
-    for found in results:
-        for name in kinds:
-            parts[name].append(found.arrays[name])
-    arrays = {name: np.concatenate(parts.pop(name)) for name in kinds}  # so that no two layers are held twice
+def _to_memory(kinds: Mapping[str, Kind], points: int | None, results: Iterable[Found]) -> Activations:
+    arrays: dict[str, np.ndarray]
+    if points is not None:
+        arrays = {name: np.empty((points, *kind.shape), jnp.dtype(kind.dtype)) for name, kind in kinds.items()}
+        start = 0
+        for found in results:
+            for name in kinds:
+                arrays[name][start : start + found.size] = found.arrays[name]
+            start += found.size
+    else:
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
+        for found in results:
+            for name in kinds:
+                parts[name].append(found.arrays[name])
+        arrays = {name: np.concatenate(parts.pop(name)) for name in kinds}  # so that no two layers are held twice
     return Activations(kinds, len(next(iter(arrays.values()))), arrays.__getitem__, "in memory")
 
 

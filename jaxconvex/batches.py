@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import ml_dtypes
 import numpy as np
+from jaxtyping import Int
 
 from jaxconvex.calls import array_hash
 from jaxconvex.checks import positive_integer
 
-__all__ = ["Batches", "as_batches", "batch_hash", "checked_batch", "num_points", "padded", "take"]
+__all__ = ["Batches", "as_batches", "batch_hash", "checked_batch", "chosen_batches", "num_points", "padded", "take"]
 
 
 class Batches(NamedTuple):
@@ -31,15 +32,12 @@ def as_batches(inputs: Any, batch_size: int | None) -> Batches:
     >>> [batch.shape for batch in as_batches(np.zeros((5, 2)), 2).stream]
     [(2, 2), (2, 2), (1, 2)]
     """
+    if isinstance(inputs, Batches):
+        return inputs
     if batch_size is not None:
         size = positive_integer(batch_size, "batch_size")
         n = num_points(inputs, "the inputs")
-        return Batches(
-            take(inputs, slice(0, size)),
-            (take(inputs, slice(i, i + size)) for i in range(0, n, size)),
-            -(-n // size),
-            n,
-        )
+        return chosen_batches(inputs, np.arange(n), size)
     if hasattr(inputs, "shape") or isinstance(inputs, Mapping) or hasattr(inputs, "_fields"):
         raise ValueError(
             f"batches must be an iterable of batches; got one {type(inputs).__name__}. To have whole inputs cut in "
@@ -55,6 +53,30 @@ def as_batches(inputs: Any, batch_size: int | None) -> Batches:
         )
     number = len(inputs) if isinstance(inputs, Sized) else None
     return Batches(first, itertools.chain([first], stream), number, None)
+
+
+def chosen_batches(inputs: Any, rows: Int[np.ndarray, " n"], batch_size: int) -> Batches:
+    """Batches of these points of whole inputs, or of what a function makes of row numbers; made one by one.
+
+    >>> list(chosen_batches(lambda rows: 10 * rows, np.array([0, 3, 4]), 2).stream)
+    [array([ 0, 30]), array([40])]
+    """
+
+    def cut(start: int) -> Any:
+        chosen = rows[start : start + batch_size]
+        if not callable(inputs):
+            whole = len(chosen) == chosen[-1] - chosen[0] + 1  # a slice copies nothing
+            return take(inputs, slice(chosen[0], chosen[-1] + 1) if whole else chosen)
+        batch = inputs(chosen)
+        if num_points(batch, "a batch") != len(chosen):
+            raise ValueError(
+                f"the function of row numbers must give one point a row; for {len(chosen)} rows it gave "
+                f"{num_points(batch, 'a batch')} points."
+            )
+        return batch
+
+    starts = range(0, len(rows), batch_size)
+    return Batches(cut(0), map(cut, starts), len(starts), len(rows))
 
 
 def num_points(batch: Any, name: str) -> int:

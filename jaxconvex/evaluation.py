@@ -17,10 +17,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 from tqdm import tqdm
 
+from jaxconvex.calls import array_hash
 from jaxconvex.checks import one_of, positive_integer
 from jaxconvex.distances import Metric
-from jaxconvex.labelings import encode_all, stratified_sample
-from jaxconvex.layer_scores import Settings, layer_rows
+from jaxconvex.labelings import encode_all, named_labels, stratified_sample
+from jaxconvex.layer_scores import Settings, columns_of, graph_rows, pooled, segment_rows
+from jaxconvex.layer_sources import check_columns, check_source, open_source, predicted_labels
+from jaxconvex.model_sources import ModelSource
 from jaxconvex.packed_scores import check_sampling, sources_by_default
 from jaxconvex.report import Report, Row, read_report
 from jaxconvex.resampling import jackknife_groups
@@ -75,13 +78,14 @@ def evaluate(
     """The convexity of every layer as a `Report`: a row for each layer, labeling, k and class, and for the aggregates.
 
     Args:
-        representations: an array (n, d), or a mapping layer -> array, in order of depth. With `pool` also whole
-            activations (n, tokens, d): the graph takes pooled features, the Euclidean score the whole activation.
+        representations: an array (n, d), or a mapping layer -> array, in order of depth, of which one at a time is read.
+            With `pool` also whole activations (n, tokens, d): the graph takes pooled features, the Euclidean score the
+            whole activation. Or a `model_source`: a model and its inputs, run for some layers at a time.
         labels: integers or strings, one a point; or a mapping name -> labels, scored on the same graphs.
         k: neighbours; several are scored from one search.
         metric, graph, duplicates: see `knn_graph` and `undirected`.
         predictions: predicted labels, of the classes of the first labeling; adds the labeling "predicted", and the
-            recall of each class.
+            recall of each class. "model" takes the class with the largest of the logits that came with the layers.
         heads: for some layers the rest of the network, (b, ...) -> (b, c) logits; adds the Euclidean score there.
         classes: the classes in the order of the logits. Needed with heads where labels are strings; integers are
             columns.
@@ -98,7 +102,8 @@ def evaluate(
         key: a JAX random key; key(0) by default. Groups depend on it, on the first labeling and on nothing else.
         background: the label of points that belong to no class; for integers -1 means that too.
         protocol: "paper" for the choices of Tětková et al.: k = 10, union, duplicates dropped, 5,000 pairs a class.
-        cache: a folder where finished layers are kept, and found again by a call with the same data and settings.
+        cache: a folder where finished layers are kept, and found again by a call with the same data, networks and
+            settings.
         mesh: devices that share the searches for neighbours and paths. Every process of a cluster makes the same call and
             gets the whole report; the first alone writes the cache.
         memory: bytes that either search may take beyond the layer, on each device: see `knn_graph`, `graph_convexity`.
@@ -130,18 +135,28 @@ def evaluate(
         permutations=permutations,
         confidence=confidence,
     )
-    labelings = encode_all(labels, predictions, background=background, classes=classes)
-    layers = dict(representations) if isinstance(representations, Mapping) else {"representation": representations}
-    n = len(next(iter(labelings.values())).codes)
-    _check_layers(layers, n, max_points, settings, pool, heads or {})
+    from_model = isinstance(predictions, str) and predictions == "model"
+    labelings = encode_all(labels, None if from_model else predictions, background=background, classes=classes)
+    main = next(iter(labelings.values())).codes
+    n = len(main)
+    check_source(representations, n, pool, heads or {})
+    scored = n if max_points is None else min(n, positive_integer(max_points, "max_points"))
+    for each in settings.k:
+        positive_integer(each, "k", most=scored - 1, why=f" for {scored} points (a point is no neighbour of itself)")
     key = jax.random.key(0) if key is None else key
     sample_key, group_key, score_key = jax.random.split(key, 3)
-    main = next(iter(labelings.values())).codes
-    chosen = np.arange(n)
-    if max_points is not None:
-        chosen = stratified_sample(main, max_points, sample_key)
+    chosen = np.arange(n) if max_points is None else stratified_sample(main, max_points, sample_key)
+    source = open_source(representations, chosen, heads=heads or {}, mesh=mesh, progress=progress)
+    if from_model:
+        of_chosen = {name: np.asarray(values)[chosen] for name, values in named_labels(labels).items()}
+        predicted = predicted_labels(source.outputs, classes)
+        labelings = encode_all(of_chosen, predicted, background=background, classes=classes)
+    else:
         labelings = {name: one._replace(codes=one.codes[chosen]) for name, one in labelings.items()}
-        main = main[chosen]
+    main = next(iter(labelings.values())).codes
+    if source.with_heads:
+        for name in {next(iter(labelings)), "predicted"} & set(labelings):
+            check_columns(columns_of(labelings[name].classes, classes), source.outputs)
     if settings.jackknife is None:
         settings = settings._replace(jackknife=protocol is None and len(chosen) <= JACKKNIFED)
     if settings.max_pairs is None and settings.tolerance is None:
@@ -150,52 +165,58 @@ def evaluate(
 
     recorded = {**settings._asdict(), "metric": getattr(metric, "__name__", metric), "k": list(settings.k)}
     recorded |= {"protocol": protocol, "max_points": max_points, "key": np.asarray(jax.random.key_data(key)).tolist()}
-    recorded |= {"pool": getattr(pool, "__name__", pool), "num_points_scored": len(chosen), "background": background}
-    label_hashes = {name: _hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
-    hashes = {}
-    rows: list[Row] = []
-    with tqdm(total=len(layers), desc="layers", unit="layer", disable=not progress, leave=False) as bar:
-        for index, (name, array) in enumerate(layers.items()):
+    used = representations.pool if isinstance(representations, ModelSource) else pool
+    recorded |= {"pool": getattr(used, "__name__", used), "num_points_scored": len(chosen), "background": background}
+    label_hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
+    common = [label_hashes, recorded, _version()]
+    hashes: dict[str, str] = {}
+    rows: dict[str, list[Row]] = {name: [] for name in source.names}
+    work = len(source.names) + len(source.with_heads)
+    with tqdm(total=work, desc="layers", unit="layer", disable=not progress, leave=False) as bar:
+        for name in source.names:
             bar.set_postfix_str(str(name))
-            array = np.asarray(array)[chosen]
-            hashes[str(name)] = _hash(array)
-            head = (heads or {}).get(name)
-            kept = None
-            if cache is not None and head is None:  # what a head computes cannot be told from its name
-                identity = json.dumps(
-                    [hashes[str(name)], label_hashes, recorded, _version()], sort_keys=True, default=str
+            features = source.features(name)
+            hashes[str(name)] = array_hash(features)
+            place = _place(cache, [hashes[str(name)], *common])
+            found = _kept(place)
+            if found is None:
+                points = pooled(features, pool)
+                told = f"layer {name!r}"
+                found = graph_rows(
+                    points, labelings, groups, settings, key=score_key, mesh=mesh, memory=memory, name=told
                 )
-                kept = Path(cache) / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
-            if kept is not None and kept.exists():
-                found = read_report(kept).rows
-            else:
-                found = layer_rows(
-                    array,
-                    labelings,
-                    groups,
-                    settings,
-                    pool=pool,
-                    head=head,
-                    classes=classes,
-                    key=score_key,
-                    mesh=mesh,
-                    memory=memory,
-                    name=f"layer {name!r}",
-                )
-                if kept is not None and jax.process_index() == 0:
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    Report(found, recorded, {}).to_json(kept)
-            rows += [row._replace(layer=str(name), layer_index=index) for row in found]
+                _keep(place, found, recorded)
+            rows[name] += found
             bar.update()
+        places: dict[str, Path | None] = dict.fromkeys(source.with_heads)
+        if cache is not None:
+            order = None if classes is None else list(classes)
+            identities = source.identities(source.with_heads)
+            places = {name: _place(cache, [identities[name], order, *common]) for name in source.with_heads}
+        before = {name: _kept(place) for name, place in places.items()}
+        bar.update(sum(found is not None for found in before.values()))
+        for name, whole, head in source.wholes([name for name, found in before.items() if found is None]):
+            bar.set_postfix_str(f"{name}, Euclidean")
+            found = segment_rows(head, whole, labelings, groups, settings, classes=classes, key=score_key)
+            before[name] = found
+            _keep(places[name], found, recorded)
+            bar.update()
+        for name, found in before.items():
+            rows[name] += found or ()
+    of_layers = [
+        row._replace(layer=str(name), layer_index=index)
+        for index, (name, found) in enumerate(rows.items())
+        for row in found
+    ]
     provenance = {
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "scipy")}
         | {"jaxconvex": _version(), "python": platform.python_version()},
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "sha256": {"layers": hashes, "labels": label_hashes},
-        "groups": _hash(groups) if settings.jackknife else None,
+        "groups": array_hash(groups) if settings.jackknife else None,
     }
-    return Report(tuple(rows), recorded, provenance)
+    return Report(tuple(of_layers), recorded, provenance)
 
 
 def _settings(protocol: str | None, **given: Any) -> Settings:
@@ -218,33 +239,23 @@ def _settings(protocol: str | None, **given: Any) -> Settings:
     return Settings(**given)
 
 
-def _hash(array: np.ndarray, *more: bytes) -> str:
-    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    for part in (np.ascontiguousarray(array).tobytes(), *more):
-        digest.update(part)
-    return digest.hexdigest()
+def _place(cache: str | Path | None, identity: Any) -> Path | None:
+    """Where the rows are kept that depend on this."""
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return None if cache is None else Path(cache) / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+def _kept(place: Path | None) -> Sequence[Row] | None:
+    return read_report(place).rows if place is not None and place.exists() else None
+
+
+def _keep(place: Path | None, rows: Sequence[Row], recorded: dict[str, Any]) -> None:
+    if place is not None and jax.process_index() == 0:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Report(tuple(rows), recorded, {}).to_json(place)
 
 
 def _version() -> str:
     import jaxconvex
 
     return jaxconvex.__version__
-
-
-def _check_layers(layers: dict, n: int, max_points: int | None, settings: Settings, pool: Any, heads: Mapping) -> None:
-    if not layers:
-        raise ValueError("representations must hold at least one layer; got an empty mapping.")
-    unknown = [name for name in heads if name not in layers]
-    if unknown:
-        raise ValueError(f"heads names {unknown[0]!r}, which is no layer; the layers are {list(layers)}.")
-    for name, array in layers.items():
-        shape = np.shape(array)
-        if len(shape) < 1 or shape[0] != n:
-            raise ValueError(f"layer {name!r} must have one row for each of {n} labels; got shape {shape}.")
-        if len(shape) != 2 and pool is None:
-            raise ValueError(
-                f"layer {name!r} must have shape (n, d); got {shape}. Name how to pool the tokens, pool='mean' or 'cls'."
-            )
-    n = n if max_points is None else min(n, positive_integer(max_points, "max_points"))
-    for each in settings.k:
-        positive_integer(each, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")

@@ -9,7 +9,7 @@ import numpy as np
 from jax import random
 from jaxtyping import Int, PRNGKeyArray
 
-__all__ = ["Labeling", "encode", "encode_all", "recall", "stratified_sample"]
+__all__ = ["Labeling", "encode", "encode_all", "named_labels", "recall", "stratified_sample"]
 
 
 class Labeling(NamedTuple):
@@ -60,6 +60,11 @@ def encode(
     return Labeling(np.array([-1 if n else code[v.item()] for v, n in zip(values, none, strict=True)], int), order)
 
 
+def named_labels(labels: Any) -> dict[str, Any]:
+    """The labelings by name; a single one is called "labels"."""
+    return dict(labels) if isinstance(labels, Mapping) else {"labels": labels}
+
+
 def encode_all(
     labels: Any, predictions: Any, *, background: Any, classes: Sequence[int | str] | None
 ) -> dict[str, Labeling]:
@@ -67,7 +72,7 @@ def encode_all(
 
     Raises ValueError for lengths that differ, and where no labeling has a class with two points.
     """
-    named = dict(labels) if isinstance(labels, Mapping) else {"labels": labels}
+    named = named_labels(labels)
     if not named:
         raise ValueError("labels must hold at least one labeling; got an empty mapping.")
     main = next(iter(named))

@@ -29,7 +29,7 @@ class Kind(NamedTuple):
     dtype: str
 
 
-@partial(jax.jit, static_argnames=("names", "pool", "mask_entry", "dtype"))
+@partial(jax.jit, static_argnames=("names", "pool", "mask_entry", "dtype", "outputs"))
 def read_layers(
     calls: tuple[Partial, Partial | None],
     batch: Any,
@@ -38,6 +38,7 @@ def read_layers(
     pool: Pool = None,
     mask_entry: str | int | None = None,
     dtype: str | None = None,
+    outputs: bool = True,
 ) -> OrderedDict[str, Array]:
     """The layers of a batch in order, and, last, the model's outputs if they are one array. Arguments as for `extract`.
 
@@ -45,7 +46,7 @@ def read_layers(
     """
     model, mask_of = calls
     size = jax.tree.leaves(batch)[0].shape[0]
-    found, outputs = _parted(call_with(model, batch))
+    found, returned = _parted(call_with(model, batch))
     for name in names or ():
         if name not in found:
             raise ValueError(f"there is no layer {name!r}; the layers are {listed(found, name)}.")
@@ -56,8 +57,8 @@ def read_layers(
     for name in names or found:
         kept[name] = _cast(pooled_layer(_checked(found[name], name, size), pool, mask, name), dtype)
         _checked(kept[name], f"{name} after pooling", size)
-    if getattr(outputs, "shape", ())[:1] == (size,):
-        kept[OUTPUTS] = jnp.asarray(outputs)
+    if outputs and getattr(returned, "shape", ())[:1] == (size,):
+        kept[OUTPUTS] = jnp.asarray(returned)
     return kept
 
 

@@ -1,4 +1,4 @@
-"""One layer: from its activations to the rows of a report."""
+"""One layer: from its features, or its activations and the rest of the network, to the rows of a report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jaxconvex.segments import euclidean_segments, summarise_segments
 from jaxconvex.statistics import hubness
 from jaxconvex.streams import in_background
 
-__all__ = ["Settings", "layer_rows", "pooled"]
+__all__ = ["Settings", "columns_of", "graph_rows", "pooled", "segment_rows"]
 
 
 class Settings(NamedTuple):
@@ -46,30 +46,6 @@ class Settings(NamedTuple):
     confidence: float
 
 
-def layer_rows(
-    array: np.ndarray,
-    labelings: Mapping[str, Labeling],
-    groups: np.ndarray,
-    settings: Settings,
-    *,
-    pool: str | Callable[[Array], Array] | None,
-    head: Callable[[Array], Array] | None,
-    classes: Sequence[int | str] | None,
-    key: PRNGKeyArray,
-    mesh: Mesh | None = None,
-    memory: float | None = None,
-    name: str = "representations",
-) -> tuple[Row, ...]:
-    """The rows of one layer: graph convexity for each k and labeling, and Euclidean convexity where there is a head.
-
-    Arguments as for `evaluate`, already checked; `groups` is each point's group for the jackknife. Rows name no layer.
-    """
-    rows = _graph_rows(as_points(pooled(array, pool), name), labelings, groups, settings, key, mesh, memory)
-    if head is not None:
-        rows += _segment_rows(head, array, labelings, groups, settings, classes, key)
-    return tuple(rows)
-
-
 def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np.ndarray:
     """One vector a point: the first token ("cls"), the mean of all ("mean"), or what a function makes of them.
 
@@ -85,15 +61,22 @@ def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np
     return tokens[:, 0] if pool == "cls" else tokens.mean(axis=1, dtype=np.float32)
 
 
-def _graph_rows(
-    points: Array,
+def graph_rows(
+    features: np.ndarray,
     labelings: Mapping[str, Labeling],
     groups: np.ndarray,
     settings: Settings,
+    *,
     key: PRNGKeyArray,
-    mesh: Mesh | None,
-    memory: float | None,
+    mesh: Mesh | None = None,
+    memory: float | None = None,
+    name: str = "representations",
 ) -> list[Row]:
+    """The graph convexity of one layer, a vector a point, for each k and labeling; rows name no layer.
+
+    Arguments as for `evaluate`, already checked; `groups` is each point's group for the jackknife.
+    """
+    points = as_points(features, name)
     rows: list[Row] = []
     widest = max(settings.k)
     width = spare_neighbors(widest, len(points)) if settings.jackknife else widest
@@ -143,33 +126,40 @@ def _graph_rows(
     return rows
 
 
-def _segment_rows(
-    head: Callable[[Array], Array],
-    array: np.ndarray,
+def segment_rows(
+    head: Callable[[Any], Array],
+    points: Any,
     labelings: Mapping[str, Labeling],
     groups: np.ndarray,
     settings: Settings,
+    *,
     classes: Sequence[int | str] | None,
     key: PRNGKeyArray,
+    mesh: Mesh | None = None,
 ) -> list[Row]:
-    """Euclidean rows of the main labeling and its predictions. The network is fixed: replicates only leave pairs out."""
+    """The Euclidean convexity of one layer, for the main labeling and its predictions; `points` may be a pytree.
+
+    The network is fixed: replicates only leave pairs out.
+    """
+    points = jax.tree.map(jnp.asarray, points)
     rows: list[Row] = []
     main = next(iter(labelings))
     for name in dict.fromkeys((main, "predicted")):
         if name not in labelings:
             continue
         labeling = labelings[name]
-        columns = np.array(_columns(labeling.classes, classes))
+        columns = np.array(columns_of(labeling.classes, classes))
         codes = np.where(labeling.codes < 0, -1, columns[labeling.codes])
         number = int(columns.max()) + 1
         segments = euclidean_segments(
             head,
-            jnp.asarray(array),
+            points,
             jnp.asarray(codes),
             num_classes=number,
             num_points=settings.num_points,
             max_pairs=settings.max_segments,
             key=key,
+            mesh=mesh,
         )
 
         def summary(keep: Array, segments: Any = segments, codes: Any = codes, number: int = number) -> ConvexityScore:
@@ -189,7 +179,7 @@ def _segment_rows(
     return rows
 
 
-def _columns(names: Sequence[int | str], classes: Sequence[int | str] | None) -> list[int]:
+def columns_of(names: Sequence[int | str], classes: Sequence[int | str] | None) -> list[int]:
     """The column of the logits that stands for each class."""
     if classes is not None:
         return [list(classes).index(name) for name in names]
@@ -197,5 +187,5 @@ def _columns(names: Sequence[int | str], classes: Sequence[int | str] | None) ->
         return [int(name) for name in names]
     raise ValueError(
         f"with heads, classes must name the classes in the order of the logits, since labels are {list(names)[:3]}, ...; "
-        "pass classes=[...]."
+        "pass classes=[...], or leave the heads out (rest=False for a model source)."
     )

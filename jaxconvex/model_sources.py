@@ -1,0 +1,311 @@
+"""A model and its inputs as what `evaluate` scores: pooled features of all layers, whole activations of a few at a time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.tree_util import Partial
+from jaxtyping import Array, Int
+
+from jaxconvex.activations import Activations, extract
+from jaxconvex.batches import batch_hash, chosen_batches, take
+from jaxconvex.calls import as_call, call_with, program_hash, weights_hash
+from jaxconvex.checks import positive_integer
+from jaxconvex.layer_reading import Pool, kinds_of, read_layers
+
+__all__ = ["ModelSource", "model_source"]
+
+CHECKED = 8  # points whose logits by the rest of the network are compared with the model's
+
+
+class ModelSource(NamedTuple):
+    """A model, its inputs, and how to run on from its layers: see `model_source`."""
+
+    model: Partial  # from a batch to (outputs, layers)
+    inputs: Any
+    layers: tuple[str, ...] | None
+    pool: Pool
+    mask: Any  # as for extract
+    batch_size: int
+    memory: float
+    folder: Path | None
+    rest: Callable[[str, Any], Callable[[Any], Array]] | None  # (layer, a batch of one) -> the rest of the network
+    sides: Callable[[Any], tuple[Any, ...]]  # from a batch to what is interpolated beside an activation
+
+
+def model_source(
+    model: Any,
+    inputs: Any,
+    *,
+    layers: str | Sequence[str] | None = None,
+    pool: Pool = "mean",
+    mask: str | int | Callable[..., Array] | None = None,
+    rest: Callable[[str], Callable[[Any], Array]] | bool = True,
+    batch_size: int = 32,
+    memory: float = 2e9,
+    folder: str | Path | None = None,
+) -> ModelSource:
+    """A source of layers for `evaluate`: it runs the model itself, and never holds all activations of all layers.
+
+    The graph score takes pooled features of all layers, from one pass. The Euclidean score takes whole activations: a pass
+    for as many layers as fit in memory, and the rest of the network from there.
+
+    Args:
+        model: an encoder of `jaxconvex.encoders`; what `from_nnx` or `from_linen` gives; an nnx.Module; or a function from
+            a batch to a mapping layer -> activation, or to a pair of outputs and such a mapping (see `extract`).
+        inputs: whole inputs, an array or a tuple or dict of arrays, one entry a point (a memory-mapped one will do); or a
+            function from row numbers to a batch of them, such as lambda rows: preprocess([files[i] for i in rows]).
+        layers: their names, in this order; by default all.
+        pool: how a layer becomes one vector a point for the graph: see `extract`.
+        mask: the valid tokens: see `extract`. Encoders need none: their second input is the mask. The name or index of an
+            input makes that an input which the rest of the network gets for every point, too: between two points the tokens
+            of either are valid.
+        rest: for a function of one's own, rest(layer) is the rest of the network, (b, ...) -> (b, c) logits, or with a mask
+            ((b, ...), (b, t)) -> (b, c); True finds it for all other models; False leaves the Euclidean score out.
+        batch_size: points run at once.
+        memory: bytes of whole activations that are held at once: a pass through the model is made for as many layers as
+            they hold, and for at least one. Fewer points (max_points of evaluate) need less.
+        folder: where pooled features and outputs are kept, so that a call goes on after a stop: see `extract`.
+
+    Without logits (n, c), or a way to run on, there is the graph score only. `evaluate(..., predictions="model")` takes
+    predicted labels from the logits, `cache=` keeps the scores of finished layers.
+
+    >>> x = np.random.default_rng(0).normal(size=(30, 4)) + np.repeat(np.eye(3, 4) * 9, 10, axis=0)
+    >>> heads = {"input": lambda h: h[:, :3], "twice": lambda h: h[:, :3] / 2}
+    >>> source = model_source(lambda x: (x[:, :3], {"input": x, "twice": 2 * x}), x, rest=heads.get)
+    >>> from jaxconvex import evaluate
+    >>> report = evaluate(source, np.repeat([0, 1, 2], 10), k=5, progress=False)
+    >>> [(row.kind, row.layer, round(row.score, 2)) for row in report.rows if row.level == "macro"]
+    [('graph', 'input', 1.0), ('euclidean', 'input', 1.0), ('graph', 'twice', 1.0), ('euclidean', 'twice', 1.0)]
+    """
+    positive_integer(batch_size, "batch_size")
+    names = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
+    common: dict[str, Any] = {
+        "pool": pool,
+        "batch_size": batch_size,
+        "memory": memory,
+        "folder": None if folder is None else Path(folder),
+    }
+    if all(hasattr(model, method) for method in ("hidden_states", "block", "head", "sequence_mask")):
+        tokens = Partial(_encoder_mask, model) if mask is None else mask
+        onward = partial(_rest_of_encoder, model) if rest else None
+        read = Partial(_read_encoder, model)
+        return ModelSource(read, inputs, names, mask=tokens, rest=onward, sides=partial(_tokens, tokens), **common)
+    if _is_module(model):
+        from jaxconvex.layers import from_nnx
+
+        model, names = from_nnx(model, layers=layers), None
+    entry = mask if isinstance(mask, (str, int)) else None
+    onward = None
+    if callable(rest):
+        onward = partial(_rest_by_name, rest)
+    elif rest and type(model).__name__ == "LayeredModel":
+        onward = partial(_rest_of_layered, model, entry)
+    return ModelSource(as_call(model), inputs, names, mask=mask, rest=onward, sides=partial(_entry, entry), **common)
+
+
+# What a source gives --------------------------------------------------------------------------------------------------
+
+
+def pooled_features(
+    source: ModelSource, rows: Int[np.ndarray, " n"], *, mesh: Mesh | None = None, progress: bool = True
+) -> Activations:
+    """The pooled features of all layers for these points, and the model's outputs, from one pass."""
+    return extract(
+        source.model,
+        chosen_batches(source.inputs, rows, source.batch_size),
+        layers=source.layers,
+        pool=source.pool,
+        mask=source.mask,
+        folder=source.folder,
+        mesh=mesh,
+        progress=progress,
+    )
+
+
+def can_run_on(source: ModelSource, features: Activations) -> bool:
+    """Whether there is a Euclidean score: a way to run on, to logits (n, c)."""
+    return source.rest is not None and features.output_shape is not None and len(features.output_shape) == 2
+
+
+def rest_of_layer(source: ModelSource, name: str) -> Callable[[Any], Array]:
+    """The rest of the network from this layer."""
+    assert source.rest is not None
+    return source.rest(name, _example(source))
+
+
+def identity(source: ModelSource, rows: Int[np.ndarray, " n"], names: Sequence[str]) -> dict[str, str]:
+    """For each layer a hash of all that its activations and the rest of the network depend on: inputs, weights, code."""
+    digests = [batch_hash(batch) for batch in chosen_batches(source.inputs, rows, source.batch_size).stream]
+    example = _example(source)
+    reading = [weights_hash(source.model), program_hash(_layers_of(names), source.model, example), *digests]
+    found = {}
+    shapes = jax.eval_shape(_layers_of(names), source.model, example)
+    for name in names:
+        predict = as_call(rest_of_layer(source, name))
+        point = _beside(shapes[name], jax.eval_shape(source.sides, example))
+        found[name] = "-".join([name, weights_hash(predict), program_hash(predict, point), *reading])
+    return found
+
+
+def whole_layers(
+    source: ModelSource,
+    rows: Int[np.ndarray, " n"],
+    names: Sequence[str],
+    outputs: np.ndarray,
+    *,
+    mesh: Mesh | None = None,
+    progress: bool = True,
+) -> Iterator[tuple[str, Any, Callable[[Any], Array]]]:
+    """Layer after layer: its name, what is interpolated there, and the rest of the network; a pass for each group.
+
+    A group is as many layers as source.memory bytes hold, and at least one.
+    """
+    if not names:
+        return
+    batches = partial(chosen_batches, source.inputs, rows, source.batch_size)
+    options: dict[str, Any] = {"mesh": mesh, "progress": progress}
+    example = _example(source)
+    sides = jax.eval_shape(source.sides, example)
+    # The masks are small beside the activations, and take no pass through the network.
+    beside = extract(partial(_named_sides, source.sides), batches(), **options) if sides else {}
+    kinds = kinds_of(jax.eval_shape(_layers_of(names), source.model, example))
+    sizes = {
+        name: len(rows) * int(np.prod(kind.shape)) * jnp.dtype(kind.dtype).itemsize for name, kind in kinds.items()
+    }
+    for group in grouped(sizes, source.memory):
+        layers = dict(extract(source.model, batches(), layers=group, outputs=False, **options))
+        for name in group:
+            points = _beside(layers.pop(name), tuple(beside.values()))
+            predict = rest_of_layer(source, name)
+            _check_rest(name, predict, points, outputs)
+            yield name, points, predict
+
+
+def grouped(sizes: dict[str, int], most: float) -> list[list[str]]:
+    """The names in order, in groups whose sizes add up to no more than `most`, or are one.
+
+    >>> grouped({"a": 4, "b": 5, "c": 20, "d": 1}, 10)
+    [['a', 'b'], ['c'], ['d']]
+    """
+    groups: list[list[str]] = []
+    held = 0.0
+    for name, size in sizes.items():
+        if groups and held + size <= most:
+            groups[-1].append(name)
+            held += size
+        else:
+            groups.append([name])
+            held = size
+    return groups
+
+
+def _example(source: ModelSource) -> Any:
+    """A batch of the first point."""
+    batch = source.inputs(np.arange(1)) if callable(source.inputs) else take(source.inputs, slice(0, 1))
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def _check_rest(name: str, predict: Callable, points: Any, outputs: np.ndarray) -> None:
+    """Raises ValueError if running on from the activations themselves does not give the model's own logits."""
+    few = take(points, slice(0, CHECKED))
+    wanted = outputs[:CHECKED].astype(np.float32)
+    found = np.asarray(predict(jax.tree.map(jnp.asarray, few))).astype(np.float32)
+    if found.shape != wanted.shape:
+        raise ValueError(
+            f"the rest of the network from layer {name!r} must give the model's logits, {wanted.shape} for "
+            f"{len(wanted)} points; got {found.shape}."
+        )
+    apart = np.max(np.abs(found - wanted)) / max(1e-6, np.ptp(wanted))
+    if apart > 0.05:
+        raise ValueError(
+            f"the rest of the network from layer {name!r} gives other logits than the model for the same points (they "
+            f"differ by {apart:.0%} of their range). If it needs an input of each point, as a mask, name that as mask=; "
+            "if rest= is a function of yours, see that it begins after this layer."
+        )
+
+
+# The kinds of models --------------------------------------------------------------------------------------------------
+
+
+@cache
+def _layers(names: tuple[str, ...]) -> Callable[..., Any]:
+    return partial(_chosen, names)
+
+
+def _layers_of(names: Sequence[str]) -> Callable[..., Any]:
+    """From a model and a batch to its whole layers of these names."""
+    return _layers(tuple(names))
+
+
+def _chosen(names: tuple[str, ...], model: Partial, batch: Any) -> OrderedDict[str, Array]:
+    return read_layers((model, None), batch, names=names, outputs=False)
+
+
+def _beside(activation: Any, sides: tuple[Any, ...]) -> Any:
+    return (activation, *sides) if sides else activation
+
+
+def _named_sides(sides: Callable[..., Any], *batch: Any, **more: Any) -> dict[str, Array]:
+    return {str(i): side for i, side in enumerate(sides(more or batch))}
+
+
+def _entry(entry: str | int | None, batch: Any) -> tuple[Any, ...]:
+    return () if entry is None else (batch[entry],)
+
+
+def _tokens(mask: Any, batch: Any) -> tuple[Any, ...]:
+    found = call_with(mask, batch) if callable(mask) else batch[mask]
+    return () if found is None else (found,)
+
+
+def _is_module(model: Any) -> bool:
+    """Whether it is an nnx.Module; flax is not imported to find out."""
+    return any(kind.__module__.startswith("flax.nnx") and kind.__name__ == "Module" for kind in type(model).__mro__)
+
+
+def _rest_by_name(rest: Callable[[str], Callable], name: str, example: Any) -> Callable[[Any], Array]:
+    return rest(name)
+
+
+def _rest_of_layered(model: Any, entry: str | int | None, name: str, example: Any) -> Callable[[Any], Array]:
+    from jaxconvex.layers import rest_of
+
+    side = () if entry is None else (entry,)
+    return call_with(partial(rest_of, model, name, side=side), example)
+
+
+def _read_encoder(encoder: Any, *inputs: Any, **more: Any) -> tuple[Array | None, OrderedDict[str, Array]]:
+    states = encoder.hidden_states(*inputs, **more)
+    logits = encoder.head(next(reversed(states.values())), encoder.sequence_mask(*inputs, **more))
+    return (logits if logits.ndim == 2 else None), states
+
+
+def _encoder_mask(encoder: Any, *inputs: Any, **more: Any) -> Array | None:
+    return encoder.sequence_mask(*inputs, **more)
+
+
+def _rest_of_encoder(encoder: Any, name: str, example: Any) -> Callable[[Any], Array]:
+    names = list(jax.eval_shape(call_with, Partial(_read_encoder, encoder), example)[1])
+    masked = jax.eval_shape(call_with, Partial(_encoder_mask, encoder), example) is not None
+    return Partial(_blocks_from(names.index(name), masked), encoder, example)
+
+
+@cache  # so that the same function is compiled once
+def _blocks_from(start: int, masked: bool) -> Callable[[Any, Any, Any], Array]:
+    def rest(encoder: Any, example: Any, points: Any) -> Array:
+        h, mask = points if masked else (points, None)
+        side = {**call_with(encoder.side, example), "mask": None if mask is None else mask > 0}
+        for i in range(start, len(encoder.blocks)):
+            h = encoder.block(i, h, **side)
+        return encoder.head(h, side["mask"])
+
+    return rest
