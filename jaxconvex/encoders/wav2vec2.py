@@ -1,0 +1,413 @@
+"""Speech: wav2vec2 (both layouts), HuBERT, data2vec-audio and WavLM.
+
+One encoder. Waveforms go through strided convolutions, which make a frame of every 20 ms at 16 kHz, then through a
+projection and transformer blocks. The families differ in norms, in how positions enter, and WavLM in its attention.
+
+Sources: Baevski et al. 2020 (arXiv 2006.11477); Hsu et al. 2021 (arXiv 2106.07447); Baevski et al. 2022 (arXiv 2202.03555);
+Chen et al. 2022 (arXiv 2110.13900).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxconvex.encoders.encoder import Encoder, Head
+from jaxconvex.encoders.modules import PRECISION, Attention, Block, FeedForward, activation, layer_norm, linear
+from jaxconvex.encoders.naming import Family, Shapes
+
+__all__ = ["FAMILIES", "GatedAttention", "SpeechEmbedding", "SpeechEncoder", "WavLM", "first_tokens"]
+
+
+class TimeNorm(nnx.Module):
+    """Every channel normalised over time: a group normalisation with a group for each channel. It sees padding too."""
+
+    def __init__(self, channels: int, epsilon: float = 1e-5):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, h: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+        centred = wide - wide.mean(axis=1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=1, keepdims=True)
+        return (centred * (lax.rsqrt(variance + self.epsilon) * self.scale[...]) + self.bias[...]).astype(h.dtype)
+
+
+class Convolution(nnx.Module):
+    """A convolution over time, a normalisation or none, an activation. With `same`, as many frames come out as went in."""
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        same: bool = False,
+        bias: bool = True,
+        norm: nnx.Module | None = None,
+        activation: Callable[[Array], Array],
+        rngs: nnx.Rngs,
+    ):
+        self.conv = nnx.Conv(
+            channels,
+            out,
+            (kernel,),
+            strides=(stride,),
+            # Half a kernel on both sides makes one frame too many of an even kernel; the original cuts the last.
+            padding=[(kernel // 2, (kernel - 1) // 2)] if same else "VALID",
+            feature_group_count=groups,
+            use_bias=bias,
+            precision=PRECISION,
+            rngs=rngs,
+        )
+        self.norm = norm
+        self.activation = activation
+
+    def __call__(self, h: Float[Array, "b t c"]) -> Float[Array, "b f o"]:
+        h = self.conv(h)
+        return self.activation(h if self.norm is None else self.norm(h))
+
+
+class SpeechEmbedding(nnx.Module):
+    """From waveforms to the frames that enter block 0.
+
+    Args:
+        convolutions: from the samples to frames of features.
+        projection_norm, projection: to the width of the blocks; the norm may be None.
+        positions: convolutions whose result is added, so that a frame knows its neighbours.
+        norm: of the sum, or None where it belongs to the head.
+        kernels, strides: of `convolutions`.
+    """
+
+    def __init__(
+        self,
+        convolutions: Sequence[Convolution],
+        projection_norm: nnx.Module | None,
+        projection: nnx.Module,
+        positions: Sequence[Convolution],
+        norm: nnx.Module | None,
+        *,
+        kernels: Sequence[int],
+        strides: Sequence[int],
+    ):
+        self.convolutions = nnx.List(convolutions)
+        self.projection_norm = projection_norm
+        self.projection = projection
+        self.positions = nnx.List(positions)
+        self.norm = norm
+        self.kernels = tuple(kernels)
+        self.strides = tuple(strides)
+
+    def frames(self, samples: Any) -> Any:
+        """How many frames come of so many samples: a number, or an array of numbers."""
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    def frame_mask(self, mask: Bool[Array, "b s"]) -> Bool[Array, "b f"]:
+        """Which frames are valid. The valid samples of a waveform are taken to stand first, as padding leaves them."""
+        return first_tokens(self.frames(mask.sum(axis=-1)), self.frames(mask.shape[-1]))
+
+    def __call__(self, waves: Float[Array, "b s"], mask: Bool[Array, "b s"] | None = None) -> Float[Array, "b f d"]:
+        least = 1
+        for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
+            least = (least - 1) * stride + kernel
+        if waves.ndim != 2 or not jnp.issubdtype(waves.dtype, jnp.floating) or waves.shape[1] < least:
+            raise ValueError(
+                f"waveforms must be floats of shape (b, samples), with at least {least} samples, those of one frame; got "
+                f"{waves.dtype} of shape {waves.shape}. `preprocess` makes them of audio; pad short ones and pass a mask."
+            )
+        h = waves[..., None].astype(self.convolutions[0].conv.kernel.dtype)
+        for convolution in self.convolutions:
+            h = convolution(h)
+        h = self.projection(h if self.projection_norm is None else self.projection_norm(h))
+        if mask is not None:  # as in training: padding must not reach its neighbours through the positions
+            h = jnp.where(self.frame_mask(jnp.asarray(mask, bool))[..., None], h, 0)
+        position = h
+        for convolution in self.positions:
+            position = convolution(position)
+        h = h + position
+        return h if self.norm is None else self.norm(h)
+
+
+def first_tokens(number: Int[Array, " b"], total: int) -> Bool[Array, "b t"]:
+    """The mask of the first tokens of each point, at least one, so that a mean over them is never one of nothing.
+
+    >>> first_tokens(jnp.array([2, -1]), 3).tolist()
+    [[True, True, False], [True, False, False]]
+    """
+    return jnp.arange(total) < jnp.maximum(number, 1)[:, None]
+
+
+class SpeechEncoder(Encoder):
+    """An encoder whose tokens are frames of the samples that the mask of its inputs tells of."""
+
+    def sequence_mask(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> Bool[Array, "b f"] | None:
+        """Which frames are valid; None where all are."""
+        return None if mask is None else self.embed.frame_mask(jnp.asarray(mask, bool))
+
+
+class GatedAttention(Attention):
+    """Attention whose bias, by the distance of two frames, is scaled by a gate that each frame computes for each head."""
+
+    def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs):
+        super().__init__(width, num_heads, rngs=rngs)
+        self.gate = linear(width // num_heads, 8, rngs=rngs)
+        self.gate_scale = nnx.Param(jnp.ones((1, num_heads, 1, 1)))
+
+    def __call__(
+        self,
+        h: Float[Array, "b t d"],
+        mask: Bool[Array, "b t"] | None = None,
+        bias: Float[Array, "#b heads t t"] | None = None,
+    ) -> Float[Array, "b t d"]:
+        if bias is None:
+            raise ValueError("WavLM's blocks need the bias of distances; call encoder.block(i, h, mask) instead.")
+        batch, tokens, _ = h.shape
+        gates = self.gate(h.reshape(batch, tokens, self.num_heads, -1)).reshape(batch, tokens, self.num_heads, 2, 4)
+        first, second = jnp.split(jax.nn.sigmoid(gates.sum(axis=-1)).swapaxes(1, 2), 2, axis=-1)
+        gate = first * (second * self.gate_scale[...] - 1) + 2
+        return super().__call__(h, mask, gate * bias)
+
+
+class WavLM(SpeechEncoder):
+    """A speech encoder with one table of biases by distance, which all blocks share."""
+
+    def __init__(
+        self,
+        embed: nnx.Module,
+        blocks: Sequence[nnx.Module],
+        head: nnx.Module,
+        config: dict[str, Any],
+        *,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(embed, blocks, head, config)
+        self.buckets = config["num_buckets"]
+        self.farthest = config["max_bucket_distance"]
+        shape = (self.buckets, config["num_attention_heads"])
+        self.distances = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), shape))
+
+    def side(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> dict[str, Any]:
+        """What every block takes beside its state: the mask of the frames and the bias of their distances."""
+        return super().side(inputs, mask) | {"bias": self.bias(self.embed.frames(inputs.shape[1]))}
+
+    def block(
+        self, i: int, h: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None = None, **side: Any
+    ) -> Float[Array, "b t d"]:
+        """State i + 1 from state i. The bias is computed from the number of frames where `side` is not passed."""
+        return super().block(i, h, mask, **(side or {"bias": self.bias(h.shape[1])}))
+
+    def bias(self, frames: int) -> Float[Array, "1 heads t t"]:
+        """What is added to the score of a frame (third axis) for another one (last axis), before the gate."""
+        # The values of the distances 0, 1, ..., t-1, 1-t, ..., -1, over and over: a row that is one shorter than them
+        # starts one distance earlier each time.
+        distances = np.concatenate([np.arange(frames), np.arange(1 - frames, 0)])
+        values = self.distances[...][distance_buckets(distances, self.buckets, self.farthest)].T
+        heads, length = values.shape
+        rows = jnp.broadcast_to(values[:, None], (heads, frames, length)).reshape(heads, -1)
+        if length > 1:
+            rows = rows[:, : frames * (length - 1)].reshape(heads, frames, length - 1)
+        return rows.reshape(heads, frames, -1)[None, :, :, :frames]
+
+
+def distance_buckets(distances: np.ndarray, buckets: int, farthest: int) -> np.ndarray:
+    """The row of the table for each distance: one for each of the nearest, then wider and wider to the farthest.
+
+    Half of the rows are for later frames, half for the frame itself and earlier ones.
+    """
+    side = buckets // 2
+    near = side // 2
+    size = np.abs(distances)
+    with np.errstate(divide="ignore"):
+        ratio = np.log(size.astype(np.float32) / np.float32(near)) / np.float32(math.log(farthest / near))
+    far = near + np.where(size < near, 0, ratio * (side - near)).astype(np.int64)
+    return np.where(distances > 0, side, 0) + np.where(size < near, size, np.minimum(far, side - 1))
+
+
+BASE: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "feat_extract_norm": "group",
+    "feat_extract_activation": "gelu",
+    "conv_dim": (512, 512, 512, 512, 512, 512, 512),
+    "conv_stride": (5, 2, 2, 2, 2, 2, 2),
+    "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
+    "conv_bias": False,
+    "num_conv_pos_embeddings": 128,
+    "num_conv_pos_embedding_groups": 16,
+    "do_stable_layer_norm": False,
+    "classifier_proj_size": 256,
+}
+HUBERT = BASE | {"feat_proj_layer_norm": True}
+WAVLM = BASE | {"num_buckets": 320, "max_bucket_distance": 800}
+DATA2VEC = {
+    **{key: value for key, value in BASE.items() if key not in ("feat_extract_norm", "do_stable_layer_norm")},
+    "num_conv_pos_embeddings": 5,
+    "conv_pos_kernel_size": 19,
+}
+
+
+def _build(
+    config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs: nnx.Rngs, *, base: dict[str, Any]
+) -> Encoder:
+    """An encoder of speech. Dropout and the masking of spectra are for training from scratch; there is none here."""
+    config = base | config  # as the original does with what config.json leaves out
+    _refuse(config, shapes, num_classes)
+    config = config | {"use_weighted_layer_sum": False}
+    width, heads, epsilon = config["hidden_size"], config["num_attention_heads"], config["layer_norm_eps"]
+    stable = config.get("do_stable_layer_norm", False)
+    gated = "num_buckets" in config
+    channels = config["conv_dim"]
+
+    def frame_norm(i: int) -> nnx.Module | None:
+        if config.get("feat_extract_norm", "layer") == "layer":
+            return layer_norm(channels[i], 1e-5, rngs=rngs)
+        return TimeNorm(channels[i]) if i == 0 else None
+
+    act = activation(config["feat_extract_activation"])
+    convolutions = [
+        Convolution(before, after, kernel=k, stride=s, bias=config["conv_bias"], norm=norm, activation=act, rngs=rngs)
+        for before, after, k, s, norm in zip(
+            [1, *channels[:-1]],
+            channels,
+            config["conv_kernel"],
+            config["conv_stride"],
+            map(frame_norm, range(len(channels))),
+            strict=True,
+        )
+    ]
+    several = "conv_pos_kernel_size" in config  # data2vec has several small ones instead of a large one
+    positions = [
+        Convolution(
+            width,
+            width,
+            kernel=config["conv_pos_kernel_size" if several else "num_conv_pos_embeddings"],
+            groups=config["num_conv_pos_embedding_groups"],
+            same=True,
+            norm=layer_norm(width, 1e-5, use_scale=False, use_bias=False, rngs=rngs) if several else None,
+            activation=act,
+            rngs=rngs,
+        )
+        for _ in range(config["num_conv_pos_embeddings"] if several else 1)
+    ]
+    final = layer_norm(width, epsilon, rngs=rngs)
+    embed = SpeechEmbedding(
+        convolutions,
+        layer_norm(channels[-1], epsilon, rngs=rngs) if config.get("feat_proj_layer_norm", True) else None,
+        linear(channels[-1], width, rngs=rngs),
+        positions,
+        None if stable else final,
+        kernels=config["conv_kernel"],
+        strides=config["conv_stride"],
+    )
+    blocks = [
+        Block(
+            (GatedAttention if gated else Attention)(width, heads, rngs=rngs),
+            FeedForward(width, config["intermediate_size"], activation(config["hidden_act"]), rngs=rngs),
+            width=width,
+            epsilon=epsilon,
+            before=stable,
+            rngs=rngs,
+        )
+        for _ in range(config["num_hidden_layers"])
+    ]
+    classes = num_classes or (shapes["classifier.weight"][0] if _classifies(shapes) else None)
+    head = Head(
+        "mean",
+        norm=final if stable else None,
+        project=linear(width, config["classifier_proj_size"], rngs=rngs) if classes else None,
+        classifier=linear(config["classifier_proj_size"], classes, rngs=rngs) if classes else None,
+    )
+    kind = partial(WavLM, rngs=rngs) if gated else SpeechEncoder
+    return kind(embed, blocks, head, config)
+
+
+def _classifies(shapes: Shapes) -> bool:
+    """Whether the file has a classifier of whole utterances; those of frames and of speakers look much like it."""
+    return {"projector.weight", "classifier.weight"} <= set(shapes) and not any(n.startswith("tdnn.") for n in shapes)
+
+
+def _refuse(config: dict[str, Any], shapes: Shapes, num_classes: int | None) -> None:
+    """Raises ValueError for what changes the states and is not here."""
+    reasons = {
+        "add_adapter": "convolutions after the last block",
+        "adapter_attn_dim": "adapters in the blocks",
+        "conv_pos_batch_norm": "a batch normalisation before the position convolution",
+    }
+    for option, meaning in reasons.items():
+        if config.get(option):
+            raise ValueError(
+                f"the configuration has {option}={config[option]!r}, {meaning}, which is not supported here. Load the "
+                "checkpoint that it was adapted from, or read the states of the original in torch."
+            )
+    if config.get("feat_extract_norm", "layer") not in ("group", "layer"):
+        raise ValueError(f"feat_extract_norm must be 'group' or 'layer'; got {config['feat_extract_norm']!r}.")
+    if "layer_weights" in shapes and _classifies(shapes) and num_classes is None:
+        raise ValueError(
+            "the classifier reads a weighted sum of all states (use_weighted_layer_sum), not the last one, which is not "
+            "supported here. The states are the same: load with num_classes= for a new classifier of the last one."
+        )
+
+
+NAMES = {
+    "embed.convolutions.{}.conv": "feature_extractor.conv_layers.{}.conv",
+    "embed.convolutions.{}.norm": "feature_extractor.conv_layers.{}.layer_norm",
+    "embed.projection_norm": "feature_projection.layer_norm",
+    "embed.projection": "feature_projection.projection",
+    "embed.positions.{}.conv": "encoder.pos_conv_embed.conv",
+    "embed.norm": "encoder.layer_norm",
+    "blocks.{}.attention.query": "encoder.layers.{}.attention.q_proj",
+    "blocks.{}.attention.key": "encoder.layers.{}.attention.k_proj",
+    "blocks.{}.attention.value": "encoder.layers.{}.attention.v_proj",
+    "blocks.{}.attention.output": "encoder.layers.{}.attention.out_proj",
+    "blocks.{}.attention.gate": "encoder.layers.{}.attention.gru_rel_pos_linear",
+    "blocks.{}.attention.gate_scale": "encoder.layers.{}.attention.gru_rel_pos_const",
+    "blocks.{}.attention_norm": "encoder.layers.{}.layer_norm",
+    "blocks.{}.feed_forward.inner": "encoder.layers.{}.feed_forward.intermediate_dense",
+    "blocks.{}.feed_forward.outer": "encoder.layers.{}.feed_forward.output_dense",
+    "blocks.{}.output_norm": "encoder.layers.{}.final_layer_norm",
+    "distances": "encoder.layers.0.attention.rel_attn_embed.weight",
+    "head.norm": "encoder.layer_norm",
+    "head.project": "projector",
+    "head.classifier": "classifier",
+}
+IGNORED = (  # pretraining, transcription, classifiers of frames and of speakers
+    r"^masked_spec_embed$",
+    r"^(quantizer|project_q|project_hid)\.",
+    r"^(lm_head|tdnn|objective|classifier|projector)\.",
+    r"^feature_extractor\.(weight|bias)$",
+    r"^layer_weights$",
+)
+
+
+def _family(prefix: str, base: dict[str, Any], **names: str) -> Family:
+    top = ("projector", "classifier")
+    build = partial(_build, base=base)
+    return Family(build, NAMES | names, (prefix,), top=top, ignored=IGNORED, config=base)
+
+
+FAMILIES = {
+    "wav2vec2": _family("wav2vec2.", BASE),
+    "hubert": _family("hubert.", HUBERT),
+    "wavlm": _family("wavlm.", WAVLM),
+    "data2vec-audio": _family(
+        "data2vec_audio.", DATA2VEC, **{"embed.positions.{}.conv": "encoder.pos_conv_embed.layers.{}.conv"}
+    ),
+}
