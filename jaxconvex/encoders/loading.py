@@ -101,7 +101,7 @@ def load(
     new = None if num_classes is None else nnx.Rngs(0) if rngs is None else rngs
     encoder = fill(abstract, weights, known, dtype, new_classifier=new)
     try:
-        return encoder, preprocessor(folder, kind, config)
+        return encoder, preprocessor(folder, kind, encoder.config)  # completed by what the weights tell
     except ValueError as error:  # the encoder is of use without it
         return encoder, partial(_refuse, str(error))
 
