@@ -6,21 +6,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.tree_util import Partial
+from jax.sharding import Mesh
 from jaxtyping import Array
 from tqdm import tqdm
 
 from jaxconvex import shards
-from jaxconvex.batches import as_batches, batch_hash, checked_batch, num_points, padded
+from jaxconvex.batches import as_batches, batch_hash, checked_batch, num_points
 from jaxconvex.calls import as_call, program_hash, weights_hash
 from jaxconvex.checks import one_of
 from jaxconvex.layer_reading import OUTPUTS, Kind, Pool, kinds_of, listed, read_layers
+from jaxconvex.passes import Found, results, unfinished
 
 __all__ = ["Activations", "extract", "read_activations"]
 
@@ -103,7 +103,8 @@ def extract(
         outputs: whether to keep the outputs, if they are one array (b, ...), such as logits: as `.outputs`.
         batch_size: points a batch, to cut whole inputs.
         folder: where to write, as safetensors, while it goes. The same call goes on after a stop of any kind, and does
-            not run the model for what is finished; the batches must come in the same order. Without it all is in memory.
+            not run the model for what is finished; the batches must come in the same order, and one process write at a time.
+            Without it all is in memory.
         mesh: devices of this process that share every batch, all axes of the mesh together; weights are copied to each.
         progress: a bar on stderr.
 
@@ -138,7 +139,7 @@ def extract(
     )
     calls = (as_call(model_fn), as_call(mask) if callable(mask) else None)
     kinds = kinds_of(jax.eval_shape(run, calls, first))
-    known: list[tuple[int, str]] = []
+    known: dict[int, tuple[int, str]] = {}
     store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds, given.points)
     if folder is not None:
         settings = {
@@ -157,13 +158,17 @@ def extract(
         finished, whole = shards.resume(folder, settings)
         if whole and given.points is None:  # the batches need not even be made
             return read_activations(folder)
-        known = [batch for shard in finished for batch in zip(shard.sizes, shard.hashes, strict=True)]
-        store = partial(_to_folder, folder, len(known), settings)
+        known = {
+            number: batch
+            for shard in finished
+            for number, batch in enumerate(zip(shard.sizes, shard.hashes, strict=True), shard.first)
+        }
+        store = partial(_to_folder, folder, settings)
     bar = tqdm(total=given.number, initial=len(known), desc="batches", unit="batch", disable=not progress, leave=False)
     with bar:
-        todo = _unfinished(given.stream, first, known, folder)
-        results = _results(run, calls, todo, num_points(first, "batch 0"), mesh)
-        return store(_checked_results(results, kinds, bar))
+        todo = unfinished(given.stream, first, known, folder)
+        found = results(run, calls, todo, num_points(first, "batch 0"), mesh)
+        return store(_checkedresults(results, kinds, bar))
 
 
 def read_activations(folder: str | Path) -> Activations:
@@ -189,14 +194,6 @@ def read_activations(folder: str | Path) -> Activations:
 # The work on the host -------------------------------------------------------------------------------------------------
 
 
-class Found(NamedTuple):
-    """What a batch gave: its number of points, the hash of its inputs, and the arrays."""
-
-    size: int
-    digest: str
-    arrays: dict[str, Any]
-
-
 def _check_options(pool: Pool, mask: Any, batch: Any, mesh: Mesh | None) -> None:
     if isinstance(pool, str):
         one_of(pool, ("cls", "mean"), "pool")
@@ -220,76 +217,6 @@ def _named(value: Any) -> Any:
     return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
 
 
-def _unfinished(
-    stream: Iterator[Any], first: Any, known: Sequence[tuple[int, str]], folder: Path | None
-) -> Iterator[tuple[int, str, Any]]:
-    """Size, hash and arrays of every batch that no shard holds; those that one holds must be the same as then."""
-    number = -1
-    for number, given in enumerate(stream):
-        batch = checked_batch(given, number, first)
-        size, digest = num_points(batch, "batch"), "" if folder is None else batch_hash(batch)
-        if number >= len(known):
-            yield size, digest, batch
-        elif (size, digest) != known[number]:
-            raise ValueError(
-                f"batch {number} is not the one that {folder} was made from: pass the same batches in the same order (do "
-                "not shuffle), or give another folder."
-            )
-    if number + 1 < len(known):
-        raise ValueError(
-            f"{folder} was made from at least {len(known)} batches; got {number + 1}. Pass the same, or give another folder."
-        )
-
-
-def _results(
-    run: Callable[..., Mapping[str, Array]],
-    calls: tuple[Partial, Partial | None],
-    todo: Iterable[tuple[int, str, Any]],
-    size: int,
-    mesh: Mesh | None,
-) -> Iterator[Found]:
-    """What each batch gives. While one is fetched and stored, the device works on the next."""
-    every: Any = None
-    share: Any = None
-    if mesh is not None:
-        flat = Mesh(mesh.devices.ravel(), ("batch",))  # one axis, whose type is Auto whatever the types of theirs
-        every, share = (NamedSharding(flat, PartitionSpec(*axes)) for axes in ((), ("batch",)))
-    calls = jax.device_put(calls, every)
-    devices = 1 if mesh is None else mesh.size
-    waiting: Found | None = None
-    for points, digest, batch in todo:
-        batch = padded(batch, -(-max(points, size) // devices) * devices)
-        found = run(calls, batch if mesh is None else jax.device_put(batch, share))
-        for array in found.values():
-            array.copy_to_host_async()
-        if waiting is not None:
-            yield _fetched(waiting)
-        waiting = Found(points, digest, dict(found))
-    if waiting is not None:
-        yield _fetched(waiting)
-
-
-def _fetched(found: Found) -> Found:
-    return found._replace(arrays={name: np.asarray(array)[: found.size] for name, array in found.arrays.items()})
-
-
-def _checked_results(results: Iterable[Found], kinds: Mapping[str, Kind], bar: tqdm) -> Iterator[Found]:
-    """The results, if their layers are those of the first batch."""
-    for found in results:
-        if set(found.arrays) != set(kinds):
-            raise ValueError(
-                f"all batches must have the layers of the first, {listed(kinds)}; one has {listed(found.arrays)}."
-            )
-        for name, array in found.arrays.items():
-            if array.shape[1:] != kinds[name].shape:
-                raise ValueError(
-                    f"{name!r} of one point must have one shape in all batches; it has {array.shape[1:]} after "
-                    f"{kinds[name].shape} in the first. Pad all inputs to one length, or pool (pool='mean' with a mask)."
-                )
-        yield found
-        bar.update()
-
-
 def _to_memory(kinds: Mapping[str, Kind], points: int | None, results: Iterable[Found]) -> Activations:
     arrays: dict[str, np.ndarray]
     if points is not None:
@@ -308,23 +235,25 @@ def _to_memory(kinds: Mapping[str, Kind], points: int | None, results: Iterable[
     return Activations(kinds, len(next(iter(arrays.values()))), arrays.__getitem__, "in memory")
 
 
-def _to_folder(folder: Path, number: int, settings: Mapping[str, Any], results: Iterable[Found]) -> Activations:
-    """Writes shards from the batch of this number on, then that all is there."""
+def _to_folder(folder: Path, settings: Mapping[str, Any], results: Iterable[Found]) -> Activations:
+    """Writes shards of batches in a row, then that all is there."""
     waiting: list[Found] = []
     since = time.monotonic()
 
     def write() -> None:
-        arrays = {name: np.concatenate([found.arrays[name] for found in waiting]) for name in waiting[0].arrays}
-        shards.write_shard(folder, number, arrays, [(found.size, found.digest) for found in waiting])
+        if waiting:
+            arrays = {name: np.concatenate([found.arrays[name] for found in waiting]) for name in waiting[0].arrays}
+            shards.write_shard(folder, waiting[0].number, arrays, [(found.size, found.digest) for found in waiting])
+            waiting.clear()
 
     for found in results:
+        if waiting and found.number != waiting[-1].number + 1:  # a shard stands between them
+            write()
         waiting.append(found)
         held = sum(array.nbytes for one in waiting for array in one.arrays.values())
         if held >= SHARD_BYTES or time.monotonic() - since > SHARD_SECONDS:
             write()
-            number, since = number + len(waiting), time.monotonic()
-            waiting.clear()
-    if waiting:
-        write()
+            since = time.monotonic()
+    write()
     shards.finish(folder, settings)
     return read_activations(folder)

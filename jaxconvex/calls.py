@@ -57,9 +57,12 @@ def array_hash(array: Any, *more: bytes) -> str:
     return digest.hexdigest()
 
 
-def weights_hash(tree: Any) -> str:
-    """SHA-256 of all arrays of a pytree and of their order."""
-    return hashlib.sha256("".join(array_hash(leaf) for leaf in jax.tree.leaves(tree)).encode()).hexdigest()
+def weights_hash(tree: Any, known: dict[int, str] | None = None) -> str:
+    """SHA-256 of all arrays of a pytree and of their order. `known` keeps the hash of each, for the trees that share it."""
+    known = {} if known is None else known
+    leaves = jax.tree.leaves(tree)
+    hashes = [known[id(leaf)] if id(leaf) in known else known.setdefault(id(leaf), array_hash(leaf)) for leaf in leaves]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def program_hash(function: Any, *arguments: Any, **more: Any) -> str:

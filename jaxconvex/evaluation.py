@@ -197,7 +197,8 @@ def evaluate(
         bar.update(sum(found is not None for found in before.values()))
         for name, whole, head in source.wholes([name for name, found in before.items() if found is None]):
             bar.set_postfix_str(f"{name}, Euclidean")
-            found = segment_rows(head, whole, labelings, groups, settings, classes=classes, key=score_key)
+            found = segment_rows(head, whole, labelings, groups, settings, classes=classes, key=score_key, mesh=mesh)
+            del whole  # before other layers are read
             before[name] = found
             _keep(places[name], found, recorded)
             bar.update()

@@ -81,7 +81,7 @@ def _checked(activation: Any, name: str, size: int) -> Array:
         got = getattr(activation, "shape", None)
         raise ValueError(
             f"layer {name!r} must be an array with one entry a point, ({size}, ...), for a batch of {size}; got "
-            f"{type(activation).__name__ if got is None else f'shape {got}'}."
+            f"{type(activation).__name__ if got is None else f'shape {got}'}. Name the others with layers= to leave it out."
         )
     return jnp.asarray(activation)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -103,17 +102,18 @@ def open_source(
 
 def _of_model(source: ModelSource, rows: np.ndarray, mesh: Any, progress: bool) -> LayerSource:
     found = model_sources.pooled_features(source, rows, mesh=mesh, progress=progress)
-    outputs = found.outputs
-    return LayerSource(
-        tuple(found),
-        found.__getitem__,
-        tuple(found) if model_sources.can_run_on(source, found) else (),
-        partial(model_sources.identity, source, rows),
-        lambda names: model_sources.whole_layers(
-            source, rows, names, np.asarray(outputs), mesh=mesh, progress=progress
-        ),
-        outputs,
-    )
+    outputs, heads = found.outputs, model_sources.heads_of(source, found)
+
+    def of(names: Iterable[str]) -> dict[str, Any]:
+        return {name: heads[name] for name in names}
+
+    def wholes(names: Sequence[str]) -> Iterator[Whole]:
+        return model_sources.whole_layers(source, rows, of(names), np.asarray(outputs), mesh=mesh, progress=progress)
+
+    def identities(names: Sequence[str]) -> dict[str, str]:
+        return model_sources.identities(source, rows, of(names))
+
+    return LayerSource(tuple(found), found.__getitem__, tuple(heads), identities, wholes, outputs)
 
 
 def _as_mapping(representations: Any) -> Mapping[str, Any]:

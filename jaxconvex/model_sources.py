@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,42 +124,47 @@ def pooled_features(
         chosen_batches(source.inputs, rows, source.batch_size),
         layers=source.layers,
         pool=source.pool,
-        mask=source.mask,
+        mask=source.mask if callable(source.pool) or source.pool == "mean" else None,
         folder=source.folder,
         mesh=mesh,
         progress=progress,
     )
 
 
-def can_run_on(source: ModelSource, features: Activations) -> bool:
-    """Whether there is a Euclidean score: a way to run on, to logits (n, c)."""
-    return source.rest is not None and features.output_shape is not None and len(features.output_shape) == 2
+def heads_of(source: ModelSource, features: Activations) -> dict[str, Callable[[Any], Array]]:
+    """The rest of the network from each layer; none where it gives no logits (n, c) or there is no way to run on."""
+    shape = features.output_shape
+    if source.rest is None or shape is None or len(shape) != 2:
+        return {}
+    example = _example(source)
+    return {name: source.rest(name, example) for name in features}
 
 
-def rest_of_layer(source: ModelSource, name: str) -> Callable[[Any], Array]:
-    """The rest of the network from this layer."""
-    assert source.rest is not None
-    return source.rest(name, _example(source))
-
-
-def identity(source: ModelSource, rows: Int[np.ndarray, " n"], names: Sequence[str]) -> dict[str, str]:
+def identities(
+    source: ModelSource, rows: Int[np.ndarray, " n"], heads: Mapping[str, Callable[[Any], Array]]
+) -> dict[str, str]:
     """For each layer a hash of all that its activations and the rest of the network depend on: inputs, weights, code."""
     digests = [batch_hash(batch) for batch in chosen_batches(source.inputs, rows, source.batch_size).stream]
     example = _example(source)
-    reading = [weights_hash(source.model), program_hash(_layers_of(names), source.model, example), *digests]
+    shapes = jax.eval_shape(_layers_of(heads), source.model, example)
+    sides = jax.eval_shape(source.sides, example)
+    known: dict[int, str] = {}
+    weights = weights_hash(source.model, known)
     found = {}
-    shapes = jax.eval_shape(_layers_of(names), source.model, example)
-    for name in names:
-        predict = as_call(rest_of_layer(source, name))
-        point = _beside(shapes[name], jax.eval_shape(source.sides, example))
-        found[name] = "-".join([name, weights_hash(predict), program_hash(predict, point), *reading])
+    for name, head in heads.items():
+        predict = as_call(head)
+        programs = [
+            program_hash(_layers_of([name]), source.model, example),
+            program_hash(predict, _beside(shapes[name], sides)),
+        ]
+        found[name] = "-".join([name, weights, weights_hash(predict, known), *programs, *digests])
     return found
 
 
 def whole_layers(
     source: ModelSource,
     rows: Int[np.ndarray, " n"],
-    names: Sequence[str],
+    heads: Mapping[str, Callable[[Any], Array]],
     outputs: np.ndarray,
     *,
     mesh: Mesh | None = None,
@@ -169,7 +174,7 @@ def whole_layers(
 
     A group is as many layers as source.memory bytes hold, and at least one.
     """
-    if not names:
+    if not heads:
         return
     batches = partial(chosen_batches, source.inputs, rows, source.batch_size)
     options: dict[str, Any] = {"mesh": mesh, "progress": progress}
@@ -177,7 +182,7 @@ def whole_layers(
     sides = jax.eval_shape(source.sides, example)
     # The masks are small beside the activations, and take no pass through the network.
     beside = extract(partial(_named_sides, source.sides), batches(), **options) if sides else {}
-    kinds = kinds_of(jax.eval_shape(_layers_of(names), source.model, example))
+    kinds = kinds_of(jax.eval_shape(_layers_of(heads), source.model, example))
     sizes = {
         name: len(rows) * int(np.prod(kind.shape)) * jnp.dtype(kind.dtype).itemsize for name, kind in kinds.items()
     }
@@ -185,9 +190,9 @@ def whole_layers(
         layers = dict(extract(source.model, batches(), layers=group, outputs=False, **options))
         for name in group:
             points = _beside(layers.pop(name), tuple(beside.values()))
-            predict = rest_of_layer(source, name)
-            _check_rest(name, predict, points, outputs)
-            yield name, points, predict
+            _check_rest(name, heads[name], points, outputs)
+            yield name, points, heads[name]
+            del points  # before the next pass
 
 
 def grouped(sizes: dict[str, int], most: float) -> list[list[str]]:
@@ -241,7 +246,7 @@ def _layers(names: tuple[str, ...]) -> Callable[..., Any]:
     return partial(_chosen, names)
 
 
-def _layers_of(names: Sequence[str]) -> Callable[..., Any]:
+def _layers_of(names: Iterable[str]) -> Callable[..., Any]:
     """From a model and a batch to its whole layers of these names."""
     return _layers(tuple(names))
 

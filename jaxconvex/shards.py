@@ -49,14 +49,14 @@ def write_shard(
 
 
 def find_shards(folder: Path) -> list[Shard]:
-    """The shards from the first batch on without a gap. What is left of others and of files half written is removed."""
+    """The shards that are whole, in order. Files that are not, half written or cut short, are removed."""
     found: list[Shard] = []
     for path in sorted(folder.glob("shard-*.safetensors")):
         shard = _read_shard(path)
-        if shard is not None and shard.first == sum(len(one.sizes) for one in found):
-            found.append(shard)
-        else:
+        if shard is None:
             path.unlink()
+        else:
+            found.append(shard)
     for path in folder.glob(".*.part"):
         path.unlink(missing_ok=True)
     return found
@@ -111,7 +111,8 @@ def resume(folder: Path, settings: Mapping[str, Any]) -> tuple[list[Shard], bool
             f"{folder} holds activations of another run: {'; '.join(different)}. Give another folder, or remove this one "
             "to begin again."
         )
-    return find_shards(folder), index["finished"]
+    found = find_shards(folder)
+    return found, index["finished"] and [shard.path.name for shard in found] == [name for name, _ in index["shards"]]
 
 
 def finish(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from jax.tree_util import Partial
 import jaxconvex as jc
 from jaxconvex import activations as module
 from jaxconvex.activations import extract, read_activations
+from jaxconvex.batches import padded
 
 pytest.importorskip("safetensors")
 
@@ -253,23 +254,14 @@ def test_a_method_of_a_module_has_its_weights_as_arguments():
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
-def counted_model(calls):
-    def counted(x):
-        jax.debug.callback(lambda: calls.append(1))
-        return {"a": x * 3, "b": jnp.cumsum(x, axis=1)}
-
-    return counted
-
-
 def test_a_finished_folder_runs_nothing(tmp_path, monkeypatch):
     quiet(model, X, batch_size=4, folder=tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("shard*")}
 
     def never(*_):
         raise AssertionError("the model ran")
-        yield
 
-    monkeypatch.setattr(module, "_fetched", never)
+    monkeypatch.setattr("jaxconvex.passes.padded", never)
     assert_equal(quiet(model, X, batch_size=4, folder=tmp_path), *expected())
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("shard*")}
 
@@ -301,7 +293,10 @@ def test_goes_on_after_an_error_in_any_batch(stopped, tmp_path, monkeypatch):
             read_activations(tmp_path / "stopped")
     written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "stopped").glob("shard*")}
     assert len(written) == max(0, stopped - 1)  # the last batch that ran is still in the device's hands
+    ran = []
+    monkeypatch.setattr(module, "padded", lambda batch, size, padded=padded: (ran.append(1), padded(batch, size))[1])
     found = quiet(model, batches(None), folder=tmp_path / "stopped")
+    assert len(ran) == 5 - len(written)
     for name in whole:
         assert found[name].tobytes() == whole[name].tobytes()
     for name, when in written.items():
@@ -413,6 +408,20 @@ def test_later_batches_that_changed_are_seen(tmp_path, monkeypatch):
         quiet(model, other, batch_size=4, folder=tmp_path)
 
 
+def test_one_shard_that_is_lost_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_BYTES", 1)
+    quiet(model, X, batch_size=3, folder=tmp_path)
+    first, lost, *others = sorted(tmp_path.glob("shard*"))
+    lost.unlink()
+    with pytest.raises(ValueError, match="extract with the same"):
+        read_activations(tmp_path)["layers/1"]
+    before = [path.stat().st_mtime_ns for path in (first, *others)]
+    for batches, size in ((X, 3), ([X[i : i + 3] for i in range(0, 13, 3)], None)):
+        assert_equal(quiet(model, batches, batch_size=size, folder=tmp_path), *expected())
+        assert before == [path.stat().st_mtime_ns for path in (first, *others)]
+        lost.unlink()
+
+
 def test_a_full_disk_leaves_what_can_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SHARD_BYTES", 1)
     write, written = Path.write_bytes, []
@@ -510,14 +519,14 @@ for mesh in meshes:
     for name in one:
         np.testing.assert_allclose(one[name], many[name], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(one.outputs, many.outputs, rtol=1e-5, atol=1e-5)
-from jaxconvex.activations import _results
+from jaxconvex.passes import results
 from jaxconvex.layer_reading import read_layers
 from jaxconvex.calls import as_call
 seen = []
 def watched(calls, batch):
     seen.append(len(batch[0].sharding.device_set))
     return read_layers(calls, batch)
-list(_results(watched, (as_call(model), None), [(20, "", (x[:20], mask[:20]))], 20, meshes[0]))
+list(results(watched, (as_call(model), None), [(0, 20, "", (x[:20], mask[:20]))], 20, meshes[0]))
 print("equal on", [mesh.size for mesh in meshes], "sharded over", seen)
 """
 

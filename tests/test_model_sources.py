@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -431,3 +432,26 @@ def test_messages(source, options, message):
     options = {"labels": LABELS} | options
     with pytest.raises(ValueError, match=message):
         evaluate(source(), options.pop("labels"), **options)
+
+
+# Many devices ---------------------------------------------------------------------------------------------------------
+
+MESH = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_model_sources import *
+mesh = jax.make_mesh((8,), ("devices",))
+one, many = (evaluate(plain(), LABELS, mesh=m) for m in (None, mesh))
+np.testing.assert_allclose([row.score for row in one.rows], [row.score for row in many.rows], atol=1e-5)
+print("equal on", mesh.size, len(one.rows))
+"""
+
+
+def test_a_mesh_finds_the_same():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    script = [sys.executable, "-c", MESH, str(Path(__file__).parent)]
+    done = subprocess.run(
+        script, capture_output=True, text=True, cwd=Path(jc.__file__).parents[1], env=environment, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "equal on 8 40"
