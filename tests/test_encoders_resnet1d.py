@@ -21,6 +21,7 @@ from parity import (
     randomise,
 )
 
+import jaxconvex
 from jaxconvex import encoders
 from jaxconvex.encoders.resnet1d import FAMILIES, Downsample
 
@@ -175,7 +176,7 @@ def test_training_from_random_weights():
     time = np.arange(48)[:, None] + 8 * np.random.default_rng(0).random((64, 1, 3))
     labels = np.arange(64) % 4
     signals = jnp.asarray(np.sin(time * (0.2 + 0.4 * labels[:, None, None])), jnp.float32)
-    before = encoder.blocks[0].layers[1].norm1.mean[...]
+    before = encoder.blocks[0].parts[1].norm1.mean[...]
     encoder.train()
     optimiser = nnx.Optimizer(encoder, optax.adam(3e-3), wrt=nnx.Param)
 
@@ -191,7 +192,7 @@ def test_training_from_random_weights():
     losses = [float(step(encoder, optimiser)) for _ in range(40)]
     encoder.eval()
     assert losses[-1] < 0.2 * losses[0], losses
-    assert jnp.abs(encoder.blocks[0].layers[1].norm1.mean[...] - before).max() > 1e-3
+    assert jnp.abs(encoder.blocks[0].parts[1].norm1.mean[...] - before).max() > 1e-3
     assert (encoder(signals).argmax(axis=1) == labels).mean() > 0.9
     assert_close(encoder(signals[:1]), encoder(signals)[:1])  # a point no longer sees its batch
 
@@ -219,7 +220,7 @@ def test_training_mode_is_that_of_torch(tmp_path):
     model.train()
     assert_close(logits, run_torch(model, signals)[1], "logits in training", tolerance=1e-4)
     running = model.feature_extractor.layer1[1].bn1.running_mean
-    assert_close(encoder.blocks[0].layers[1].norm1.mean[...], running, "running mean", tolerance=1e-4)
+    assert_close(encoder.blocks[0].parts[1].norm1.mean[...], running, "running mean", tolerance=1e-4)
 
 
 def test_downsampling_keeps_what_does_not_change():
@@ -251,6 +252,16 @@ def test_errors(tmp_path):
     torch_folder(tmp_path, [[*row[:4], 3, 1] for row in LAYERS])
     with pytest.raises(ValueError, match=r"layer1\.4\.kernel: expected \(6, 1, 4\), got \(6, 1, 5\)"):
         encoders.load(tmp_path)
+
+
+def test_the_layers_that_are_read_are_the_five_of_the_paper():
+    encoder = encoders.initialise(TINY, num_classes=2, rngs=nnx.Rngs(0))
+    signals = jnp.asarray(windows(2, 24))
+    _, layers = jaxconvex.from_nnx(encoder)(signals)
+    states = encoder.hidden_states(signals)
+    assert list(layers) == [*states, "head"]
+    for name, state in states.items():
+        assert_close(layers[name], state, name)
 
 
 def test_gradients_reach_the_signal():

@@ -111,23 +111,23 @@ class Downsample(nnx.Module):
         return sum(parts, start=jnp.zeros((), h.dtype))
 
 
-class Layer(nnx.Sequential):
-    """One block: its modules in the order and with the numbers of the checkpoint."""
+class Layer(nnx.Module):
+    """One block: its parts in the order and with the numbers of the checkpoint."""
 
     def __init__(
         self, width: int, out: int, size: int, blocks: int, inner: int, factor: int, order: int, *, rngs: nnx.Rngs
     ):
-        super().__init__(
+        parts: list[Any] = [
             wrapped(width, out, (size,), rngs=rngs),
             *(Residual(out, inner, rngs=rngs) for _ in range(blocks)),
-            norm(out, rngs=rngs),
-            jax.nn.relu,
-            Downsample(out, factor, order),
-        )
+        ]
+        self.parts: Any = nnx.List([*parts, norm(out, rngs=rngs), jax.nn.relu, Downsample(out, factor, order)])
 
-    def __call__(self, h: Float[Array, "b t c"], mask: None = None) -> Float[Array, "b s o"]:  # type: ignore[override]
-        first: Any = self.layers[0]
-        return super().__call__(h.astype(first.kernel[...].dtype))
+    def __call__(self, h: Float[Array, "b t c"], mask: None = None) -> Float[Array, "b s o"]:
+        h = h.astype(self.parts[0].kernel[...].dtype)
+        for part in self.parts:
+            h = part(h)
+        return h
 
 
 def _build(config: Mapping[str, Any], shapes: Shapes, num_classes: int | None, rngs: nnx.Rngs) -> ConvolutionalEncoder:
@@ -171,12 +171,12 @@ def _layer(rest: str = "") -> Any:
 
 
 NAMES = {
-    "blocks.{}.layers.{}": _layer(),
-    "blocks.{}.layers.{}.norm1": _layer(".bn1"),
-    "blocks.{}.layers.{}.norm2": _layer(".bn2"),
-    "blocks.{}.layers.{}.conv1": _layer(".conv1"),
-    "blocks.{}.layers.{}.conv2": _layer(".conv2"),
-    "blocks.{}.layers.{}.filter": _layer(".kernel"),
+    "blocks.{}.parts.{}": _layer(),
+    "blocks.{}.parts.{}.norm1": _layer(".bn1"),
+    "blocks.{}.parts.{}.norm2": _layer(".bn2"),
+    "blocks.{}.parts.{}.conv1": _layer(".conv1"),
+    "blocks.{}.parts.{}.conv2": _layer(".conv2"),
+    "blocks.{}.parts.{}.filter": _layer(".kernel"),
     "head.dense": "classifier.linear1",
     "head.classifier": "classifier.linear2",
 }
