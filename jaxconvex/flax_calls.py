@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,9 @@ __all__ = ["LinenCall", "NNXCall"]
 
 CONTAINERS = (nnx.List, nnx.Dict, nnx.Sequential)
 APPLY = {"rngs", "mutable", "capture_intermediates"}  # what Linen's apply takes for itself
+NNX_ADVICE = "Read nnx.view(model, deterministic=True, use_running_average=True), a copy, or call model.eval()"
+LINEN_ADVICE = "Turn it off in the call with the model's own argument, as read(x, train=False) or deterministic=True"
+# Attributes and arguments that put a module in training mode, and the rates that make it harmless where they are 0.
 MODES = (("deterministic", ("rate", "dropout_rate")), ("use_running_average", ()))
 
 
@@ -33,7 +38,7 @@ class NNXCall:
     def __call__(self, weights: Any, *inputs: Any, **kwargs: Any) -> Any:
         model = nnx.merge(self.graphdef, jax.tree.unflatten(self.tree, weights))  # a copy: the user's is not touched
         _check_arguments(getattr(model, self.method), inputs, kwargs)
-        modules = dict(nnx.iter_modules(model))
+        modules: dict[Any, Any] = dict(nnx.iter_modules(model))
         for path, module in modules.items():
             if path and callable(module):
                 above = (modules.get(path[:i]) for i in range(1, len(path)))
@@ -47,14 +52,13 @@ class NNXCall:
 @functools.cache
 def _marking(kind: type) -> type:
     """The class of modules with a mark on what their call returns."""
-    call: Callable = kind.__call__  # type: ignore[operator]
+    call: Callable = kind.__call__
 
     @functools.wraps(call)
     def marked(self: Any, *inputs: Any, **kwargs: Any) -> Any:
         path, block, training = self._layer_mark
         if not training:
-            advice = "Read a copy in evaluation mode, nnx.view(model, deterministic=True, use_running_average=True), or call model.eval()"
-            _check_evaluation(self, call, path, inputs, kwargs, advice)
+            _check_evaluation(self, call, path, inputs, kwargs, NNX_ADVICE)
         return mark(call(self, *inputs, **kwargs), path, block)
 
     names = {"__call__": marked, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
@@ -78,6 +82,8 @@ class LinenCall:
 
         def intercept(call: Any, inputs: Any, kwargs: Any, context: Any) -> Any:
             module = context.module
+            if module.scope is not None and "layers" not in module.scope.flags:
+                module.scope.flags = {**module.scope.flags, "layers": _Fresh()}
             path = module.path if context.method_name == "__call__" and module.scope is not None else ()
             if not path or path in active:  # super().__call__ is the same layer
                 return call(*inputs, **kwargs)
@@ -85,8 +91,7 @@ class LinenCall:
                 containers.add(path)
             block = path not in containers and containers.issuperset(path[:i] for i in range(len(path)))
             if not self.training:
-                advice = "Say so in the call, as in read(x, train=False) or deterministic=True, whatever the module's argument is"
-                _check_evaluation(module, type(module).__call__, "/".join(path), inputs, kwargs, advice)
+                _check_evaluation(module, type(module).__call__, "/".join(path), inputs, kwargs, LINEN_ADVICE)
             active.append(path)
             try:
                 return mark(call(*inputs, **kwargs), "/".join(path), block)
@@ -95,6 +100,16 @@ class LinenCall:
 
         with nn.intercept_methods(intercept):
             return network.apply(variables, *inputs, method=self.method, **kwargs)
+
+
+class _Fresh:
+    """Equal to nothing, not even itself before: nn.jit would take the trace of another block, or one without marks."""
+
+    def __hash__(self) -> int:
+        return next(_numbers)
+
+
+_numbers = itertools.count()
 
 
 def _check_arguments(call: Callable, inputs: Any, kwargs: Any) -> None:
@@ -111,13 +126,9 @@ def _check_arguments(call: Callable, inputs: Any, kwargs: Any) -> None:
 def _check_evaluation(module: Any, call: Callable, path: str, inputs: Any, kwargs: Any, advice: str) -> None:
     """Raises ValueError if the module draws at random or uses the statistics of the batch."""
     for mode, rates in MODES:
-        if isinstance(getattr(module, mode, None), property):
-            continue
         given = None
-        try:
+        with contextlib.suppress(TypeError, ValueError):  # a call that does not fit raises its own error
             given = inspect.signature(call).bind(module, *inputs, **kwargs).arguments.get(mode)
-        except (TypeError, ValueError):
-            pass
         value = getattr(module, mode, None) if given is None else given
         harmless = any(getattr(module, rate, None) == 0 for rate in rates)
         if value is False and not harmless:

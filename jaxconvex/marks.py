@@ -1,8 +1,8 @@
 """Values with names inside a traced function: list them, read them, and put others in their place.
 
-A mark is the identity on the output of a layer. It stays in the trace (the jaxpr) under its path, also inside jit, remat and
-scan, where a Python list could not hold the value. What is listed, read and replaced is the trace, so that it does not matter
-which library made the model, and no Python object is changed.
+A mark is the identity on the output of a layer. It stands in the trace (the jaxpr) under its path, also inside jit, remat
+and scan, where a Python list could not hold the value. Marks are listed, read and replaced in the trace alone: it does not
+matter which library made the model, and no Python object is changed.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ mlir.register_lowering(mark_p, lambda _, *leaves, **__: list(leaves))
 
 def _batched(leaves: Sequence[Any], axes: Sequence[Any], **parameters: Any) -> tuple[list[Any], list[Any]]:
     """Inside a vmap of the model's own the mapped axis comes first."""
-    mapped = [axis is not batching.not_mapped for axis in axes]
+    mapped = [axis is not None for axis in axes]
     leaves = [jnp.moveaxis(x, axis, 0) if m else x for x, axis, m in zip(leaves, axes, mapped, strict=True)]
-    return mark_p.bind(*leaves, **parameters), [0 if m else batching.not_mapped for m in mapped]
+    return mark_p.bind(*leaves, **parameters), [0 if m else None for m in mapped]
 
 
 batching.primitive_batchers[mark_p] = _batched
@@ -71,9 +71,9 @@ def mark(output: Any, path: str, block: bool) -> Any:
 def find_sites(jaxpr: Any, from_weights: Sequence[bool]) -> list[Site]:
     """The marks of a trace in the order of execution.
 
-    The step of a scan stands behind the outermost path inside it: blocks, blocks/mlp are blocks/0, blocks/0/mlp, blocks/1,
-    and so on. from_weights tells which inputs of the trace are weights: a scan over weights is a stack of layers; one over
-    anything else, as over time, holds no blocks.
+    The step of a scan stands behind the outermost path inside it: blocks and blocks/mlp become blocks/0, blocks/0/mlp,
+    blocks/1, and so on. from_weights tells which inputs of the trace are weights: a scan over weights is a stack of layers,
+    while one over anything else, as over time, holds no blocks.
     """
     jaxpr, _ = _opened(jaxpr)
     weights = {variable for variable, yes in zip(jaxpr.invars, from_weights, strict=True) if yes}
@@ -133,7 +133,7 @@ def evaluate(
     place: Address | None = None,
     values: Sequence[Any] = (),
 ) -> tuple[list[Any], list[list[Any]]]:
-    """The outputs of a trace and what stands at the wanted addresses; with `values` in the place of what stands at `place`."""
+    """The outputs of a trace and what stands at the wanted addresses; or the outputs with `values` put at `place`."""
     jaxpr, constants = _opened(jaxpr)
     known = dict(zip(jaxpr.constvars, constants, strict=True)) | dict(zip(jaxpr.invars, inputs, strict=True))
 
@@ -185,7 +185,7 @@ def _called(
 def _scanned(
     equation: Any, operands: list[Any], wanted: list[Address], place: Address | None, values: Sequence[Any]
 ) -> tuple[list[Any], list[Any]]:
-    """`evaluate` of a scan. Put in at a step, it is the steps before, which are dead then, that step, and the steps after."""
+    """`evaluate` of a scan; with values put in at a step: the steps before, dead then, that step, and the steps after."""
     constants, carry, xs = _parts(equation, operands)
     inner, parameters = _reachable(equation), equation.params
     reverse, unroll, length = parameters["reverse"], parameters["unroll"], parameters["length"]
