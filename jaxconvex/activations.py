@@ -20,7 +20,7 @@ from jaxconvex.batches import as_batches, batch_hash, checked_batch, num_points
 from jaxconvex.calls import as_call, program_hash, weights_hash
 from jaxconvex.checks import one_of
 from jaxconvex.layer_reading import OUTPUTS, Kind, Pool, kinds_of, listed, read_layers
-from jaxconvex.passes import Found, results, unfinished
+from jaxconvex.passes import Found, checked_results, results, unfinished
 
 __all__ = ["Activations", "extract", "read_activations"]
 
@@ -168,7 +168,7 @@ def extract(
     with bar:
         todo = unfinished(given.stream, first, known, folder)
         found = results(run, calls, todo, num_points(first, "batch 0"), mesh)
-        return store(_checkedresults(results, kinds, bar))
+        return store(checked_results(found, kinds, bar))
 
 
 def read_activations(folder: str | Path) -> Activations:

@@ -294,7 +294,9 @@ def test_goes_on_after_an_error_in_any_batch(stopped, tmp_path, monkeypatch):
     written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "stopped").glob("shard*")}
     assert len(written) == max(0, stopped - 1)  # the last batch that ran is still in the device's hands
     ran = []
-    monkeypatch.setattr(module, "padded", lambda batch, size, padded=padded: (ran.append(1), padded(batch, size))[1])
+    monkeypatch.setattr(
+        "jaxconvex.passes.padded", lambda batch, size, padded=padded: (ran.append(1), padded(batch, size))[1]
+    )
     found = quiet(model, batches(None), folder=tmp_path / "stopped")
     assert len(ran) == 5 - len(written)
     for name in whole:
