@@ -38,19 +38,20 @@ class NNXCall:
     def __call__(self, weights: Any, *inputs: Any, **kwargs: Any) -> Any:
         model = nnx.merge(self.graphdef, jax.tree.unflatten(self.tree, weights))  # a copy: the user's is not touched
         _check_arguments(getattr(model, self.method), inputs, kwargs)
-        modules: dict[Any, Any] = dict(nnx.iter_modules(model))
+        modules: Any = dict(nnx.iter_modules(model))
         for path, module in modules.items():
             if path and callable(module):
                 above = (modules.get(path[:i]) for i in range(1, len(path)))
                 inside = all(module is None or isinstance(module, CONTAINERS) for module in above)
                 block = inside and not isinstance(module, CONTAINERS)
                 module._layer_mark = ("/".join(map(str, path)), block, self.training)
-                object.__setattr__(module, "__class__", _marking(type(module)))
+                kind: Any = type(module)
+                object.__setattr__(module, "__class__", _marking(kind))
         return getattr(model, self.method)(*inputs, **kwargs)
 
 
 @functools.cache
-def _marking(kind: type) -> type:
+def _marking(kind: Any) -> type:
     """The class of modules with a mark on what their call returns."""
     call: Callable = kind.__call__
 
