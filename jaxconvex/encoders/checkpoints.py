@@ -27,11 +27,10 @@ class Weights(NamedTuple):
         """Every tensor by name, one after another, so that a file is never held whole."""
         from safetensors import safe_open
 
-        for path in dict.fromkeys(self.files.values()):
-            with safe_open(path, framework="numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118
-                    if self.files.get(name) == path:
-                        yield name, opened.get_tensor(name)
+        for name, path in self.files.items():
+            with safe_open(path, framework="numpy") as opened:  # anew, since what was read of a mapped file stays in memory
+                tensor = opened.get_tensor(name)
+            yield name, tensor
 
 
 def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path:
