@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxconvex.encoders.convolutions import (
@@ -32,13 +33,12 @@ from jaxconvex.encoders.convolutions import (
     MeanHead,
     batch_norm,
     check_unmasked,
-    convolution,
     he_normal,
 )
-from jaxconvex.encoders.modules import linear
+from jaxconvex.encoders.modules import PRECISION, linear
 from jaxconvex.encoders.naming import Family, Shapes
 
-__all__ = ["FAMILIES", "Downsample", "Layer", "Residual", "Window"]
+__all__ = ["FAMILIES", "Downsample", "Layer", "Residual", "Window", "WrappedConvolution"]
 
 # Channels, size of the convolution, residual blocks, size of theirs, factor and order of the downsampling.
 LAYERS = {
@@ -49,7 +49,6 @@ LAYERS = {
 HIDDEN = 512  # of the classifier
 
 norm = partial(batch_norm, epsilon=1e-5, momentum=0.9)  # the share of the running statistics that stays
-wrapped = partial(convolution, padding="CIRCULAR")
 
 
 class Window(nnx.Module):
@@ -73,13 +72,30 @@ class Window(nnx.Module):
         return jnp.asarray(signals)
 
 
+class WrappedConvolution(nnx.Module):
+    """A convolution over time that goes on at the other end."""
+
+    def __init__(self, width: int, out: int, size: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(he_normal(rngs.params(), (size, width, out)))
+
+    def __call__(self, h: Float[Array, "b t c"]) -> Float[Array, "b t o"]:
+        kernel, time = self.kernel[...], h.shape[1]
+        size = len(kernel)
+        padded = jnp.pad(h, ((0, 0), ((size - 1) // 2, size // 2), (0, 0)), mode="wrap")
+        if time < size:  # one product of matrices: XLA on CPU takes 100 times as long for the convolution's gradient
+            beside = jnp.concatenate([padded[:, i : i + time] for i in range(size)], axis=-1)
+            return jnp.dot(beside, kernel.reshape(-1, kernel.shape[2]), precision=PRECISION)
+        axes = ("NHC", "HIO", "NHC")
+        return lax.conv_general_dilated(padded, kernel, (1,), "VALID", dimension_numbers=axes, precision=PRECISION)
+
+
 class Residual(nnx.Module):
     """Normalisation, ReLU and convolution, twice, added to the input."""
 
     def __init__(self, width: int, size: int, *, rngs: nnx.Rngs):
         self.norm1, self.norm2 = norm(width, rngs=rngs), norm(width, rngs=rngs)
-        self.conv1 = wrapped(width, width, (size,), rngs=rngs)
-        self.conv2 = wrapped(width, width, (size,), rngs=rngs)
+        self.conv1 = WrappedConvolution(width, width, size, rngs=rngs)
+        self.conv2 = WrappedConvolution(width, width, size, rngs=rngs)
 
     def __call__(self, h: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
         inner = self.conv1(jax.nn.relu(self.norm1(h)))
@@ -118,7 +134,7 @@ class Layer(nnx.Module):
         self, width: int, out: int, size: int, blocks: int, inner: int, factor: int, order: int, *, rngs: nnx.Rngs
     ):
         parts: list[Any] = [
-            wrapped(width, out, (size,), rngs=rngs),
+            WrappedConvolution(width, out, size, rngs=rngs),
             *(Residual(out, inner, rngs=rngs) for _ in range(blocks)),
         ]
         self.parts: Any = nnx.List([*parts, norm(out, rngs=rngs), jax.nn.relu, Downsample(out, factor, order)])
