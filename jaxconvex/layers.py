@@ -57,8 +57,9 @@ def from_nnx(
             blocks: the direct submodules of the model, or their elements where these are lists, dictionaries, Sequentials
             or scanned stacks.
         method: what is called.
-        training: allow dropout to draw and normalisation to use the statistics of the batch. What that changes in the
-            model, as running statistics, is dropped: call model(x) beside it; under jit that is not computed twice.
+        training: allow dropout to draw and normalisation to use the statistics of the batch. What a usual call changes in
+            the model, running statistics and the counters of draws, stays as it is: without a usual call model(x) in every
+            step the statistics do not move and all steps draw the same.
 
     Raises:
         ValueError: when called: a model in training mode without training=True; names that match no layer; inputs missing.
