@@ -6,12 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxconvex.activations import Activations, extract, read_activations
+    from jaxconvex.activations import Activations, ModelSource, extract, model_source, read_activations
     from jaxconvex.distances import pairwise
     from jaxconvex.evaluation import evaluate
     from jaxconvex.graphs import Graph, PackedGraph, pack, undirected
     from jaxconvex.layers import LayeredModel, from_linen, from_nnx, rest_of, run_from
-    from jaxconvex.model_sources import ModelSource, model_source
     from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
     from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
     from jaxconvex.paths import PathCounts, shortest_path_counts, shortest_path_lengths
@@ -88,12 +87,12 @@ __all__ = [
 # Where each name stands: a module is imported when the first of its names is asked for, so that `jaxconvex --help` and
 # reading a report need no JAX.
 _MODULES = {
-    "activations": "Activations extract read_activations",
+    "activations": "Activations ModelSource extract model_source read_activations",
     "distances": "pairwise",
+    "encoders": "",
     "evaluation": "evaluate",
     "graphs": "Graph PackedGraph pack undirected",
     "layers": "LayeredModel from_linen from_nnx rest_of run_from",
-    "model_sources": "ModelSource model_source",
     "neighbors": "KNNGraph epsilon_graph knn_graph",
     "pairs": "Pairs same_class_pairs segment_points",
     "paths": "PathCounts shortest_path_counts shortest_path_lengths",

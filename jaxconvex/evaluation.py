@@ -17,14 +17,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 from tqdm import tqdm
 
-from jaxconvex.calls import array_hash
+from jaxconvex.activations.calls import array_hash
+from jaxconvex.activations.layer_sources import check_columns, check_source, open_source, predicted_labels
+from jaxconvex.activations.model_sources import ModelSource
 from jaxconvex.checks import one_of, positive_integer
 from jaxconvex.distances import Metric
+from jaxconvex.engine.packed_scores import check_sampling, sources_by_default
 from jaxconvex.labelings import encode_all, named_labels, stratified_sample
 from jaxconvex.layer_scores import Settings, columns_of, graph_rows, pooled, segment_rows
-from jaxconvex.layer_sources import check_columns, check_source, open_source, predicted_labels
-from jaxconvex.model_sources import ModelSource
-from jaxconvex.packed_scores import check_sampling, sources_by_default
 from jaxconvex.report import Report, Row, read_report
 from jaxconvex.resampling import jackknife_groups
 

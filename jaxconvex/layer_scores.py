@@ -14,10 +14,10 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxconvex.aggregates import ConvexityScore
 from jaxconvex.checks import as_points, one_of
 from jaxconvex.distances import Metric
+from jaxconvex.engine.packed_scores import compile_ahead, packed_scores
 from jaxconvex.graphs import PackedGraph, pack
 from jaxconvex.labelings import Labeling
 from jaxconvex.neighbors import KNNGraph, knn_graph
-from jaxconvex.packed_scores import compile_ahead, packed_scores
 from jaxconvex.permutation import permutation_null
 from jaxconvex.report import Row
 from jaxconvex.resampling import leave_group_out_graphs, spare_neighbors

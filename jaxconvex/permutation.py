@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxconvex.blocks import schedule
 from jaxconvex.checks import as_labels, positive_integer
+from jaxconvex.engine.blocks import schedule
+from jaxconvex.engine.label_paths import NOBODY, path_losses
+from jaxconvex.engine.packed_scores import packed_graph_convexity
 from jaxconvex.graphs import Graph, PackedGraph, layout_of, pack
-from jaxconvex.label_paths import NOBODY, path_losses
 from jaxconvex.neighbors import KNNGraph
-from jaxconvex.packed_scores import packed_graph_convexity
 from jaxconvex.streams import on_devices
 
 __all__ = ["Null", "NullScore", "permutation_null"]

@@ -12,12 +12,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore, PairSums, deficit_of, of_drawn_sources, sum_pairs, summarise
-from jaxconvex.blocks import blocks_of_classes, schedule
 from jaxconvex.checks import as_labels, is_concrete
-from jaxconvex.engines import columns_of_blocks
+from jaxconvex.engine.blocks import blocks_of_classes, schedule
+from jaxconvex.engine.engines import columns_of_blocks
+from jaxconvex.engine.packed_scores import check_sampling, packed_graph_convexity
 from jaxconvex.graphs import Graph, PackedGraph, as_graph, pack
 from jaxconvex.neighbors import KNNGraph
-from jaxconvex.packed_scores import check_sampling, packed_graph_convexity
 from jaxconvex.pairs import Pairs, same_class_pairs
 from jaxconvex.paths import edge_path_counts, sources_per_block
 from jaxconvex.segments import euclidean_convexity

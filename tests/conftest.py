@@ -10,7 +10,7 @@ import hypothesis
 import jaxtyping
 import pytest
 
-CHECKED = ["checks", "distances", "candidates", "neighbors", "graphs", "paths", "pairs", "blocks", "scores"]
+CHECKED = ["checks", "distances", "candidates", "neighbors", "graphs", "paths", "pairs", "engine.blocks", "scores"]
 
 jaxtyping.install_import_hook([f"jaxconvex.{module}" for module in CHECKED], "beartype.beartype")
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=50)

@@ -20,9 +20,9 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxconvex as jc
-from jaxconvex import activations as module
 from jaxconvex.activations import extract, read_activations
-from jaxconvex.batches import padded
+from jaxconvex.activations import extraction as module
+from jaxconvex.activations.batches import padded
 
 pytest.importorskip("safetensors")
 
@@ -127,7 +127,7 @@ def test_layers_chosen_in_an_order():
 
 def test_a_mapping_that_reads_nothing_before_it_is_asked(tmp_path, monkeypatch):
     found = quiet(model, X, batch_size=4, folder=tmp_path)
-    monkeypatch.setattr("jaxconvex.shards.read_array", None)
+    monkeypatch.setattr("jaxconvex.activations.shards.read_array", None)
     assert len(found) == 11 and "layers/3" in found and "layer/3" not in found
     assert "layers/10" in repr(found) and "activations[name] reads one" in repr(found)
     with pytest.raises(KeyError, match="the layers are 'layers/3'"):
@@ -243,7 +243,7 @@ def test_modules_and_their_methods():
 
 def test_a_method_of_a_module_has_its_weights_as_arguments():
     pytest.importorskip("flax")
-    from jaxconvex.calls import as_call
+    from jaxconvex.activations.calls import as_call
 
     net = network()
     assert len(jax.tree.leaves(as_call(net.hidden_states))) == len(jax.tree.leaves(net)) >= 6
@@ -261,7 +261,7 @@ def test_a_finished_folder_runs_nothing(tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr("jaxconvex.passes.padded", never)
+    monkeypatch.setattr("jaxconvex.activations.passes.padded", never)
     assert_equal(quiet(model, X, batch_size=4, folder=tmp_path), *expected())
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("shard*")}
 
@@ -295,7 +295,7 @@ def test_goes_on_after_an_error_in_any_batch(stopped, tmp_path, monkeypatch):
     assert len(written) == max(0, stopped - 1)  # the last batch that ran is still in the device's hands
     ran = []
     monkeypatch.setattr(
-        "jaxconvex.passes.padded", lambda batch, size, padded=padded: (ran.append(1), padded(batch, size))[1]
+        "jaxconvex.activations.passes.padded", lambda batch, size, padded=padded: (ran.append(1), padded(batch, size))[1]
     )
     found = quiet(model, batches(None), folder=tmp_path / "stopped")
     assert len(ran) == 5 - len(written)
@@ -309,8 +309,8 @@ KILLED = """
 import sys, time
 import numpy as np, jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxconvex import activations
-activations.SHARD_BYTES = 3000
+from jaxconvex.activations import extraction
+extraction.SHARD_BYTES = 3000
 folder, pause = sys.argv[1], float(sys.argv[2])
 weights = [jnp.asarray(np.random.default_rng(i).normal(size=(4, 4)), jnp.float32) for i in range(3)]
 x = np.random.default_rng(9).normal(size=(200, 5, 4)).astype(np.float32)
@@ -327,7 +327,7 @@ def batches():
         print("batch", i, flush=True)
         yield x[i : i + 7]
 
-activations.extract(Partial(apply, weights), batches(), folder=folder, progress=False)
+extraction.extract(Partial(apply, weights), batches(), folder=folder, progress=False)
 print("finished", flush=True)
 """
 
@@ -521,9 +521,9 @@ for mesh in meshes:
     for name in one:
         np.testing.assert_allclose(one[name], many[name], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(one.outputs, many.outputs, rtol=1e-5, atol=1e-5)
-from jaxconvex.passes import results
-from jaxconvex.layer_reading import read_layers
-from jaxconvex.calls import as_call
+from jaxconvex.activations.passes import results
+from jaxconvex.activations.layer_reading import read_layers
+from jaxconvex.activations.calls import as_call
 seen = []
 def watched(calls, batch):
     seen.append(len(batch[0].sharding.device_set))

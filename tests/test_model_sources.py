@@ -18,8 +18,8 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxconvex as jc
-from jaxconvex import model_sources as module
-from jaxconvex.model_sources import model_source
+from jaxconvex.activations import model_sources as module
+from jaxconvex.activations.model_sources import model_source
 from jaxconvex.report import select
 
 pytest.importorskip("flax")

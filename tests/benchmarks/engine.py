@@ -133,8 +133,8 @@ def own_paths(packed: Any, labels: np.ndarray, classes: int, share: float = 1) -
     import jax
 
     import jaxconvex
-    from jaxconvex.blocks import blocks_of_classes, schedule
-    from jaxconvex.engines import sum_blocks
+    from jaxconvex.engine.blocks import blocks_of_classes, schedule
+    from jaxconvex.engine.engines import sum_blocks
 
     plan = schedule(packed, [labels])
     first = next(blocks_of_classes([labels], plan))
@@ -157,8 +157,8 @@ def own_paths(packed: Any, labels: np.ndarray, classes: int, share: float = 1) -
 
 def own_row_means(packed: Any, labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """The mean score of each source with all others of its class, by our engine."""
-    from jaxconvex.blocks import blocks_of_sources, schedule
-    from jaxconvex.engines import sum_blocks
+    from jaxconvex.engine.blocks import blocks_of_sources, schedule
+    from jaxconvex.engine.engines import sum_blocks
 
     blocks = blocks_of_sources([labels], [sources], schedule(packed, [labels], sources))
     sums = sum_blocks(packed, [labels], blocks)[0]

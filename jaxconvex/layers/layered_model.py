@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxconvex.layer_traces import Fixed, parted, read, run_on, with_batch
-from jaxconvex.marks import is_array
+from jaxconvex.layers.marks import is_array
+from jaxconvex.layers.traces import Fixed, parted, read, run_on, with_batch
 
 __all__ = ["LayeredModel", "from_linen", "from_nnx", "rest_of", "run_from"]
 
@@ -74,7 +74,7 @@ def from_nnx(
     """
     from flax import nnx
 
-    from jaxconvex.flax_calls import NNXCall
+    from jaxconvex.layers.flax_calls import NNXCall
 
     if not isinstance(model, nnx.Module):
         raise ValueError(f"from_nnx needs an nnx.Module; got {_kind(model)}. For Linen: from_linen(module, variables).")
@@ -115,7 +115,7 @@ def from_linen(
     """
     import flax.linen as nn
 
-    from jaxconvex.flax_calls import LinenCall
+    from jaxconvex.layers.flax_calls import LinenCall
 
     if not isinstance(module, nn.Module):
         raise ValueError(f"from_linen needs a flax.linen Module; got {_kind(module)}. For NNX: from_nnx(model).")

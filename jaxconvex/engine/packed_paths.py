@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.frontier import (
+from jaxconvex.engine.frontier import (
     ONE,
     SEVERAL,
     Rows,
@@ -24,9 +24,9 @@ from jaxconvex.frontier import (
     put_rows,
     rows_of,
 )
+from jaxconvex.engine.ties import resolve_ties
 from jaxconvex.graphs import PackedGraph
 from jaxconvex.paths import PathCounts, infinity, rounding_slack
-from jaxconvex.ties import resolve_ties
 
 __all__ = ["packed_path_counts"]
 

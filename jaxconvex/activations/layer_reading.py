@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
-from jaxconvex.calls import call_with
+from jaxconvex.activations.calls import call_with
 
 __all__ = ["OUTPUTS", "Kind", "Pool", "kinds_of", "listed", "pooled_layer", "read_layers"]
 

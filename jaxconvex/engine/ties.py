@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.frontier import Rows, chosen_rows, fold_groups, fold_rows, put_rows, rows_of
+from jaxconvex.engine.frontier import Rows, chosen_rows, fold_groups, fold_rows, put_rows, rows_of
 from jaxconvex.graphs import UNREACHED, PackedGraph
 from jaxconvex.paths import OUTSIDE, PathCounts, counts_of_cost, from_sources, infinity, rounding_slack
 

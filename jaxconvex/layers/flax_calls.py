@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from jaxconvex.marks import mark
+from jaxconvex.layers.marks import mark
 
 __all__ = ["LinenCall", "NNXCall"]
 

@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Int
 
-from jaxconvex.activations import Activations, extract
-from jaxconvex.batches import batch_hash, chosen_batches, take
-from jaxconvex.calls import as_call, call_with, program_hash, weights_hash
+from jaxconvex.activations.batches import batch_hash, chosen_batches, take
+from jaxconvex.activations.calls import as_call, call_with, program_hash, weights_hash
+from jaxconvex.activations.extraction import Activations, extract
+from jaxconvex.activations.layer_reading import Pool, kinds_of, read_layers
 from jaxconvex.checks import positive_integer
-from jaxconvex.layer_reading import Pool, kinds_of, read_layers
 
 __all__ = ["ModelSource", "model_source"]
 

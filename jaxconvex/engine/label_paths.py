@@ -16,7 +16,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxconvex.frontier import ONE, SEVERAL, chosen_rows, distances_from, fold_rows, parents_of, put_rows, rows_of
+from jaxconvex.engine.frontier import (
+    ONE,
+    SEVERAL,
+    chosen_rows,
+    distances_from,
+    fold_rows,
+    parents_of,
+    put_rows,
+    rows_of,
+)
 from jaxconvex.graphs import PackedGraph, bucket
 from jaxconvex.paths import OUTSIDE, infinity, rounding_slack
 

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore, PairSums, of_drawn_sources, summarise
-from jaxconvex.blocks import blocks_of_classes, blocks_of_pairs, blocks_of_sources, schedule
 from jaxconvex.checks import positive_integer
-from jaxconvex.engines import sum_blocks
+from jaxconvex.engine.blocks import blocks_of_classes, blocks_of_pairs, blocks_of_sources, schedule
+from jaxconvex.engine.engines import sum_blocks
 from jaxconvex.graphs import Graph, PackedGraph, pack
 from jaxconvex.pairs import same_class_pairs
 

@@ -13,8 +13,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 from tqdm import tqdm
 
-from jaxconvex.batches import batch_hash, checked_batch, num_points, padded
-from jaxconvex.layer_reading import Kind, listed
+from jaxconvex.activations.batches import batch_hash, checked_batch, num_points, padded
+from jaxconvex.activations.layer_reading import Kind, listed
 
 __all__ = ["Found", "checked_results", "results", "unfinished"]
 

@@ -11,11 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from jaxconvex import model_sources
-from jaxconvex.activations import Activations
-from jaxconvex.batches import num_points
-from jaxconvex.calls import array_hash, as_call, program_hash, weights_hash
-from jaxconvex.model_sources import ModelSource
+from jaxconvex.activations import model_sources
+from jaxconvex.activations.batches import num_points
+from jaxconvex.activations.calls import array_hash, as_call, program_hash, weights_hash
+from jaxconvex.activations.extraction import Activations
+from jaxconvex.activations.model_sources import ModelSource
 
 __all__ = ["LayerSource", "check_columns", "check_source", "open_source", "predicted_labels"]
 

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxconvex.aggregates import PairSums, sum_pairs
-from jaxconvex.blocks import Block
-from jaxconvex.chains import LONG, chain_path_counts, edge_matrix
+from jaxconvex.engine.blocks import Block
+from jaxconvex.engine.chains import LONG, chain_path_counts, edge_matrix
+from jaxconvex.engine.packed_paths import packed_path_counts
 from jaxconvex.graphs import PackedGraph, layout_of
-from jaxconvex.packed_paths import packed_path_counts
 from jaxconvex.paths import PathCounts
 from jaxconvex.streams import on_devices
 

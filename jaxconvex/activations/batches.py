@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Int
 
-from jaxconvex.calls import array_hash
+from jaxconvex.activations.calls import array_hash
 from jaxconvex.checks import positive_integer
 
 __all__ = ["Batches", "as_batches", "batch_hash", "checked_batch", "chosen_batches", "num_points", "padded", "take"]
