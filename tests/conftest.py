@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import hypothesis
+import jax
 import jaxtyping
 import pytest
 
@@ -54,6 +55,15 @@ def data() -> Path:
             "bccd/ (BCCD)"
         )
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def few_mappings():
+    """Compiled functions are let go before the kernel refuses more mappings of memory (Linux: 65,530 a process)."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
