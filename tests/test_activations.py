@@ -295,7 +295,8 @@ def test_goes_on_after_an_error_in_any_batch(stopped, tmp_path, monkeypatch):
     assert len(written) == max(0, stopped - 1)  # the last batch that ran is still in the device's hands
     ran = []
     monkeypatch.setattr(
-        "jaxconvex.activations.passes.padded", lambda batch, size, padded=padded: (ran.append(1), padded(batch, size))[1]
+        "jaxconvex.activations.passes.padded",
+        lambda batch, size, padded=padded: (ran.append(1), padded(batch, size))[1],
     )
     found = quiet(model, batches(None), folder=tmp_path / "stopped")
     assert len(ran) == 5 - len(written)

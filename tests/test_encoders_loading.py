@@ -15,6 +15,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from jaxconvex import encoders
+from jaxconvex.encoders import bert, vit
 
 TINY = {
     "model_type": "bert",
@@ -139,8 +140,6 @@ def test_other_mistakes_get_messages(folder, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(ValueError, match=r"has no config\.json, so name the family"):
         encoders.load(empty)
-    with pytest.raises(ValueError, match="no documented sizes"):
-        encoders.load(empty, family="bert")
     with pytest.raises(ValueError, match="holds no weights"):
         encoders.load(empty, family="efficientnet-lite0")
     with pytest.raises(ValueError, match=r"no family 'data2vec-visoin' is known \(did you mean 'data2vec-vision'\?\)"):
@@ -168,6 +167,7 @@ def test_other_mistakes_get_messages(folder, tmp_path_factory):
 HUB = """
 import sys
 from jaxconvex import encoders
+from jaxconvex.encoders import bert, vit
 try:
     encoder, _ = encoders.load(sys.argv[1])
     print("loaded", len(encoder.blocks))
@@ -217,3 +217,25 @@ def test_the_configuration_of_a_new_classifier_is_written(folder, tmp_path_facto
     config = json.loads((target / "config.json").read_text())
     assert config["num_labels"] == 5 and len(config["id2label"]) == 5
     np.testing.assert_array_equal(logits(target), encoder(IDS))
+
+
+def test_a_folder_without_configuration_has_that_of_its_family(folder, monkeypatch):
+    expected = logits(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"of another shape: embeddings\.LayerNorm\.bias: expected \(768,\), got \(12,\)"
+    ):
+        encoders.load(folder, family="bert")
+    monkeypatch.setitem(bert.FAMILIES, "bert", bert.FAMILIES["bert"]._replace(config=TINY))
+    np.testing.assert_array_equal(logits(folder, family="bert"), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("bert", "Bert"), ("distilbert", "DistilBert"), ("squeezebert", "SqueezeBert"), ("vit", "ViT"), ("beit", "Beit")],
+)
+def test_documented_sizes_are_those_of_transformers(kind, name):
+    transformers = pytest.importorskip("transformers")
+    theirs = getattr(transformers, f"{name}Config")().to_dict()
+    ours = (bert.FAMILIES | vit.FAMILIES)[kind].config
+    assert {key: theirs.get(key, ours[key]) for key in ours} == ours

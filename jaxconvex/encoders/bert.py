@@ -198,6 +198,34 @@ SQUEEZEBERT = {
     "feed_forward.outer": "output.conv1d",
     "output_norm": "output.layernorm",
 }
+# The sizes of the base checkpoints.
+BASE = {
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+ROBERTA_BASE = BASE | {
+    "vocab_size": 50265,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+}
+DISTILBERT_BASE = {
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "dim": 768,
+    "n_layers": 6,
+    "n_heads": 12,
+    "hidden_dim": 3072,
+    "pad_token_id": 0,
+}
 IGNORED = (r"^cls\.", r"position_ids$", r"^lm_head\.", r"^vocab_", r"^qa_outputs\.", r"embeddings\.token_type_ids$")
 
 _bert_names = _names("encoder.layer", BERT, "pooler.dense", "classifier")
@@ -207,14 +235,17 @@ _roberta = partial(_counting, own_head="classifier.dense")
 _pooler = (r"^pooler\.",)
 
 FAMILIES = {
-    "bert": Family(_build, _bert_names, ("bert.",), ignored=IGNORED),
-    "roberta": Family(_roberta, _roberta_names, ("roberta.",), ignored=IGNORED + _pooler),
-    "data2vec-text": Family(_roberta, _roberta_names, ("data2vec_text.",), ignored=IGNORED + _pooler),
+    "bert": Family(_build, _bert_names, ("bert.",), ignored=IGNORED, config=BASE),
+    "roberta": Family(_roberta, _roberta_names, ("roberta.",), ignored=IGNORED + _pooler, config=ROBERTA_BASE),
+    "data2vec-text": Family(
+        _roberta, _roberta_names, ("data2vec_text.",), ignored=IGNORED + _pooler, config=ROBERTA_BASE
+    ),
     "luke": Family(
         _counting,
         _bert_names,
         ("luke.",),
         ignored=(*IGNORED, r"^entity_", r"\.(w2e|e2w|e2e)_query\."),
+        config=ROBERTA_BASE | {"vocab_size": 50267},
     ),
     "distilbert": Family(
         partial(_build, own_head="pre_classifier"),
@@ -222,11 +253,13 @@ FAMILIES = {
         ("distilbert.",),
         top=("classifier", "pre_classifier"),
         ignored=IGNORED,
+        config=DISTILBERT_BASE,
     ),
     "squeezebert": Family(
         partial(_build, grouped=True),
         _names("encoder.layers", SQUEEZEBERT, "pooler.dense", "classifier"),
         ("transformer.", "squeezebert."),
         ignored=IGNORED,
+        config=BASE,
     ),
 }

@@ -28,7 +28,9 @@ class Weights(NamedTuple):
         from safetensors import safe_open
 
         for name, path in self.files.items():
-            with safe_open(path, framework="numpy") as opened:  # anew, since what was read of a mapped file stays in memory
+            with safe_open(
+                path, framework="numpy"
+            ) as opened:  # anew, since what was read of a mapped file stays in memory
                 tensor = opened.get_tensor(name)
             yield name, tensor
 

@@ -85,13 +85,7 @@ def load(
         raise ValueError(f"{folder} has no config.json, so name the family: one of {', '.join(families())}.")
     kind = family or _model_type(config or {}, folder)
     known = _family(kind)
-    if config is None:
-        if known.config is None:
-            raise ValueError(
-                f"{folder} has no config.json, and the family {kind!r} has no documented sizes. Fetch its config.json too."
-            )
-        config = dict(known.config)
-    config = config | {"model_type": kind}
+    config = (dict(known.config) if config is None else config) | {"model_type": kind}
     weights = open_weights(folder)
     shapes = canonical_shapes(weights.shapes, known)
     try:
@@ -116,7 +110,7 @@ def initialise(
     """
     kind = _model_type(dict(config), "the configuration")
     known = _family(kind)
-    encoder = known.build(dict(known.config or {}) | dict(config), {}, num_classes, rngs)
+    encoder = known.build(dict(known.config) | dict(config), {}, num_classes, rngs)
     graph, state = nnx.split(encoder)
     return nnx.merge(graph, _cast(state, dtype))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +42,7 @@ class Family(NamedTuple):
     prefixes: what may stand before the names of the base network; the first is written in files with a head.
     top: first parts of the names that stand beside the base network.
     ignored: patterns of tensors that are none of ours: heads for other tasks, buffers.
-    config: the documented configuration for checkpoints without config.json, or None.
+    config: the documented configuration, of the base size, for checkpoints without config.json.
     bare: what is written before the names of the base network in files without a head.
     """
 
@@ -50,7 +51,7 @@ class Family(NamedTuple):
     prefixes: tuple[str, ...]
     top: tuple[str, ...] = ("classifier",)
     ignored: tuple[str, ...] = ()
-    config: Mapping[str, Any] | None = None
+    config: Mapping[str, Any] = MappingProxyType({})
     bare: str = ""
 
 

@@ -229,7 +229,8 @@ def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs
     qkv_bias = beit or config.get("qkv_bias", True)
 
     def positions(wanted: str) -> RelativePositions | None:
-        return RelativePositions(grid, heads, rngs=rngs) if beit and config.get(wanted, False) else None
+        table = POSITIONS[wanted] in shapes  # where the configuration says nothing
+        return RelativePositions(grid, heads, rngs=rngs) if beit and config.get(wanted, table) else None
 
     def block() -> VisionBlock:
         feed_forward: nnx.Module
@@ -249,7 +250,8 @@ def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs
             rngs=rngs,
         )
 
-    absolute = not beit or config.get("use_absolute_position_embeddings", False)
+    tabled = POSITIONS["use_absolute_position_embeddings"] in shapes
+    absolute = not beit or config.get("use_absolute_position_embeddings", tabled)
     channels = config.get("num_channels", 3)
     embed = PatchEmbedding(width, patch=patch, channels=channels, grid=grid, positions=absolute, rngs=rngs)
     classes = num_classes or (shapes["classifier.weight"][0] if "classifier.weight" in shapes else None)
@@ -314,9 +316,26 @@ IGNORED = (
     r"^(layernorm|lm_head|decoder|decode_head|auxiliary_head|fpn\d)\.",
 )
 
+POSITIONS = {
+    "use_relative_position_bias": "encoder.layer.0.attention.attention." + TABLE,
+    "use_shared_relative_position_bias": "encoder." + TABLE,
+    "use_absolute_position_embeddings": "embeddings.position_embeddings",
+}
+# The sizes of the base checkpoints.
+BASE = {
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+}
+DINOV2_BASE = BASE | {"image_size": 518, "patch_size": 14, "mlp_ratio": 4, "layer_norm_eps": 1e-6}
+
 FAMILIES = {
-    "vit": Family(_build, VIT, ("vit.",), ignored=IGNORED),
-    "beit": Family(_build, BEIT, ("beit.",), ignored=IGNORED),
-    "data2vec-vision": Family(_build, BEIT, ("data2vec_vision.",), ignored=IGNORED),
-    "dinov2": Family(_build, DINOV2, ("dinov2.",), ignored=IGNORED),
+    "vit": Family(_build, VIT, ("vit.",), ignored=IGNORED, config=BASE),
+    "beit": Family(_build, BEIT, ("beit.",), ignored=IGNORED, config=BASE),
+    "data2vec-vision": Family(_build, BEIT, ("data2vec_vision.",), ignored=IGNORED, config=BASE),
+    "dinov2": Family(_build, DINOV2, ("dinov2.",), ignored=IGNORED, config=DINOV2_BASE),
 }
