@@ -10,7 +10,7 @@ from flax import nnx
 from parity import assert_close, assert_saves, assert_states_close, randomise, saved
 
 from jaxconvex import encoders
-from jaxconvex.encoders.vit import interpolation
+from jaxconvex.encoders.patches import interpolation
 
 TINY = {
     "hidden_size": 24,

@@ -152,6 +152,8 @@ def _build(
 
 
 class DistilBert(Encoder):
+    """An encoder whose configuration has DistilBERT's own words."""
+
     def depth_config(self, depth: int) -> dict[str, Any]:
         return {"n_layers": depth}
 

@@ -96,15 +96,13 @@ def fill(
     flat = dict(nnx.to_flat_state(state))
     wanted = {theirs: path for path, theirs in _named(flat, family)}
     ignored = [re.compile(pattern) for pattern in family.ignored]
-    new: set[str] = set()
+    found: dict[str, Any] = {}
     if new_classifier is not None:
         inside = canonical_shapes(weights.shapes, family)
-        new = {
-            name
-            for name, path in wanted.items()
-            if path[0] == "head" and (name.startswith(family.top) or name not in inside)
-        }
-    found: dict[str, Any] = {}
+        for name, path in sorted(wanted.items()):
+            if path[0] == "head" and (name.startswith(family.top) or name not in inside):
+                draw = INITIAL.get(path[-1], nnx.initializers.zeros)
+                found[name] = draw(new_classifier.params(), flat[path].shape, dtype)
     unexpected: list[str] = []
     wrong: list[str] = []
     for name, tensor in _normalised(weights, family):
@@ -120,8 +118,7 @@ def fill(
             wrong.append(f"{name}: expected {_turned_back_shape(variable.shape, wanted[name])}, got {tensor.shape}")
             continue
         found[name] = jnp.asarray(turned, dtype)
-    missing = [name for name in wanted if name not in found and name not in new]
-    missing = [name for name in missing if not any(line.startswith(f"{name}:") for line in wrong)]
+    missing = [name for name in wanted if name not in found and not any(w.startswith(f"{name}:") for w in wrong)]
     problems = [
         f"{len(names)} {what}: {'; '.join(names[:8])}{'; ...' if len(names) > 8 else ''}"
         for what, names in (("missing", missing), ("of another shape", wrong), ("unexpected", unexpected))
@@ -136,11 +133,6 @@ def fill(
         )
     for name, value in found.items():
         flat[wanted[name]] = flat[wanted[name]].replace(value)
-    for name in sorted(new):
-        assert new_classifier is not None
-        path = wanted[name]
-        drawn = INITIAL.get(path[-1], nnx.initializers.zeros)
-        flat[path] = flat[path].replace(drawn(new_classifier.params(), flat[path].shape, dtype))
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 

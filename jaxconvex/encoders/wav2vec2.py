@@ -10,7 +10,7 @@ Chen et al. 2022 (arXiv 2110.13900).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,145 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jaxconvex.encoders.encoder import Encoder, Head
-from jaxconvex.encoders.modules import PRECISION, Attention, Block, FeedForward, activation, layer_norm, linear
+from jaxconvex.encoders.modules import Attention, Block, FeedForward, activation, layer_norm, linear
 from jaxconvex.encoders.naming import Family, Shapes
+from jaxconvex.encoders.speech import Convolution, SpeechEmbedding, SpeechEncoder, TimeNorm
 
-__all__ = ["FAMILIES", "GatedAttention", "SpeechEmbedding", "SpeechEncoder", "WavLM", "first_tokens"]
-
-
-class TimeNorm(nnx.Module):
-    """Every channel normalised over time: a group normalisation with a group for each channel. It sees padding too."""
-
-    def __init__(self, channels: int, epsilon: float = 1e-5):
-        self.epsilon = epsilon
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-
-    def __call__(self, h: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
-        wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
-        centred = wide - wide.mean(axis=1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=1, keepdims=True)
-        return (centred * (lax.rsqrt(variance + self.epsilon) * self.scale[...]) + self.bias[...]).astype(h.dtype)
-
-
-class Convolution(nnx.Module):
-    """A convolution over time, a normalisation or none, an activation. With `same`, as many frames come out as went in."""
-
-    def __init__(
-        self,
-        channels: int,
-        out: int,
-        *,
-        kernel: int,
-        stride: int = 1,
-        groups: int = 1,
-        same: bool = False,
-        bias: bool = True,
-        norm: nnx.Module | None = None,
-        activation: Callable[[Array], Array],
-        rngs: nnx.Rngs,
-    ):
-        self.conv = nnx.Conv(
-            channels,
-            out,
-            (kernel,),
-            strides=(stride,),
-            # Half a kernel on both sides makes one frame too many of an even kernel; the original cuts the last.
-            padding=[(kernel // 2, (kernel - 1) // 2)] if same else "VALID",
-            feature_group_count=groups,
-            use_bias=bias,
-            precision=PRECISION,
-            rngs=rngs,
-        )
-        self.norm = norm
-        self.activation = activation
-
-    def __call__(self, h: Float[Array, "b t c"]) -> Float[Array, "b f o"]:
-        h = self.conv(h)
-        return self.activation(h if self.norm is None else self.norm(h))
-
-
-class SpeechEmbedding(nnx.Module):
-    """From waveforms to the frames that enter block 0.
-
-    Args:
-        convolutions: from the samples to frames of features.
-        projection_norm, projection: to the width of the blocks; the norm may be None.
-        positions: convolutions whose result is added, so that a frame knows its neighbours.
-        norm: of the sum, or None where it belongs to the head.
-        kernels, strides: of `convolutions`.
-    """
-
-    def __init__(
-        self,
-        convolutions: Sequence[Convolution],
-        projection_norm: nnx.Module | None,
-        projection: nnx.Module,
-        positions: Sequence[Convolution],
-        norm: nnx.Module | None,
-        *,
-        kernels: Sequence[int],
-        strides: Sequence[int],
-    ):
-        self.convolutions = nnx.List(convolutions)
-        self.projection_norm = projection_norm
-        self.projection = projection
-        self.positions = nnx.List(positions)
-        self.norm = norm
-        self.kernels = tuple(kernels)
-        self.strides = tuple(strides)
-
-    def frames(self, samples: Any) -> Any:
-        """How many frames come of so many samples: a number, or an array of numbers."""
-        for kernel, stride in zip(self.kernels, self.strides, strict=True):
-            samples = (samples - kernel) // stride + 1
-        return samples
-
-    def frame_mask(self, mask: Bool[Array, "b s"]) -> Bool[Array, "b f"]:
-        """Which frames are valid. The valid samples of a waveform are taken to stand first, as padding leaves them."""
-        return first_tokens(self.frames(mask.sum(axis=-1)), self.frames(mask.shape[-1]))
-
-    def __call__(self, waves: Float[Array, "b s"], mask: Bool[Array, "b s"] | None = None) -> Float[Array, "b f d"]:
-        least = 1
-        for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
-            least = (least - 1) * stride + kernel
-        if waves.ndim != 2 or not jnp.issubdtype(waves.dtype, jnp.floating) or waves.shape[1] < least:
-            raise ValueError(
-                f"waveforms must be floats of shape (b, samples), with at least {least} samples, those of one frame; got "
-                f"{waves.dtype} of shape {waves.shape}. `preprocess` makes them of audio; pad short ones and pass a mask."
-            )
-        h = waves[..., None].astype(self.convolutions[0].conv.kernel.dtype)
-        for convolution in self.convolutions:
-            h = convolution(h)
-        h = self.projection(h if self.projection_norm is None else self.projection_norm(h))
-        if mask is not None:  # as in training: padding must not reach its neighbours through the positions
-            h = jnp.where(self.frame_mask(jnp.asarray(mask, bool))[..., None], h, 0)
-        position = h
-        for convolution in self.positions:
-            position = convolution(position)
-        h = h + position
-        return h if self.norm is None else self.norm(h)
-
-
-def first_tokens(number: Int[Array, " b"], total: int) -> Bool[Array, "b t"]:
-    """The mask of the first tokens of each point, at least one, so that a mean over them is never one of nothing.
-
-    >>> first_tokens(jnp.array([2, -1]), 3).tolist()
-    [[True, True, False], [True, False, False]]
-    """
-    return jnp.arange(total) < jnp.maximum(number, 1)[:, None]
-
-
-class SpeechEncoder(Encoder):
-    """An encoder whose tokens are frames of the samples that the mask of its inputs tells of."""
-
-    def sequence_mask(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> Bool[Array, "b f"] | None:
-        """Which frames are valid; None where all are."""
-        return None if mask is None else self.embed.frame_mask(jnp.asarray(mask, bool))
+__all__ = ["FAMILIES", "GatedAttention", "WavLM"]
 
 
 class GatedAttention(Attention):

@@ -201,8 +201,7 @@ def _scanned(
     if place is None:
         carry, (ys, read) = scan(carry, xs, length)
         return [*carry, *ys], [[leaf[a[0][1]] for leaf in read[within.index(a[1:])]] for a in wanted]
-    step = place[0][1]
-    assert step is not None
+    step: Any = place[0][1]
     first, last = [x[:step] for x in xs], [x[step + 1 :] for x in xs]
     before, after = (last, first) if reverse else (first, last)
     sizes = (length - step - 1, step) if reverse else (step, length - step - 1)

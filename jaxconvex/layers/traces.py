@@ -41,6 +41,8 @@ class Fixed:
 
 
 class Trace(NamedTuple):
+    """A call of a model as a jaxpr, with its layers by name."""
+
     jaxpr: Any
     tree: Any  # of the outputs
     layers: dict[str, Site]
@@ -76,6 +78,7 @@ def _traced(model: Any, arrays: Any, fixed: Fixed) -> Trace:
 
 @partial(jax.jit, static_argnames=("fixed",))
 def read(model: Any, arrays: Any, fixed: Fixed) -> tuple[Any, OrderedDict[str, Any]]:
+    """The outputs and the activations of the layers that the model is to read, in the order of execution."""
     trace = _traced(model, arrays, fixed)
     names = _chosen(trace.layers, model.layers)
     sites = [trace.layers[name] for name in names]
