@@ -187,6 +187,11 @@ def test_an_encoder_without_a_classifier_has_the_graph_score_only():
     assert {row.kind for row in found.rows} == {"graph"}
     with pytest.raises(ValueError, match="it returns none"):
         evaluate(model_source(Headless(), X), LABELS, predictions="model")
+    encoders = pytest.importorskip("jaxconvex.encoders")
+    network = encoders.initialise({"model_type": "resnet1d", "epoch_len": 5}, rngs=nnx.Rngs(0)).truncate(1)
+    signals = RNG.normal(size=(N, 150, 3)).astype(np.float32)
+    found = evaluate(model_source(network, signals), LABELS)
+    assert {(row.kind, row.layer) for row in found.rows} == {("graph", "embed"), ("graph", "blocks/0")}
 
 
 WEIGHTS = [jnp.asarray(RNG.normal(size=(WIDTH, WIDTH)) / 2, jnp.float32) for _ in range(4)]

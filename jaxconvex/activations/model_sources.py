@@ -20,6 +20,7 @@ from jaxconvex.activations.calls import as_call, call_with, program_hash, weight
 from jaxconvex.activations.extraction import Activations, extract
 from jaxconvex.activations.layer_reading import Pool, kinds_of, read_layers
 from jaxconvex.checks import positive_integer
+from jaxconvex.layers import LayeredModel, from_nnx, rest_of
 
 __all__ = ["ModelSource", "model_source"]
 
@@ -100,14 +101,12 @@ def model_source(
         read = Partial(_read_encoder, model)
         return ModelSource(read, inputs, names, mask=tokens, rest=onward, sides=partial(_tokens, tokens), **common)
     if _is_module(model):
-        from jaxconvex.layers import from_nnx
-
         model, names = from_nnx(model, layers=layers), None
     entry = mask if isinstance(mask, (str, int)) else None
     onward = None
     if callable(rest):
         onward = partial(_rest_by_name, rest)
-    elif rest and type(model).__name__ == "LayeredModel":
+    elif rest and isinstance(model, LayeredModel):
         onward = partial(_rest_of_layered, model, entry)
     return ModelSource(as_call(model), inputs, names, mask=mask, rest=onward, sides=partial(_entry, entry), **common)
 
@@ -282,8 +281,6 @@ def _rest_by_name(rest: Callable[[str], Callable], name: str, example: Any) -> C
 
 
 def _rest_of_layered(model: Any, entry: str | int | None, name: str, example: Any) -> Callable[[Any], Array]:
-    from jaxconvex.layers import rest_of
-
     side = () if entry is None else (entry,)
     return call_with(partial(rest_of, model, name, side=side), example)
 
@@ -291,7 +288,9 @@ def _rest_of_layered(model: Any, entry: str | int | None, name: str, example: An
 def _read_encoder(encoder: Any, *inputs: Any, **more: Any) -> tuple[Array | None, OrderedDict[str, Array]]:
     states = encoder.hidden_states(*inputs, **more)
     logits = encoder.head(next(reversed(states.values())), encoder.sequence_mask(*inputs, **more))
-    return (logits if logits.ndim == 2 else None), states
+    # Without a classifier the head gives tokens, (b, t, d), or in convolutional encoders pooled features, (b, p).
+    headless = logits.ndim != 2 or getattr(encoder.head, "classifier", True) is None
+    return (None if headless else logits), states
 
 
 def _encoder_mask(encoder: Any, *inputs: Any, **more: Any) -> Array | None:
