@@ -36,6 +36,7 @@ FILE is one of
                       NAME/1, ... are the layer NAME
   .parquet            likewise; and a column of lists is a layer
   .npy                one layer, the labels being in another file
+  a folder            that jaxconvex.extract wrote, the labels being in another file
 
 \b
 Examples

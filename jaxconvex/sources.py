@@ -31,21 +31,24 @@ class Source(NamedTuple):
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
-    """The source of an .npz, .npy, .safetensors, .parquet or .csv file.
+    """The source of an .npz, .npy, .safetensors, .parquet or .csv file, or of a folder that `extract` wrote.
 
     Text comes as NumPy's strings, columns with missing text as objects, missing numbers as NaN. Nothing is ever
     unpickled. Raises ValueError, naming the file, if it is empty, cut short, of another kind or holds Python objects;
     OSError, saying why, if it cannot be read; ModuleNotFoundError, naming the extra to install.
     """
     path = Path(path)
+    if (path / "index.json").exists():
+        return _open_activations(path)
     opener = FORMATS.get(path.suffix.lower())
     if opener is None:
         raise ValueError(
-            f"{path} must be a file that ends in {', '.join(FORMATS)}; got {path.suffix or 'no ending'!r}."
+            f"{path} must be a file that ends in {', '.join(FORMATS)}, or a folder that extract wrote; got "
+            f"{'another folder' if path.is_dir() else repr(path.suffix or 'no ending')}."
         )
     with errors_of(path):
         if path.is_dir():
-            raise FileError(f"{path} must be a file; it is a folder.")
+            raise FileError(f"{path} must be a file, or a folder that extract wrote; it is another folder.")
         with path.open("rb") as stream:
             if not stream.read(1):
                 raise FileError(f"{path} is empty (0 bytes). Was it written to the end?")
@@ -108,6 +111,13 @@ def _read(source: Source, name: str) -> np.ndarray:
 
 
 # The formats ----------------------------------------------------------------------------------------------------------
+
+
+def _open_activations(path: Path) -> Source:
+    from jaxconvex.activations import read_activations
+
+    activations = read_activations(path)
+    return Source(path, tuple(activations), activations.__getitem__)
 
 
 def _open_npz(path: Path) -> Source:

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from jaxconvex.activations import extract
 from jaxconvex.files import Representations, natural_order, read_representations
 
 N = 12
@@ -428,3 +429,13 @@ def test_a_reader_that_is_not_installed_is_named(tmp_path, monkeypatch):
         path.write_text("x,label\n1,2\n")
         with pytest.raises(ModuleNotFoundError, match=rf'pip install "jaxconvex\[{extra}\]"'):
             read_representations(path)
+
+
+def test_a_folder_of_activations(tmp_path):
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    extract(lambda x: {"one": x, "two": 2 * x}, x, batch_size=7, folder=tmp_path / "activations", progress=False)
+    np.save(tmp_path / "labels.npy", np.arange(30) % 3)
+    found = read_representations(tmp_path / "activations", labels=[str(tmp_path / "labels.npy")])
+    assert list(found.layers) == ["one", "two"]
+    np.testing.assert_array_equal(found.layers["two"], 2 * x)
+    refused(tmp_path, "got another folder")
