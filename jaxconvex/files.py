@@ -41,9 +41,10 @@ def read_representations(
     """The layers, labels and predictions in a file: every array beside the labels is a layer.
 
     Args:
-        path: an .npz, .safetensors, .parquet, .csv or .npy file, or a folder that `extract` wrote. In a table (parquet, csv) a column of lists is a
-            layer, and the columns "NAME/0", "NAME/1", ... are the layer NAME; where there are none of either, all
-            numeric columns together are one layer. Columns of text and those without a name are left out.
+        path: an .npz, .safetensors, .parquet, .csv or .npy file, or a folder that `extract` wrote. In a table (parquet,
+            csv) a column of lists is a layer, and the columns "NAME/0", "NAME/1", ... are the layer NAME; where there
+            are none of either, all numeric columns together are one layer. Columns of text and those without a name are
+            left out.
         labels: names of arrays (columns) in the file, or paths of other files: .npy; .txt with one label a line; .csv
             with a header; or any format of `path` with one array. None named takes the first there is of "labels",
             "label", "targets", "target", "y". Integers or text; true and false become text.

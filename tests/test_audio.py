@@ -159,7 +159,7 @@ def test_log_mel_equals_transformers(mel, frames, tmp_path):
         max_length=frames * 160,
         return_attention_mask=True,
     )
-    features, mask = run(clips(), **({} if frames == 3000 else {"frames": frames}))
+    features, mask = run(clips(), mask=True, **({} if frames == 3000 else {"frames": frames}))
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, expected["input_features"].transpose(0, 2, 1), atol=1e-5)
     np.testing.assert_array_equal(mask, expected["attention_mask"].astype(bool))
@@ -171,7 +171,7 @@ def test_log_mel_of_speech_equals_transformers(data):
     extractor = original("WhisperFeatureExtractor")
     read = [soundfile.read(file)[0] for file in speech(data)]
     longer = [np.repeat(clip, 2) for clip in read]
-    features, mask = preprocessor(None, "whisper", {})(longer, frames=200)
+    features, mask = preprocessor(None, "whisper", {})(longer, frames=200, mask=True)
     padded = np.stack([np.pad(clip, (0, 32_000))[:32_000] for clip in longer])
     expected = extractor._np_extract_fbank_features(padded, "cpu").transpose(0, 2, 1)
     np.testing.assert_allclose(features, expected, atol=1e-5)
@@ -190,7 +190,8 @@ def test_fewer_frames_are_the_first_of_many():
 
 def test_silence_and_a_tone():
     run = preprocessor(None, "whisper", {})
-    features, mask = run([np.zeros(3200)])
+    assert run([np.zeros(3200)]).mask is None  # as the original
+    features, mask = run([np.zeros(3200)], mask=True)
     assert features.shape == (1, 3000, 80) and (features == -1.5).all() and mask.sum() == 20
     tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
     features, _ = run([tone], frames=100)

@@ -45,6 +45,7 @@ class LogMelSettings(NamedTuple):
     window: int  # samples
     hop: int  # samples between frames
     frames: int  # of the longest input
+    mask: bool  # whether the model is told which frames are padding
 
 
 def preprocess_waveforms(
@@ -98,9 +99,14 @@ def preprocess_waveforms(
 
 
 def preprocess_log_mel(
-    items: Any, settings: LogMelSettings, *, rate: float | None = None, frames: int | str | None = None
+    items: Any,
+    settings: LogMelSettings,
+    *,
+    rate: float | None = None,
+    frames: int | str | None = None,
+    mask: bool | None = None,
 ) -> Inputs:
-    """The log-mel spectrograms (b, frames, mel), float32, as Whisper takes them, and which frames hold sound (b, frames).
+    """The log-mel spectrograms (b, frames, mel), float32, as Whisper takes them; with `mask`, which frames hold sound.
 
     With P the power in the mel bins of each frame and L = log10 max(P, 1e-10), the result is (max(L, max L - 8) + 4) / 4.
     The frames are of 25 ms, one each 10 ms, centred (the ends reflected), under a periodic Hann window; the mel bins are
@@ -110,6 +116,9 @@ def preprocess_log_mel(
         items, settings, rate: as in `preprocess_waveforms`.
         frames: pads with silence, or cuts, to this many frames; "longest": those of the longest clip. By default 3000, that
             is 30 s, which is what Whisper was trained on; longer clips are cut. With fewer, only the silence is left out.
+        mask: whether to return a mask (b, frames). By default as the checkpoint says, which is no: Whisper was trained to
+            hear the silence too. With it, attention and means leave the padding out, so that a mean over tokens is one
+            over sound.
 
     Equal to the WhisperFeatureExtractor of transformers on NumPy, with time before mel; where torch is installed, that one
     computes in float32, and differs from both by up to 2e-5 on speech.
@@ -133,6 +142,8 @@ def preprocess_log_mel(
         raise ValueError(f"frames must be at most {settings.frames}, the positions of this checkpoint; got {frames}.")
     frames = max(int(frames), 2)  # the ends are reflected: that takes two hops
     mel = np.stack([log_mel(clip, settings, frames) for clip in clips])
+    if not (settings.mask if mask is None else mask):
+        return Inputs(mel, None)
     counts = np.array([-(-len(clip) // settings.hop) for clip in clips])
     return Inputs(mel, np.arange(frames) < counts[:, None])
 
@@ -242,7 +253,8 @@ def log_mel_settings(file: dict[str, Any], config: dict[str, Any]) -> LogMelSett
     )
     longest = 2 * config["max_source_positions"] if "max_source_positions" in config else 10**9
     frames = min(file.get("chunk_length", 30) * rate // hop, longest)
-    return LogMelSettings(rate, whole(mel, "feature_size"), whole(file.get("n_fft", 400), "n_fft"), hop, frames)
+    masked = bool(file.get("return_attention_mask", False))
+    return LogMelSettings(rate, whole(mel, "feature_size"), whole(file.get("n_fft", 400), "n_fft"), hop, frames, masked)
 
 
 def _check(file: dict[str, Any], known: set[str]) -> None:
