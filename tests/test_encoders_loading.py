@@ -194,6 +194,8 @@ def test_the_hub_without_a_connection(folder, tmp_path_factory):
         return done.stdout
 
     assert run("someone/tiny-bert") == "loaded 2\n"
+    (snapshot / "model.safetensors").unlink()
+    assert "revision='refs/pr/1'" in run("someone/tiny-bert")
     refused = run("someone/another-bert")
     assert refused.startswith("refused there is no folder someone/another-bert, and the hub cannot be reached")
 

@@ -57,7 +57,7 @@ def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path
         ) from error
     # Only the weights and texts: a repository may also hold the same weights for other frameworks.
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
     except LocalEntryNotFoundError as error:
         raise ValueError(
             f"there is no folder {name}, and the hub cannot be reached, nor was {name} fetched before. Check the spelling "
@@ -67,6 +67,14 @@ def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path
     except Exception as error:  # not found, gated, refused: huggingface_hub says which
         reason = str(error).strip().splitlines()
         raise ValueError(f"{name} cannot be fetched from the hub: {' '.join(reason[:3])}") from error
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"{name} has no weights in safetensors on the hub, perhaps only a pickle, which is never read. Look among the "
+            "pull requests on its page for one that adds model.safetensors, and name it: revision='refs/pr/1'. Or fetch all "
+            f"of it (hf download {name} --local-dir {name.split('/')[-1]}) and load that folder: the message then has the "
+            "command that converts it."
+        )
+    return folder
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
