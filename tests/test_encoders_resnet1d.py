@@ -86,7 +86,7 @@ def test_the_published_networks_without_config(seconds, tmp_path):
 
 
 def test_what_is_saved_is_a_whole_state_of_torch(tmp_path):
-    import torch
+    torch = pytest.importorskip("torch")
     from safetensors.torch import load_file
 
     model = torch_folder(tmp_path)
