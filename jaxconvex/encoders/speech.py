@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,22 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxconvex.encoders.encoder import Encoder
 from jaxconvex.encoders.modules import PRECISION
 
-__all__ = ["Convolution", "SpeechEmbedding", "SpeechEncoder", "TimeNorm", "first_tokens"]
-
-
-class TimeNorm(nnx.Module):
-    """Every channel normalised over time: a group normalisation with a group for each channel. It sees padding too."""
-
-    def __init__(self, channels: int, epsilon: float = 1e-5):
-        self.epsilon = epsilon
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-
-    def __call__(self, h: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
-        wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
-        centred = wide - wide.mean(axis=1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=1, keepdims=True)
-        return (centred * (lax.rsqrt(variance + self.epsilon) * self.scale[...]) + self.bias[...]).astype(h.dtype)
+__all__ = ["Convolution", "NormalisedConvolution", "SpeechEmbedding", "SpeechEncoder", "first_tokens"]
 
 
 class Convolution(nnx.Module):
@@ -68,6 +54,51 @@ class Convolution(nnx.Module):
         return self.activation(h if self.norm is None else self.norm(h))
 
 
+class NormalisedConvolution(nnx.Module):
+    """A convolution of samples whose every channel is normalised over time (padding too), and an activation.
+
+    It is a group normalisation with a group for each channel. Mean and variance of a convolution follow from those of
+    its windows, which are few numbers beside its frames: frames are computed normalised, and never read again. A bias of
+    the convolution would cancel.
+    """
+
+    def __init__(
+        self,
+        out: int,
+        *,
+        stride: int,
+        activation: Callable[[Array], Array],
+        epsilon: float = 1e-5,
+        **options: Any,
+    ):
+        self.stride = stride
+        self.epsilon = epsilon
+        self.activation = activation
+        self.conv = Convolution(1, out, stride=stride, activation=activation, **options).conv
+        self.norm = TimeNorm(out)
+
+    def __call__(self, h: Float[Array, "b t 1"]) -> Float[Array, "b f o"]:
+        kernel = self.conv.kernel[...][:, 0]
+        last = (h.shape[1] - len(kernel)) // self.stride * self.stride
+        windows = jnp.stack([h[:, i : i + last + 1 : self.stride, 0] for i in range(len(kernel))], axis=-1)
+        windows = windows.astype(jnp.promote_types(h.dtype, jnp.float32))
+        windows = windows - windows.mean(axis=1, keepdims=True)
+        product = partial(jnp.einsum, precision=PRECISION)
+        covariance = product("bfi,bfj->bij", windows, windows) / windows.shape[1]
+        variance = product("io,bij,jo->bo", kernel, covariance, kernel)
+        scale = lax.rsqrt(variance + self.epsilon) * self.norm.scale[...]
+        frames = product("bfi,bio->bfo", windows, kernel * scale[:, None]) + self.norm.bias[...]
+        return self.activation(frames.astype(h.dtype))
+
+
+class TimeNorm(nnx.Module):
+    """The scale and the bias of a normalisation over time."""
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+
 class SpeechEmbedding(nnx.Module):
     """From waveforms to the frames that enter block 0.
 
@@ -81,7 +112,7 @@ class SpeechEmbedding(nnx.Module):
 
     def __init__(
         self,
-        convolutions: Sequence[Convolution],
+        convolutions: Sequence[Convolution | NormalisedConvolution],
         projection_norm: nnx.Module | None,
         projection: nnx.Module,
         positions: Sequence[Convolution],

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float
 from jaxconvex.encoders.encoder import Encoder, Head
 from jaxconvex.encoders.modules import Attention, Block, FeedForward, activation, layer_norm, linear
 from jaxconvex.encoders.naming import Family, Shapes
-from jaxconvex.encoders.speech import Convolution, SpeechEmbedding, SpeechEncoder, TimeNorm
+from jaxconvex.encoders.speech import Convolution, NormalisedConvolution, SpeechEmbedding, SpeechEncoder
 
 __all__ = ["FAMILIES", "GatedAttention", "WavLM"]
 
@@ -145,23 +145,18 @@ def _build(
     gated = "num_buckets" in config
     channels = config["conv_dim"]
 
-    def frame_norm(i: int) -> nnx.Module | None:
-        if config.get("feat_extract_norm", "layer") == "layer":
-            return layer_norm(channels[i], 1e-5, rngs=rngs)
-        return TimeNorm(channels[i]) if i == 0 else None
-
     act = activation(config["feat_extract_activation"])
-    convolutions = [
-        Convolution(before, after, kernel=k, stride=s, bias=config["conv_bias"], norm=norm, activation=act, rngs=rngs)
-        for before, after, k, s, norm in zip(
-            [1, *channels[:-1]],
-            channels,
-            config["conv_kernel"],
-            config["conv_stride"],
-            map(frame_norm, range(len(channels))),
-            strict=True,
-        )
-    ]
+    layered = config.get("feat_extract_norm", "layer") == "layer"
+
+    def convolution(i: int) -> Convolution | NormalisedConvolution:
+        options: dict[str, Any] = {"kernel": config["conv_kernel"][i], "stride": config["conv_stride"][i]}
+        options |= {"bias": config["conv_bias"], "activation": act, "rngs": rngs}
+        if i == 0 and not layered:
+            return NormalisedConvolution(channels[0], **options)
+        norm = layer_norm(channels[i], 1e-5, rngs=rngs) if layered else None
+        return Convolution(channels[i - 1] if i else 1, channels[i], norm=norm, **options)
+
+    convolutions = [convolution(i) for i in range(len(channels))]
     several = "conv_pos_kernel_size" in config  # data2vec has several small ones instead of a large one
     positions = [
         Convolution(
