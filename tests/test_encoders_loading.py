@@ -241,3 +241,50 @@ def test_documented_sizes_are_those_of_transformers(kind, name):
     theirs = getattr(transformers, f"{name}Config")().to_dict()
     ours = (bert.FAMILIES | vit.FAMILIES)[kind].config
     assert {key: theirs.get(key, ours[key]) for key in ours} == ours
+
+
+SMALL = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
+IMAGES = SMALL | {"image_size": 8, "patch_size": 4}
+SOUNDS = SMALL | {"conv_dim": [6, 8], "conv_kernel": [5, 3], "conv_stride": [3, 2], "num_conv_pos_embedding_groups": 2}
+SOUNDS |= {"num_conv_pos_embeddings": 3, "classifier_proj_size": 6}
+SIZES = {
+    "vit": IMAGES,
+    "beit": IMAGES | {"use_relative_position_bias": True},
+    "data2vec-vision": IMAGES | {"use_shared_relative_position_bias": True},
+    "dinov2": IMAGES | {"use_swiglu_ffn": True},
+    "wav2vec2": SOUNDS | {"do_stable_layer_norm": True, "feat_extract_norm": "layer"},
+    "hubert": SOUNDS,
+    "data2vec-audio": SOUNDS,
+    "wavlm": SOUNDS | {"num_buckets": 8, "max_bucket_distance": 12},
+    "whisper": {
+        "num_mel_bins": 4,
+        "d_model": 12,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 20,
+        "max_source_positions": 20,
+        "classifier_proj_size": 6,
+    },
+    "resnet1d": {"epoch_len": 5},
+}
+SHAPES = {"whisper": (2, 40, 4), "resnet1d": (2, 150, 3)} | dict.fromkeys(["vit", "beit"], (2, 8, 8, 3))
+SHAPES |= dict.fromkeys(["data2vec-vision", "dinov2"], (2, 8, 8, 3))
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_every_family_without_torch(kind, tmp_path):
+    """A block makes the next state, compiled or not, and what is saved is what is loaded."""
+    encoder = encoders.initialise(SIZES[kind] | {"model_type": kind}, num_classes=3, rngs=nnx.Rngs(0))
+    shape = SHAPES.get(kind, (2, 90))
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    states = encoder.hidden_states(inputs)
+    assert list(states)[:2] == ["embed", "blocks/0"]
+    side = encoder.side(inputs)
+    np.testing.assert_allclose(encoder.block(0, states["embed"], **side), states["blocks/0"], atol=1e-6)
+    logits = encoder(inputs)
+    assert logits.shape == (2, 3) and jnp.isfinite(logits).all()
+    np.testing.assert_allclose(nnx.jit(lambda encoder, x: encoder(x))(encoder, inputs), logits, atol=1e-5)
+    encoders.save(encoder, tmp_path)
+    again, preprocess = encoders.load(tmp_path)
+    np.testing.assert_array_equal(again(inputs), logits)
+    assert preprocess is not None
