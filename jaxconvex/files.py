@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxconvex.messages import listed
 from jaxconvex.sources import FORMATS, UNNAMED, FileError, Source, errors_of, is_numeric, open_source
 
 __all__ = ["LABEL_NAMES", "Representations", "natural_order", "read_representations"]
@@ -76,11 +76,11 @@ def read_representations(
     if not wanted:
         raise ValueError(
             f"the labels of {path} must be named (--labels NAME, or --labels FILE), since no array in it is called "
-            f"{', '.join(map(repr, LABEL_NAMES))}; it has {_listed(names)}."
+            f"{', '.join(map(repr, LABEL_NAMES))}; it has {listed(names)}."
         )
     by_labeling = {_labeling(name, names): _labels(source, names, name) for name in wanted}
     if len(by_labeling) < len(wanted):
-        raise ValueError(f"each labeling must be named once, and by a name of its own; got {_listed(wanted)}.")
+        raise ValueError(f"each labeling must be named once, and by a name of its own; got {listed(wanted)}.")
     predicted_name = None if predictions is None else os.fspath(predictions)
     predicted = None if predicted_name is None else _labels(source, names, predicted_name)
     rest = [name for name in names if name not in wanted and name != predicted_name]
@@ -113,22 +113,13 @@ def _numbers(name: str) -> list[int]:
 # Names ----------------------------------------------------------------------------------------------------------------
 
 
-def _listed(names: Iterable[str], near: str | None = None, most: int = 12) -> str:
-    """The names for a message, those nearest to `near` first."""
-    names = list(names)
-    nearest = difflib.get_close_matches(near, names, n=3) if near is not None else []
-    shown = [*nearest, *(name for name in names if name not in nearest)]
-    more = f" and {len(shown) - most} more" if len(shown) > most else ""
-    return (", ".join(map(repr, shown[:most])) or "no array") + more
-
-
 def _matching(names: Sequence[str], patterns: Iterable[str], path: Path) -> list[str]:
     """The names that fit a pattern, pattern by pattern. Raises ValueError for one that fits none."""
     found: dict[str, None] = {}
     for pattern in patterns:
         fitting = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
         if not fitting:
-            raise ValueError(f"{path} has no {pattern!r}; it has {_listed(names, pattern)}.")
+            raise ValueError(f"{path} has no {pattern!r}; it has {listed(names, pattern)}.")
         found.update(dict.fromkeys(natural_order(fitting)))
     return list(found)
 
@@ -148,7 +139,7 @@ def _labels(source: Source, names: Sequence[str], name: str) -> np.ndarray:
         array, where = _read_labels(Path(name)), f"labels in {name}"
     else:
         raise ValueError(
-            f"{source.path} has no {name!r}, and there is no such file of labels; it has {_listed(names, name)}."
+            f"{source.path} has no {name!r}, and there is no such file of labels; it has {listed(names, name)}."
         )
     kind = array.dtype.kind
     missing = [row for row, value in enumerate(array.flat) if value is None or value != value] if kind in "Of" else []
@@ -180,8 +171,8 @@ def _read_labels(path: Path) -> np.ndarray:
     names = [name for name in LABEL_NAMES if name in source.names][:1] or source.names
     if len(names) != 1:
         raise ValueError(
-            f"{path} must hold one array or column of labels, or one called {_listed(LABEL_NAMES)}; "
-            f"it has {_listed(source.names)}."
+            f"{path} must hold one array or column of labels, or one called {listed(LABEL_NAMES)}; "
+            f"it has {listed(source.names)}."
         )
     return source.read(names[0])
 

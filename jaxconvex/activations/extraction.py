@@ -18,9 +18,10 @@ from tqdm import tqdm
 from jaxconvex.activations import shards
 from jaxconvex.activations.batches import as_batches, batch_hash, checked_batch, num_points
 from jaxconvex.activations.calls import as_call, program_hash, weights_hash
-from jaxconvex.activations.layer_reading import OUTPUTS, Kind, Pool, kinds_of, listed, read_layers
+from jaxconvex.activations.layer_reading import OUTPUTS, Kind, Pool, kinds_of, read_layers
 from jaxconvex.activations.passes import Found, checked_results, results, unfinished
 from jaxconvex.checks import one_of
+from jaxconvex.messages import listed
 
 __all__ = ["Activations", "extract", "read_activations"]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,8 +13,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from jaxconvex.activations.calls import call_with
+from jaxconvex.messages import listed
 
-__all__ = ["OUTPUTS", "Kind", "Pool", "kinds_of", "listed", "pooled_layer", "read_layers"]
+__all__ = ["OUTPUTS", "Kind", "Pool", "kinds_of", "pooled_layer", "read_layers"]
 
 OUTPUTS = "outputs"  # what the model's own outputs are called beside the layers
 
@@ -121,15 +121,3 @@ def pooled_layer(h: Float[Array, "b ..."], pool: Pool, mask: Bool[Array, "b t"] 
 def kinds_of(found: Mapping[str, Any]) -> dict[str, Kind]:
     """Shape of a point and type of each array."""
     return {name: Kind(tuple(array.shape[1:]), str(array.dtype)) for name, array in found.items()}
-
-
-def listed(names: Iterable[Any], near: str | None = None, most: int = 12) -> str:
-    """The names for a message, those nearest to `near` first.
-
-    >>> listed(["embed", "blocks/0", "blocks/1"], "block/1")
-    "'blocks/1', 'blocks/0', 'embed'"
-    """
-    names = list(names)
-    nearest = difflib.get_close_matches(near, names, n=3) if near is not None else []
-    shown = [*nearest, *(name for name in names if name not in nearest)]
-    return ", ".join(map(repr, shown[:most])) + (f" and {len(shown) - most} more" if len(shown) > most else "")

@@ -14,7 +14,8 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from jaxconvex.activations.batches import batch_hash, checked_batch, num_points, padded
-from jaxconvex.activations.layer_reading import Kind, listed
+from jaxconvex.activations.layer_reading import Kind
+from jaxconvex.messages import listed
 
 __all__ = ["Found", "checked_results", "results", "unfinished"]
 

@@ -13,8 +13,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.encoders.encoder import Encoder
 from jaxconvex.encoders.modules import PRECISION
+from jaxconvex.encoders.naming import Shapes
 
-__all__ = ["Convolution", "NormalisedConvolution", "SpeechEmbedding", "SpeechEncoder", "first_tokens"]
+__all__ = [
+    "Convolution",
+    "NormalisedConvolution",
+    "SpeechEmbedding",
+    "SpeechEncoder",
+    "first_tokens",
+    "refuse_weighted_sum",
+]
 
 
 class Convolution(nnx.Module):
@@ -176,3 +184,12 @@ class SpeechEncoder(Encoder):
     def sequence_mask(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> Bool[Array, "b f"] | None:
         """Which frames are valid; None where all are."""
         return None if mask is None else self.embed.frame_mask(jnp.asarray(mask, bool))
+
+
+def refuse_weighted_sum(shapes: Shapes, classifies: bool) -> None:
+    """Raises ValueError for a checkpoint whose classifier, if it is to be used, reads a sum of all states."""
+    if "layer_weights" in shapes and classifies:
+        raise ValueError(
+            "the classifier reads a weighted sum of all states (use_weighted_layer_sum), not the last one, which is not "
+            "supported here. The states are the same: load with num_classes= for a new classifier of the last one."
+        )

@@ -23,7 +23,13 @@ from jaxtyping import Array, Bool, Float
 from jaxconvex.encoders.encoder import Encoder, Head
 from jaxconvex.encoders.modules import Attention, Block, FeedForward, activation, layer_norm, linear
 from jaxconvex.encoders.naming import Family, Shapes
-from jaxconvex.encoders.speech import Convolution, NormalisedConvolution, SpeechEmbedding, SpeechEncoder
+from jaxconvex.encoders.speech import (
+    Convolution,
+    NormalisedConvolution,
+    SpeechEmbedding,
+    SpeechEncoder,
+    refuse_weighted_sum,
+)
 
 __all__ = ["FAMILIES", "GatedAttention", "WavLM"]
 
@@ -223,11 +229,7 @@ def _refuse(config: dict[str, Any], shapes: Shapes, num_classes: int | None) -> 
             )
     if config.get("feat_extract_norm", "layer") not in ("group", "layer"):
         raise ValueError(f"feat_extract_norm must be 'group' or 'layer'; got {config['feat_extract_norm']!r}.")
-    if "layer_weights" in shapes and _classifies(shapes) and num_classes is None:
-        raise ValueError(
-            "the classifier reads a weighted sum of all states (use_weighted_layer_sum), not the last one, which is not "
-            "supported here. The states are the same: load with num_classes= for a new classifier of the last one."
-        )
+    refuse_weighted_sum(shapes, _classifies(shapes) and num_classes is None)
 
 
 NAMES = {

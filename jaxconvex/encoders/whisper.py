@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 from jaxconvex.encoders.encoder import Encoder, Head
 from jaxconvex.encoders.modules import PRECISION, Attention, Block, FeedForward, activation, layer_norm, linear
 from jaxconvex.encoders.naming import Family, Shapes
+from jaxconvex.encoders.speech import first_tokens, refuse_weighted_sum
 
 __all__ = ["FAMILIES", "MelEmbedding", "Whisper"]
 
@@ -76,7 +77,7 @@ class Whisper(Encoder):
         if mask is None:
             return None
         valid = jnp.asarray(mask, bool).sum(axis=1)
-        return jnp.arange((mask.shape[1] + 1) // 2) < jnp.maximum((valid + 1) // 2, 1)[:, None]
+        return first_tokens((valid + 1) // 2, (mask.shape[1] + 1) // 2)
 
     def depth_config(self, depth: int) -> dict[str, Any]:
         return {"encoder_layers": depth}
@@ -98,11 +99,7 @@ def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs
     """Whisper's encoder. Dropout is for training from scratch; there is none here."""
     config = TINY | config  # as the original does with what config.json leaves out
     has_classifier = {"projector.weight", "classifier.weight"} <= set(shapes)
-    if "layer_weights" in shapes and has_classifier and num_classes is None:
-        raise ValueError(
-            "the classifier reads a weighted sum of all states (use_weighted_layer_sum), not the last one, which is not "
-            "supported here. The states are the same: load with num_classes= for a new classifier of the last one."
-        )
+    refuse_weighted_sum(shapes, has_classifier and num_classes is None)
     config = config | {"use_weighted_layer_sum": False}
     width, hidden, projected = config["d_model"], config["encoder_ffn_dim"], config["classifier_proj_size"]
     embed = MelEmbedding(config["num_mel_bins"], width, config["max_source_positions"], rngs=rngs)

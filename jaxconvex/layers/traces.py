@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,10 +14,9 @@ from jax.extend.core import jaxpr_as_fun
 from jax.interpreters import partial_eval
 
 from jaxconvex.layers.marks import Site, evaluate, find_sites, is_array, name_sites
+from jaxconvex.messages import listed
 
 __all__ = ["Fixed", "parted", "read", "run_on", "with_batch"]
-
-LISTED = 12  # names in a message
 
 
 @jax.tree_util.register_static
@@ -188,7 +186,7 @@ def _chosen(sites: dict[str, Site], patterns: tuple[str, ...] | None) -> list[st
         blocks = [name for name in readable if sites[name].block]
         if not blocks:
             raise ValueError(
-                f"the model has no blocks among its direct submodules; name layers= of {_listed(readable)}."
+                f"the model has no blocks among its direct submodules; name layers= of {listed(readable)}."
             )
         return blocks
     chosen = set()
@@ -202,7 +200,7 @@ def _chosen(sites: dict[str, Site], patterns: tuple[str, ...] | None) -> list[st
 def _found(sites: dict[str, Site], layer: str) -> Site:
     site = sites.get(layer)
     if site is None:
-        raise ValueError(f"the model has no layer {layer!r}; it has, the nearest first, {_listed(list(sites), layer)}.")
+        raise ValueError(f"the model has no layer {layer!r}; it has, the nearest first, {listed(sites, layer)}.")
     if site.enclosure is not None:
         raise ValueError(
             f"layer {layer!r} stands inside {site.enclosure!r}, where it cannot be read or replaced: what a loop of unknown "
@@ -210,10 +208,3 @@ def _found(sites: dict[str, Site], layer: str) -> Site:
             "write the loop in Python or as a scan, whose steps are layers."
         )
     return site
-
-
-def _listed(names: list[str], near: str | None = None) -> str:
-    if near is not None:
-        names = sorted(names, key=lambda name: -difflib.SequenceMatcher(None, near, name).ratio())
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(map(repr, names[:LISTED])) + more
