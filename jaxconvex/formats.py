@@ -12,8 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-__all__ = ["Table", "csv_text", "interval_text", "json_text", "name_text", "number_text", "percent_text", "plain"]
-__all__ += ["read_json", "require", "write_file"]
+__all__ = [
+    "Table",
+    "csv_text",
+    "interval_text",
+    "json_of_tables",
+    "json_text",
+    "name_text",
+    "number_text",
+    "percent_text",
+    "plain",
+]
+__all__ += ["read_json", "read_tables", "require", "write_file"]
 
 
 def require(module: str, extra: str = "report") -> Any:
@@ -106,13 +116,20 @@ def _decode(value: Any, hint: Any) -> Any:
 
 def json_text(name: str, version: int, rows: Sequence[Any], **entries: Any) -> str:
     """Strict JSON: format and version, the entries, then the rows (NamedTuples), one a line; NaN becomes null."""
-    head = [f" {json.dumps(key)}: {json.dumps(plain(value))}" for key, value in entries.items()]
-    lines, hints = [], get_type_hints(type(rows[0])) if rows else {}
-    for row in rows:
-        encoded = {field: _encode(value, hints[field]) for field, value in zip(row._fields, row, strict=True)}
-        lines.append("  " + json.dumps(encoded, allow_nan=False))
-    head = [f' "format": {json.dumps(name)}', f' "version": {version}', *head]
-    return "{\n" + ",\n".join(head) + ',\n "rows": [\n' + ",\n".join(lines) + "\n ]\n}\n"
+    return json_of_tables(name, version, {"rows": rows}, **entries)
+
+
+def json_of_tables(name: str, version: int, tables: Mapping[str, Sequence[Any]], **entries: Any) -> str:
+    """The same with several tables by name, the rows of each being of one NamedTuple class."""
+    parts = [f' "format": {json.dumps(name)}', f' "version": {version}']
+    parts += [f" {json.dumps(key)}: {json.dumps(plain(value))}" for key, value in entries.items()]
+    for table, rows in tables.items():
+        lines, hints = [], get_type_hints(type(rows[0])) if rows else {}
+        for row in rows:
+            encoded = {field: _encode(value, hints[field]) for field, value in zip(row._fields, row, strict=True)}
+            lines.append("  " + json.dumps(encoded, allow_nan=False))
+        parts.append(f" {json.dumps(table)}: [\n" + ",\n".join(lines) + "\n ]")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def read_json(path: str | os.PathLike[str], name: str, version: int, row_type: Any) -> tuple[tuple[Any, ...], dict]:
@@ -121,6 +138,14 @@ def read_json(path: str | os.PathLike[str], name: str, version: int, row_type: A
     Raises ValueError, naming the file and what came, for a file that is not JSON, was cut short, is not of this format
     and version, or holds a row that is not of `row_type`; OSError for one that cannot be read.
     """
+    tables, entries = read_tables(path, name, version, {"rows": row_type})
+    return tables["rows"], entries
+
+
+def read_tables(
+    path: str | os.PathLike[str], name: str, version: int, types: Mapping[str, Any]
+) -> tuple[dict[str, tuple[Any, ...]], dict]:
+    """The tables by name and the other entries of a file that `json_of_tables` made; errors as `read_json`'s."""
 
     def refuse(token: str) -> None:
         raise ValueError(f"{token} is not strict JSON")
@@ -138,11 +163,14 @@ def read_json(path: str | os.PathLike[str], name: str, version: int, row_type: A
         what = f"{path} must be a {name} of version {version}; got version {data.get('version')!r}"
         raise ValueError(f"{what}. Read it with the jaxconvex that wrote it, or score again.")
     entries = {key: value for key, value in data.items() if key not in ("format", "version")}
-    rows = entries.pop("rows", None)
-    hints = get_type_hints(row_type)
-    if isinstance(rows, list):
-        return tuple(_decode_row(path, place, row, row_type, hints) for place, row in enumerate(rows)), entries
-    raise ValueError(f"{path} must hold a list of rows; got {type(rows).__name__}.")
+    tables = {}
+    for table, row_type in types.items():
+        rows = entries.pop(table, None)
+        if not isinstance(rows, list):
+            raise ValueError(f"{path} must hold a list of {table}; got {type(rows).__name__}.")
+        hints = get_type_hints(row_type)
+        tables[table] = tuple(_decode_row(path, place, row, row_type, hints) for place, row in enumerate(rows))
+    return tables, entries
 
 
 def _decode_row(path: str | os.PathLike[str], place: int, row: Any, row_type: Any, hints: dict[str, Any]) -> Any:

@@ -1,0 +1,193 @@
+"""What a study found, as data: one file, study.json, that holds a table of rows for each question."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxconvex.formats import csv_text, json_of_tables, read_tables, write_file
+
+__all__ = [
+    "TABLES", "ChangeRow", "ClassRow", "MeasureRow", "NetworkRow", "PruningRow", "ScoreRow", "Study", "VariantRow",
+    "read_study", "write_study",
+]  # fmt: skip
+
+FORMAT, VERSION = "jaxconvex study", 1
+FILE = "study.json"
+
+
+class NetworkRow(NamedTuple):
+    """One trained network: how well it tells the classes of the test part, and what its training took."""
+
+    network: str  # "pretrained" (with a softmax probe) or "fine-tuned"
+    seed: int | None  # of the fine-tuning; None for the pretrained network
+    accuracy: float  # on the test part, a fraction
+    validation_loss: float
+    epochs: int  # trained; the best of them is kept
+    best_epoch: int  # counted from 0
+    seconds: float  # of training, on the machine of the study
+
+
+class ScoreRow(NamedTuple):
+    """The convexity of one layer of one network: the mean over classes (macro) or over pairs (micro)."""
+
+    network: str
+    seed: int | None
+    kind: str  # "graph" or "euclidean"
+    labeling: str  # "predicted", or one of the data's own
+    layer: str
+    layer_index: int
+    level: str  # "macro" or "micro"
+    score: float
+    se: float  # jackknife: the test points are a sample
+    lower: float
+    upper: float
+    null_mean: float  # of the permutation null, graph only
+    null_lower: float
+    null_upper: float
+    p_value: float
+    num_points: int
+    num_pairs: int
+
+
+class ChangeRow(NamedTuple):
+    """Fine-tuned minus pretrained, macro: of one seed, or (seed None) of the mean over the seeds.
+
+    The interval of one seed is the paired jackknife's. That of the mean has se^2 + spread^2 / seeds as its variance, so
+    that it holds the sampling of test points and of training runs.
+    """
+
+    kind: str
+    labeling: str
+    layer: str
+    layer_index: int
+    seed: int | None
+    before: float
+    after: float
+    difference: float
+    se: float
+    spread: float  # standard deviation over the seeds; NaN for a single seed
+    lower: float
+    upper: float
+
+
+class ClassRow(NamedTuple):
+    """One class of the main labeling: convexity before fine-tuning (mean over layers), recall before and after."""
+
+    label: int | str | None
+    num_points: int  # of the class in the test part
+    graph: float  # predicted labels, pretrained network
+    euclidean: float
+    graph_true: float  # the same by true labels
+    euclidean_true: float
+    recall_pretrained: float
+    recall: float  # fine-tuned, mean over seeds
+    recall_spread: float  # standard deviation over seeds
+
+
+class VariantRow(NamedTuple):
+    """Graph convexity of a layer, measured in another way: re-parametrized, or with other settings."""
+
+    question: str  # "reparametrization" or "sensitivity"
+    variant: str  # "none" is the study's own way
+    network: str
+    seed: int | None
+    labeling: str
+    layer: str
+    layer_index: int
+    score: float  # macro
+    num_points: int
+
+
+class MeasureRow(NamedTuple):
+    """A simpler measure of a layer, for all (label None) or for one class."""
+
+    measure: str
+    network: str
+    seed: int | None
+    layer: str
+    layer_index: int
+    label: int | str | None
+    value: float
+
+
+class PruningRow(NamedTuple):
+    """A network cut after a layer and fine-tuned: what is lost, and what is saved."""
+
+    rule: str  # "most convex", "whole", or another rule
+    layer: str  # the last that is kept
+    layer_index: int
+    blocks: int  # that are kept
+    seed: int
+    accuracy: float
+    training_seconds: float  # an epoch
+    inference_seconds: float  # 1,000 points
+    parameters: int
+
+
+TABLES: dict[str, Any] = {
+    "networks": NetworkRow,
+    "scores": ScoreRow,
+    "changes": ChangeRow,
+    "classes": ClassRow,
+    "variants": VariantRow,
+    "measures": MeasureRow,
+    "pruning": PruningRow,
+}
+
+
+ENTRIES: dict[str, type] = {"domain": dict, "settings": dict, "notes": list, "provenance": dict}
+
+
+class Study(NamedTuple):
+    """A domain's results.
+
+    `domain` says what was studied (name, modality, source, encoder, layers, classes, sizes of the parts); `settings` how;
+    `notes` what was made smaller or left out, in sentences; `provenance` versions, device, dates, hashes.
+    """
+
+    domain: dict[str, Any]
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+    provenance: dict[str, Any]
+    networks: tuple[NetworkRow, ...] = ()
+    scores: tuple[ScoreRow, ...] = ()
+    changes: tuple[ChangeRow, ...] = ()
+    classes: tuple[ClassRow, ...] = ()
+    variants: tuple[VariantRow, ...] = ()
+    measures: tuple[MeasureRow, ...] = ()
+    pruning: tuple[PruningRow, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the domain."""
+        return self.domain["name"]
+
+
+def write_study(study: Study, folder: str | os.PathLike[str]) -> list[Path]:
+    """The paths of study.json and of one CSV file a table, after writing them; a file is whole or untouched."""
+    place = Path(folder)
+    tables = {name: getattr(study, name) for name in TABLES}
+    entries = {name: getattr(study, name) for name in ENTRIES}
+    paths = [write_file(place / FILE, json_of_tables(FORMAT, VERSION, tables, **entries))]
+    for name, kind in TABLES.items():
+        if tables[name]:
+            paths.append(write_file(place / f"{name}.csv", csv_text(kind._fields, tables[name])))
+    return paths
+
+
+def read_study(path: str | os.PathLike[str]) -> Study:
+    """The study that `write_study` wrote, equal to it field by field; a folder stands for its study.json.
+
+    Raises ValueError, naming the file and what came, for a file that is no study or was cut short; OSError for one that
+    cannot be read.
+    """
+    place = Path(path)
+    place = place / FILE if place.is_dir() else place
+    tables, entries = read_tables(place, FORMAT, VERSION, TABLES)
+    for name, kind in ENTRIES.items():
+        if not isinstance(entries.get(name), kind):
+            raise ValueError(f"{place} must hold {name!r}; got {entries.get(name)!r}. Run the study again.")
+    known = {name: entries[name] for name in ENTRIES} | {"notes": tuple(entries["notes"])}
+    return Study(**known, **tables)
