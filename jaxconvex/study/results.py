@@ -143,8 +143,9 @@ ENTRIES: dict[str, type] = {"domain": dict, "settings": dict, "notes": list, "pr
 class Study(NamedTuple):
     """A domain's results.
 
-    `domain` says what was studied (name, modality, source, encoder, layers, classes, sizes of the parts); `settings` how;
-    `notes` what was made smaller or left out, in sentences; `provenance` versions, device, dates, hashes.
+    `domain` says what was studied: name, modality, source and encoder (a sentence each), layers, labelings (the first is
+    the one trained for), classes, pool, and parts, the number of points of "train", "validation" and "test". `settings`
+    say how; `notes` what was made smaller or left out, in sentences; `provenance` versions, device, dates, hashes.
     """
 
     domain: dict[str, Any]
@@ -189,5 +190,5 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     for name, kind in ENTRIES.items():
         if not isinstance(entries.get(name), kind):
             raise ValueError(f"{place} must hold {name!r}; got {entries.get(name)!r}. Run the study again.")
-    known = {name: entries[name] for name in ENTRIES} | {"notes": tuple(entries["notes"])}
+    known: dict[str, Any] = {name: entries[name] for name in ENTRIES} | {"notes": tuple(entries["notes"])}
     return Study(**known, **tables)
