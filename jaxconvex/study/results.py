@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT, VERSION = "jaxconvex study", 1
-FILE = "study.json"
+FILE, TIMES = "study.json", "times.json"
 
 
 class NetworkRow(NamedTuple):
@@ -167,11 +168,28 @@ class Study(NamedTuple):
 
 
 def write_study(study: Study, folder: str | os.PathLike[str]) -> list[Path]:
-    """The paths of study.json and of one CSV file a table, after writing them; a file is whole or untouched."""
+    """The paths of the files, after writing them; each is whole or untouched.
+
+    study.json is the same whenever the study is run again; what differs, seconds and dates, is in times.json beside it.
+    Every table is a CSV file too.
+    """
     place = Path(folder)
     tables = {name: getattr(study, name) for name in TABLES}
+    times = {
+        f"{name}.{field}": [getattr(row, field) for row in rows]
+        for name, rows in tables.items()
+        for field in _timed(TABLES[name])
+    }
+    lasting = {
+        name: [row._replace(**dict.fromkeys(_timed(TABLES[name]), math.nan)) for row in rows]
+        for name, rows in tables.items()
+    }
     entries = {name: getattr(study, name) for name in ENTRIES}
-    paths = [write_file(place / FILE, json_of_tables(FORMAT, VERSION, tables, **entries))]
+    entries["provenance"], dates = _parted(study.provenance)
+    paths = [
+        write_file(place / FILE, json_of_tables(FORMAT, VERSION, lasting, **entries)),
+        write_file(place / TIMES, json_of_tables("jaxconvex times", VERSION, {}, seconds=times, dates=dates)),
+    ]
     for name, kind in TABLES.items():
         if tables[name]:
             paths.append(write_file(place / f"{name}.csv", csv_text(kind._fields, tables[name])))
@@ -181,8 +199,8 @@ def write_study(study: Study, folder: str | os.PathLike[str]) -> list[Path]:
 def read_study(path: str | os.PathLike[str]) -> Study:
     """The study that `write_study` wrote, equal to it field by field; a folder stands for its study.json.
 
-    Raises ValueError, naming the file and what came, for a file that is no study or was cut short; OSError for one that
-    cannot be read.
+    Without times.json the seconds are NaN. Raises ValueError, naming the file and what came, for a file that is no study
+    or was cut short; OSError for one that cannot be read.
     """
     place = Path(path)
     place = place / FILE if place.is_dir() else place
@@ -191,4 +209,23 @@ def read_study(path: str | os.PathLike[str]) -> Study:
         if not isinstance(entries.get(name), kind):
             raise ValueError(f"{place} must hold {name!r}; got {entries.get(name)!r}. Run the study again.")
     known: dict[str, Any] = {name: entries[name] for name in ENTRIES} | {"notes": tuple(entries["notes"])}
+    beside = place.with_name(TIMES)
+    if place.name == FILE and beside.exists():
+        _, times = read_tables(beside, "jaxconvex times", VERSION, {})
+        known["provenance"] |= times["dates"]
+        for column, values in times["seconds"].items():
+            name, field = column.split(".")
+            if len(values) == len(tables[name]):
+                rows = zip(tables[name], values, strict=True)
+                tables[name] = tuple(row._replace(**{field: float(value)}) for row, value in rows)
     return Study(**known, **tables)
+
+
+def _timed(kind: Any) -> list[str]:
+    return [field for field in kind._fields if field.endswith("seconds")]
+
+
+def _parted(provenance: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What lasts, and what another run would write otherwise."""
+    dates = {name: value for name, value in provenance.items() if name in ("created", "seconds")}
+    return {name: value for name, value in provenance.items() if name not in dates}, dates
