@@ -218,7 +218,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
             if len(values) == len(tables[name]):
                 rows = zip(tables[name], values, strict=True)
                 tables[name] = tuple(row._replace(**{field: float(value)}) for row, value in rows)
-    return Study(**known, **tables)
+    return Study(**(known | tables))
 
 
 def _timed(kind: Any) -> list[str]:
