@@ -1,0 +1,105 @@
+"""What every reader of data returns, and what all of them share: folders named after classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+__all__ = ["ClassFolders", "Dataset", "class_folders", "folder_of", "refuse", "take"]
+
+
+class Dataset(NamedTuple):
+    """Labelled points, and what is known of them."""
+
+    # pictures: uint8 (h, w) or (h, w, 3), an array or a list; recordings: float32 (samples,); texts: str; movements:
+    # float32 (time, 3) in g
+    inputs: Sequence[Any] | np.ndarray
+    labelings: dict[str, np.ndarray]  # name -> the label of each point; networks are trained for the first
+    groups: np.ndarray | None  # the speaker, volunteer or image of origin of each; a group stays in one part
+    parts: np.ndarray | None  # "train" or "test" where the authors fixed it
+    options: dict[str, Any]  # what preprocessing must know: {"rate": 8000}
+    source: str  # one sentence: what was read
+
+
+class ClassFolders(NamedTuple):
+    """Files below folders named after classes, with what their paths say."""
+
+    paths: list[Path]
+    labels: np.ndarray
+    groups: np.ndarray | None
+    parts: np.ndarray | None
+
+
+def take(dataset: Dataset, rows: Any) -> Dataset:
+    """Returns the data set of the given rows, in their order.
+
+    Args:
+        dataset: any.
+        rows: numbers of points, or one bool a point.
+
+    Example:
+        >>> dataset = Dataset(["a", "b", "c"], {"label": np.array([0, 1, 0])}, None, None, {}, "Three letters.")
+        >>> take(dataset, [2, 1]).inputs
+        ['c', 'b']
+    """
+    rows = np.arange(len(dataset.inputs))[np.asarray(rows)]
+    inputs = dataset.inputs
+    return dataset._replace(
+        inputs=inputs[rows] if isinstance(inputs, np.ndarray) else [inputs[row] for row in rows],
+        labelings={name: labels[rows] for name, labels in dataset.labelings.items()},
+        groups=None if dataset.groups is None else dataset.groups[rows],
+        parts=None if dataset.parts is None else dataset.parts[rows],
+    )
+
+
+def folder_of(path: str | Path) -> Path:
+    """The path, if it is that of a folder. Raises ValueError otherwise."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ValueError(f"the data must lie in a folder; there is none at {folder}. Check the path.")
+    return folder
+
+
+def class_folders(folder: Path, suffixes: tuple[str, ...]) -> ClassFolders | None:
+    """The files of the given suffixes in LABEL/* or LABEL/GROUP/*, both below train/ and test/ or not; None if none.
+
+    Raises:
+        ValueError: if some files have a folder for their group and others have not.
+    """
+    divided = (folder / "train").is_dir() and (folder / "test").is_dir()
+    found = []
+    for part in ("train", "test") if divided else ("",):
+        for path in sorted((folder / part).rglob("*")):
+            names = path.relative_to(folder / part).parts
+            hidden = any(name.startswith(".") for name in names)
+            if len(names) in (2, 3) and path.suffix.lower() in suffixes and not hidden and path.is_file():
+                found.append((path, names[0], names[1] if len(names) == 3 else None, part))
+    if not found:
+        return None
+    paths, labels, groups, parts = zip(*found, strict=True)
+    grouped = [group is not None for group in groups]
+    if any(grouped) and not all(grouped):
+        raise ValueError(
+            f"the files of {folder} must lie either all in LABEL/ or all in LABEL/GROUP/; {paths[grouped.index(True)]} "
+            f"has a group and {paths[grouped.index(False)]} has none. Move them to one depth."
+        )
+    return ClassFolders(
+        list(paths),
+        np.array(labels),
+        np.array(groups) if all(grouped) else None,
+        np.array(parts) if divided else None,
+    )
+
+
+def refuse(folder: Path, layouts: Sequence[str]) -> NoReturn:
+    """Raises ValueError with the layouts that are known, and what the folder holds instead."""
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
+    raise ValueError(
+        f"{folder} must have one of these layouts:\n"
+        + "\n".join(f"  - {layout}" for layout in layouts)
+        + f"\nIt holds {held}. Perhaps the data lie in a folder below it, or above."
+    )
