@@ -1,0 +1,186 @@
+"""A domain: the data, the network and the sizes of one study. Those of the paper's kind, and those of a user's file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["DOMAINS", "Domain", "domain", "read_domains"]
+
+
+class Domain(NamedTuple):
+    """What is studied, and at what size. The sizes suit 15 minutes on two cores.
+
+    Args:
+        name: of the domain, and of the folder with its results.
+        title: for people.
+        modality: "images", "medical", "speech", "text" or "activity": how the data are read. See `study.datasets`.
+        data: the folder or file of the data.
+        encoder: a checkpoint: a folder, or "owner/name" on the hub. None where the network is pretrained here.
+        family: of a checkpoint that has no config.json.
+        configuration: of the encoder that is pretrained here, as in config.json.
+        pretraining: "masked patches" or "movement tasks", without labels, on the training part; None with a checkpoint.
+        pretraining_epochs, pretraining_rate, unlabelled: its epochs, its learning rate, and the most points it takes.
+        options: for the checkpoint's preprocessing: {"size": 64} for images, {"length": 40} for texts.
+        pool: "mean" of the valid tokens, or "cls", the first: for the graph, and for the linear classifier.
+        classes: how many, those with most points; or their names; None for all with `fewest` points in the test part.
+        fewest: points that a class must have in the test part.
+        balanced: as many points of every class.
+        fractions: of the training, validation and test part.
+        train, validation, test: the most points of each part.
+        seeds: how many fine-tunings.
+        epochs, patience, batch_size, learning_rate: of the fine-tuning, which stops early.
+        segments: pairs of a class and layer for the Euclidean score; each is ten passes through the rest of the network.
+        permutations: random labelings for the null.
+        k: neighbours in the graph.
+        protocol: "paper" fixes k, pairs and segments as in the paper.
+        pruning: whether to cut the network after its most convex layer and fine-tune what is left.
+
+    A domain is used by its name and changed field by field: `domain("speech", data=..., encoder=..., seeds=1)`.
+    """
+
+    name: str
+    title: str
+    modality: str
+    data: str | None = None
+    encoder: str | None = None
+    family: str | None = None
+    configuration: Mapping[str, Any] | None = None
+    pretraining: str | None = None
+    pretraining_epochs: int = 10
+    pretraining_rate: float = 3e-3
+    unlabelled: int = 10_000
+    options: Mapping[str, Any] = {}
+    pool: str = "mean"
+    classes: int | tuple[str, ...] | None = None
+    fewest: int = 20
+    balanced: bool = False
+    fractions: tuple[float, float, float] = (0.5, 0.15, 0.35)
+    train: int | None = 1000
+    validation: int | None = 300
+    test: int | None = 1000
+    seeds: int = 3
+    epochs: int = 6
+    patience: int = 2
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    segments: int = 20
+    permutations: int = 200
+    k: int = 10
+    protocol: str | None = None
+    pruning: bool = True
+
+
+VIT = {
+    "model_type": "vit",
+    "image_size": 28,
+    "patch_size": 4,
+    "hidden_size": 64,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
+
+DOMAINS: dict[str, Domain] = {
+    made.name: made
+    for made in (
+        Domain(
+            "images", "Images", "images", family="efficientnet-lite0", options={"size": 64}, learning_rate=1e-3,
+            train=2000,
+        ),
+        Domain(
+            "images-vit", "Images, small transformer", "images", configuration=VIT, pretraining="masked patches",
+            options={"size": 28}, pool="cls", learning_rate=1e-3, train=2000,
+        ),
+        Domain(
+            "speech", "Speech", "speech", options={"frames": 100, "mask": True}, fractions=(0.5, 1 / 6, 1 / 3),
+            train=900,
+        ),
+        Domain("text", "Text", "text", classes=20, options={"length": 40, "max_length": 40}, test=800),
+        Domain(
+            "text-77", "Text, 77 classes", "text", options={"length": 40, "max_length": 40}, train=2310, test=1540,
+            segments=5, validation=385,
+        ),
+        Domain(
+            "activity", "Human activity", "activity", configuration={"model_type": "resnet1d", "epoch_len": 5},
+            pretraining="movement tasks", learning_rate=1e-3,
+        ),
+        Domain(
+            "medical", "Medical images", "medical", family="efficientnet-lite0", options={"size": 64}, balanced=True,
+            learning_rate=1e-3, segments=60,
+        ),
+    )
+}  # fmt: skip
+
+
+def domain(name: str, **changes: Any) -> Domain:
+    """The domain of this name with some of its fields changed; a change to None is none.
+
+    Raises ValueError for a name or field that there is not, with the nearest.
+
+    >>> domain("speech", seeds=1).seeds
+    1
+    """
+    if name not in DOMAINS:
+        raise ValueError(f"there is no domain {name!r}{_nearest(name, DOMAINS)}; there are {', '.join(DOMAINS)}.")
+    return _changed(DOMAINS[name], {field: value for field, value in changes.items() if value is not None})
+
+
+def read_domains(path: str | Path) -> list[Domain]:
+    """The domains of a TOML file: a table each, with `like` naming the domain it starts from, and fields to change.
+
+    A table whose own name is a domain's needs no `like`. Paths are relative to the file.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "studies.toml"
+    >>> _ = file.write_text('[birds]\\nlike = "speech"\\ndata = "songs"\\nencoder = "openai/whisper-tiny"\\n')
+    >>> [(made.name, made.modality, made.encoder) for made in read_domains(file)]
+    [('birds', 'speech', 'openai/whisper-tiny')]
+    """
+    place = Path(path)
+    try:
+        tables = tomllib.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{place} is no TOML file: {error}.") from error
+    if not tables or not all(isinstance(table, dict) for table in tables.values()):
+        raise ValueError(f'{place} must hold a table for each domain, such as [speech] with data = "..." below it.')
+    made = []
+    for name, table in tables.items():
+        fields = dict(table)
+        like = fields.pop("like", name)
+        if like not in DOMAINS:
+            raise ValueError(
+                f'{place}, [{name}]: name the domain it starts from, like = "..." with one of {", ".join(DOMAINS)}.'
+            )
+        for field in ("data", "encoder"):
+            if isinstance(fields.get(field), str) and (place.parent / fields[field]).exists():
+                fields[field] = str(place.parent / fields[field])
+        start = DOMAINS[like]._replace(name=name, title=DOMAINS[like].title if like == name else name)
+        try:
+            made.append(_changed(start, fields))
+        except ValueError as error:
+            raise ValueError(f"{place}, [{name}]: {error}") from error
+    return made
+
+
+def _changed(made: Domain, fields: Mapping[str, Any]) -> Domain:
+    for field in fields:
+        if field not in Domain._fields:
+            raise ValueError(f"a domain has no field {field!r}{_nearest(field, Domain._fields)}.")
+    tuples = {field: tuple(value) for field, value in fields.items() if isinstance(value, list)}
+    changed = made._replace(**{**fields, **tuples})
+    if changed.encoder is not None and changed.pretraining is not None and "pretraining" not in fields:
+        changed = changed._replace(pretraining=None, configuration=None)  # a checkpoint needs no pretraining
+    for field in ("seeds", "epochs", "patience", "batch_size", "segments", "k"):
+        value = getattr(changed, field)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{field} must be a whole number of at least 1; got {value!r}.")
+    return changed
+
+
+def _nearest(name: str, names: Any) -> str:
+    found = get_close_matches(name, names, n=1)
+    return f" (do you mean {found[0]!r}?)" if found else ""

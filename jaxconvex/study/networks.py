@@ -1,0 +1,158 @@
+"""The networks of a study: pretrained with a softmax probe, then fine-tuned once a seed. Each is trained once and kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxconvex.activations.calls import weights_hash
+from jaxconvex.encoders.encoder import Encoder
+from jaxconvex.formats import write_file
+from jaxconvex.study.domains import Domain
+from jaxconvex.study.material import Material
+from jaxconvex.study.pretraining import masked_patches, movement_tasks
+from jaxconvex.study.results import NetworkRow
+from jaxconvex.study.steps import kept
+from jaxconvex.study.training import fine_tune, load_state, logits, probe, save_state, with_classifier
+
+__all__ = ["Network", "fine_tuned", "network_name", "pretrained", "probed"]
+
+TAKES: dict[str, Literal["mean", "first"]] = {"mean": "mean", "cls": "first"}
+TRAINING = ("epochs", "patience", "batch_size", "learning_rate")  # what a fine-tuning depends on beside its start
+STATE, FACTS, CHECKPOINT = "state.safetensors", "training.json", "checkpoint.safetensors"
+
+Progress = Callable[[str], object]  # told what was done, once an epoch
+
+
+class Network(NamedTuple):
+    """A network of the study, what is known of its training, and a hash of its weights."""
+
+    encoder: Encoder
+    row: NetworkRow
+    identity: str
+
+
+def network_name(row: NetworkRow) -> str:
+    """Its name in folders and figures: "pretrained", "fine-tuned-0"."""
+    return row.network if row.seed is None else f"{row.network}-{row.seed}"
+
+
+def pretrained(domain: Domain, material: Material, work: Path, key: jax.Array, progress: Progress) -> Network:
+    """The pretrained network, a checkpoint's or pretrained here without labels, with a softmax probe on its last layer."""
+    encoder = material.encoder
+    if domain.pretraining is not None:
+        train: Any = {"masked patches": masked_patches, "movement tasks": movement_tasks}[domain.pretraining]
+        settings = {
+            "num_epochs": domain.pretraining_epochs,
+            "batch_size": domain.batch_size,
+            "learning_rate": domain.pretraining_rate,
+        }
+        assert material.unlabelled is not None
+        inputs = material.unlabelled[0]
+
+        def make(folder: Path) -> None:
+            began = time.perf_counter()
+            trained, losses = train(
+                material.encoder,
+                inputs,
+                key,
+                checkpoint=folder / CHECKPOINT,
+                progress=lambda *_: progress("pretraining"),
+                **settings,
+            )
+            save_state(trained, folder / STATE)
+            facts = {"losses": np.asarray(losses).tolist(), "seconds": time.perf_counter() - began}
+            _finish(folder, facts)
+
+        identity = [domain.pretraining, settings, material.identity, weights_hash(encoder), _data(key)]
+        encoder = load_state(encoder, kept(work, "pretraining", identity, make) / STATE)
+    return probed(domain, material, encoder, work)
+
+
+def probed(domain: Domain, material: Material, encoder: Encoder, work: Path, *, name: str = "probe") -> Network:
+    """The network with a linear classifier fitted on the last layer of the training part, all else as it was."""
+    take, number = TAKES[domain.pool], len(material.classes)
+
+    def make(folder: Path) -> None:
+        began = time.perf_counter()
+        made = probe(encoder, material.train.inputs, material.train.classes, num_classes=number, take=take)
+        save_state(made, folder / STATE)
+        facts = _accuracies(made, material) | {"epochs": 0, "best_epoch": 0}
+        _finish(folder, facts | {"seconds": time.perf_counter() - began})
+
+    place = kept(work, name, [material.identity, weights_hash(encoder), take], make)
+    return _read(with_classifier(encoder, number, take=take), place, "pretrained", None)
+
+
+def fine_tuned(
+    domain: Domain,
+    material: Material,
+    start: Network,
+    seed: int,
+    work: Path,
+    progress: Progress,
+    *,
+    name: str = "fine-tuning",
+) -> Network:
+    """The whole network trained from the probed one, stopped early by the validation part; the seed shuffles."""
+
+    def make(folder: Path) -> None:
+        began = time.perf_counter()
+        found = fine_tune(
+            start.encoder,
+            material.train.inputs,
+            material.train.classes,
+            material.validation.inputs,
+            material.validation.classes,
+            jax.random.key(seed),
+            num_epochs=domain.epochs,
+            patience=domain.patience,
+            batch_size=domain.batch_size,
+            learning_rate=domain.learning_rate,
+            checkpoint=folder / CHECKPOINT,
+            progress=lambda *_: progress(f"fine-tuning, seed {seed}"),
+        )
+        save_state(found.model, folder / STATE)
+        facts = {
+            "epochs": len(found.losses),
+            "best_epoch": int(found.best_epoch),
+            "losses": np.asarray(found.losses).tolist(),
+            "validation_losses": np.asarray(found.validation_losses).tolist(),
+        }
+        seconds = time.perf_counter() - began
+        _finish(folder, facts | _accuracies(found.model, material) | {"seconds": seconds})
+
+    settings = {field: getattr(domain, field) for field in TRAINING}
+    place = kept(work, f"{name}-{seed}", [settings, seed, start.identity, material.identity], make)
+    return _read(start.encoder, place, "fine-tuned", seed)
+
+
+def _accuracies(encoder: Encoder, material: Material) -> dict[str, float]:
+    said = logits(encoder, material.test.inputs).argmax(axis=1)
+    of_validation = logits(encoder, material.validation.inputs).astype(np.float64)
+    shifted = of_validation - of_validation.max(axis=1, keepdims=True)
+    likely = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    loss = -likely[np.arange(len(likely)), material.validation.classes].mean()
+    return {"accuracy": float(np.mean(said == material.test.classes)), "validation_loss": float(loss)}
+
+
+def _finish(folder: Path, facts: dict[str, Any]) -> None:
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    write_file(folder / FACTS, json.dumps(facts, indent=1))
+
+
+def _read(template: Encoder, place: Path, name: str, seed: int | None) -> Network:
+    encoder = load_state(template, place / STATE)
+    facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
+    fields = {field: facts[field] for field in ("accuracy", "validation_loss", "epochs", "best_epoch", "seconds")}
+    return Network(encoder, NetworkRow(name, seed, **fields), weights_hash(encoder))
+
+
+def _data(key: jax.Array) -> list[int]:
+    return np.asarray(jax.random.key_data(key)).tolist()
