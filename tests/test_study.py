@@ -9,7 +9,9 @@ import pytest
 from flax import nnx
 
 from jaxconvex.study import training
+from jaxconvex.study.splits import stratified_split
 from jaxconvex.study.transformer import VisionTransformer
+from jaxconvex.study.transformer_training import _features, pretrain, probe
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def digits():
 @pytest.fixture(scope="module")
 def parts(digits):
     images, labels = (array[::2] for array in digits)
-    return [(images[part], labels[part]) for part in training.stratified_split(labels, jax.random.key(0))]
+    return [(images[part], labels[part]) for part in stratified_split(labels, jax.random.key(0))]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def model():
 
 
 def complete(model, images):
-    return training.pretrain(model, images, jax.random.key(1), num_epochs=8, batch_size=8, learning_rate=1e-2)
+    return pretrain(model, images, jax.random.key(1), num_epochs=8, batch_size=8, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def pretrained(model, parts):
 
 @pytest.fixture(scope="module")
 def probed(pretrained, parts):
-    return training.probe(pretrained.model, *parts[0])
+    return probe(pretrained.model, *parts[0])
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_gradients_reach_every_parameter(model, digits):
     graph, state = nnx.split(model)
 
     def loss(state):
-        return training._cross_entropy(nnx.merge(graph, state)(jnp.asarray(digits[0][:8])), jnp.asarray(digits[1][:8]))
+        return training.cross_entropy(nnx.merge(graph, state)(jnp.asarray(digits[0][:8])), jnp.asarray(digits[1][:8]))
 
     for path, gradient in nnx.to_flat_state(jax.jit(jax.grad(loss))(state)):
         assert np.isfinite(gradient[...]).all() and np.any(gradient[...] != 0), path
@@ -118,11 +120,17 @@ def test_gradients_reach_every_parameter(model, digits):
         (lambda m: VisionTransformer(width=30, rngs=nnx.Rngs(0)), "num_heads must divide"),
         (lambda m: m(jnp.zeros((2, 8, 8))), r"images must have shape \(b, 8, 8, 1\)"),
         (lambda m: m.run_from(3, jnp.zeros((2, 17, 32))), "depth=2"),
-        (lambda m: training.stratified_split(np.arange(3), jax.random.key(0), fractions=(0.5, 0.2)), "add up to 1"),
-        (lambda m: training.pretrain(m, np.zeros((2, 8, 8, 1)), jax.random.key(0), num_epochs=0), "num_epochs"),
-        (lambda m: training.probe(m, np.zeros((2, 8, 8, 1)), np.array([1])), "labels must have one entry a point"),
-        (lambda m: training.probe(m, np.zeros((2, 8, 8, 1)), np.array([1, 10])), "must lie in 0..9"),
-        (lambda m: training.probe(m, np.zeros((2, 8, 8, 1)), np.array([1, -1])), "Leave those points out"),
+        (lambda m: stratified_split(np.arange(3), jax.random.key(0), fractions=(0.5, 0.2)), "add up to 1"),
+        (
+            lambda m: pretrain(m, np.zeros((2, 8, 8, 1)), jax.random.key(0), num_epochs=0),
+            "num_epochs",
+        ),
+        (
+            lambda m: probe(m, np.zeros((2, 8, 8, 1)), np.array([1])),
+            "labels must have one entry a point",
+        ),
+        (lambda m: probe(m, np.zeros((2, 8, 8, 1)), np.array([1, 10])), "must lie in 0..9"),
+        (lambda m: probe(m, np.zeros((2, 8, 8, 1)), np.array([1, -1])), "Leave those points out"),
         (lambda m: training.predict(m, np.zeros((0, 8, 8, 1))), "the number of inputs must be at least 1"),
     ],
 )
@@ -136,11 +144,11 @@ def test_wrong_use_is_told(model, call, message):
 
 def test_a_split_is_a_partition_and_each_part_has_its_share_of_each_class():
     labels = np.random.default_rng(0).permutation(np.repeat(["a", "b", "c"], [100, 50, 10]))
-    parts = training.stratified_split(labels, jax.random.key(0))
+    parts = stratified_split(labels, jax.random.key(0))
     assert sorted(np.concatenate(parts)) == list(range(160))
     for label, size in zip("abc", (100, 50, 10), strict=True):
         assert [np.sum(labels[part] == label) for part in parts] == [0.6 * size, 0.1 * size, 0.3 * size]
-    again, other = (training.stratified_split(labels, jax.random.key(seed)) for seed in (0, 1))
+    again, other = (stratified_split(labels, jax.random.key(seed)) for seed in (0, 1))
     assert np.array_equal(parts[2], again[2]) and not np.array_equal(parts[2], other[2])
 
 
@@ -157,7 +165,7 @@ def test_fine_tuning_improves_on_the_probe(probed, fine_tuned, parts):
 
 def test_the_model_of_the_best_epoch_is_returned(fine_tuned, parts):
     images, labels = parts[1]
-    loss = float(training._cross_entropy(fine_tuned.model(jnp.asarray(images)), jnp.asarray(labels)))
+    loss = float(training.cross_entropy(fine_tuned.model(jnp.asarray(images)), jnp.asarray(labels)))
     assert fine_tuned.best_epoch == fine_tuned.validation_losses.argmin()
     assert loss == pytest.approx(fine_tuned.validation_losses.min(), rel=1e-4)
 
@@ -166,13 +174,13 @@ def test_the_probe_changes_the_classifier_alone_and_returns_a_minimum(pretrained
     changed = [not np.array_equal(a, b) for a, b in zip(parameters(pretrained.model), parameters(probed), strict=True)]
     assert sum(changed) == 2
     images, labels = (jnp.asarray(array) for array in parts[0])
-    features = training._in_batches(training._features, probed, images)
+    features = jnp.asarray(training.features(_features, probed, images))
 
     scale = features.std(axis=0)
 
     def objective(head):
         kernel, bias = head
-        loss = training._cross_entropy(features @ kernel + bias, labels)
+        loss = training.cross_entropy(features @ kernel + bias, labels)
         return loss + 1e-3 / 2 * jnp.sum((scale[:, None] * kernel) ** 2)
 
     gradient = jax.jit(jax.grad(objective))((probed.classifier.kernel[...], probed.classifier.bias[...]))
@@ -194,7 +202,7 @@ def test_softmax_regression_knows_no_units_and_takes_constant_features_and_empty
 def test_same_keys_same_numbers_and_the_model_that_went_in_is_unchanged(model, pretrained, probed, fine_tuned, parts):
     again = complete(model, parts[0][0]).model
     assert same(again, pretrained.model)
-    assert same(training.probe(again, *parts[0]), probed)
+    assert same(probe(again, *parts[0]), probed)
     tuned, other = (
         training.fine_tune(probed, *parts[0], *parts[1], jax.random.key(seed), num_epochs=5).model for seed in (2, 3)
     )
@@ -246,10 +254,10 @@ def test_predictions_in_batches_are_those_of_all_at_once(points):
 @pytest.mark.slow
 def test_the_defaults_train_a_good_network(digits):
     images, labels = digits
-    train, validation, test = training.stratified_split(labels, jax.random.key(3))
+    train, validation, test = stratified_split(labels, jax.random.key(3))
     start = VisionTransformer(rngs=nnx.Rngs(3))
-    pretrained = training.pretrain(start, images[train], jax.random.key(4)).model
-    untrained, probed = (training.probe(model, images[train], labels[train]) for model in (start, pretrained))
+    pretrained = pretrain(start, images[train], jax.random.key(4)).model
+    untrained, probed = (probe(model, images[train], labels[train]) for model in (start, pretrained))
     tuned = training.fine_tune(
         probed, images[train], labels[train], images[validation], labels[validation], jax.random.key(5)
     ).model

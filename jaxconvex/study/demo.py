@@ -21,8 +21,10 @@ from jaxconvex.figures import Figure, save_figure
 from jaxconvex.page import Captioned, Section, write_page
 from jaxconvex.report import Report, class_means, only
 from jaxconvex.statistics import Correlation, pearson, spearman
-from jaxconvex.study.training import fine_tune, predict, pretrain, probe, stratified_split
+from jaxconvex.study.splits import stratified_split
+from jaxconvex.study.training import fine_tune, predict
 from jaxconvex.study.transformer import VisionTransformer
+from jaxconvex.study.transformer_training import pretrain, probe
 
 __all__ = ["Demonstration", "run_demo"]
 

@@ -1,0 +1,194 @@
+"""The loop of training: epochs of a loss, kept in a file after each, so that a run goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array
+
+from jaxconvex.checks import positive_integer
+from jaxconvex.study.training.batches import num_points, take
+from jaxconvex.study.training.states import read_tree, write_tree
+
+__all__ = ["Progress", "Trained", "train"]
+
+Progress = Callable[[int, int, float], object]  # called after an epoch: its number from 1, their number, its loss
+
+ON_DEVICE = 2**30  # bytes of data that are kept on the device; what is larger goes there in parts
+PART = 2**28
+
+
+class Trained(NamedTuple):
+    """The networks of the best epoch (the last, where none is validated), that epoch from 0, and each epoch's losses."""
+
+    networks: Any
+    best_epoch: int
+    losses: np.ndarray
+    validation_losses: np.ndarray
+
+
+class State(NamedTuple):
+    """All that is needed to go on after an epoch; the losses of epochs to come are nan."""
+
+    done: np.ndarray  # the number of epochs
+    parameters: Any
+    others: Any
+    optimizer: Any
+    best: Any  # parameters and other state of the best epoch; None where nothing is validated
+    losses: np.ndarray
+    validation_losses: np.ndarray
+
+
+def train(
+    networks: Any,
+    loss: Callable[..., Array],
+    data: tuple[Any, ...],
+    key: Array,
+    *,
+    num_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float = 0.05,
+    validate: Callable[[Any], float] | None = None,
+    patience: int | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Returns the networks after training all their parameters on the mean of `loss(networks, *batch, key)`.
+
+    AdamW on clipped gradients. Only parameters (`nnx.Param`) are trained. State that the loss changes as it runs (running
+    statistics of a batch norm in `train` mode, counts of random streams) is carried on from step to step.
+
+    Args:
+        networks: a Flax NNX model, or a tuple of them; what went in is unchanged.
+        loss: a scalar of the networks, a batch of each part of the data, and a key.
+        data: trees of arrays with one row a point, on the host or a device. More than a gigabyte stays on the host.
+        key: shuffles the points and gives each step its key.
+        num_epochs: the number of passes over the data, at most.
+        batch_size: the points of a step; an epoch leaves out the remainder of the shuffled points.
+        learning_rate: the peak of a schedule that warms up for a tenth of the steps, then falls along a cosine to 0.
+        weight_decay: of AdamW, for all parameters.
+        validate: a loss of the networks after an epoch, by which the best is chosen.
+        patience: training stops when that loss has not fallen for so many epochs.
+        checkpoint: a file for the state of the training, written after every epoch, before `progress` is called. The same
+            call goes on from there and ends with the same bits. A file that is not whole or of another call is not used,
+            and written over. It is left in place.
+        progress: called after each epoch.
+    """
+    count = num_points(data)
+    batch_size = min(positive_integer(batch_size, "batch_size"), count)
+    num_batches = count // batch_size
+    num_epochs = positive_integer(num_epochs, "num_epochs")
+    optimizer = _optimizer(learning_rate, weight_decay, num_epochs * num_batches)
+    graph, parameters, others = nnx.split(networks, nnx.Param, ...)  # type: ignore[misc]
+    ahead = np.full(num_epochs, np.nan)
+    best = None if validate is None else (parameters, others)
+    state = State(np.array(0), parameters, others, optimizer.init(parameters), best, ahead, ahead)
+    fingerprint = ""
+    if checkpoint is not None:
+        settings = (num_epochs, batch_size, learning_rate, weight_decay, patience, loss.__qualname__, jax.__version__)
+        fingerprint = _fingerprint(settings, (parameters, others, data, jax.random.key_data(key)))
+        state = read_tree(checkpoint, state, fingerprint=fingerprint) or state
+    if sum(array.nbytes for array in jax.tree.leaves(data)) <= ON_DEVICE:
+        data = jax.tree.map(jnp.asarray, data)
+    static = {"graph": graph, "loss": loss, "optimizer": optimizer}
+    epoch_keys = jax.random.split(key, num_epochs)
+    done = int(state.done)
+    while done < num_epochs and not _waited(state.validation_losses[:done], patience):
+        carry = state.parameters, state.others, state.optimizer
+        carry, mean_loss = _epoch(carry, data, epoch_keys[done], batch_size, static)
+        losses, validation_losses = state.losses.copy(), state.validation_losses.copy()
+        losses[done] = mean_loss
+        best = state.best
+        if validate is not None:
+            validation_losses[done] = _finite(validate(nnx.merge(graph, *carry[:2])))
+            best = carry[:2] if _best(validation_losses[: done + 1]) == done else best
+        done += 1
+        state = State(np.array(done), carry[0], carry[1], carry[2], best, losses, validation_losses)
+        if checkpoint is not None:
+            write_tree(checkpoint, state, fingerprint=fingerprint)
+        if progress is not None:
+            progress(done, num_epochs, float((losses if validate is None else validation_losses)[done - 1]))
+    kept = (state.parameters, state.others) if state.best is None else state.best
+    best_epoch = done - 1 if validate is None else _best(state.validation_losses[:done])
+    scored = done if validate is not None else 0
+    return Trained(nnx.merge(graph, *kept), best_epoch, state.losses[:done], state.validation_losses[:scored])
+
+
+def _finite(loss: float) -> float:
+    return float(loss) if np.isfinite(loss) else np.inf
+
+
+def _best(losses: np.ndarray) -> int:
+    return int(np.argmin(losses))
+
+
+def _waited(losses: np.ndarray, patience: int | None) -> bool:
+    return patience is not None and len(losses) > 0 and len(losses) - 1 - _best(losses) >= patience
+
+
+@lru_cache
+def _optimizer(learning_rate: float, weight_decay: float, num_steps: int) -> optax.GradientTransformation:
+    # Cached, so that equal settings are one object and `_steps` is compiled once for all seeds.
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, num_steps // 10, num_steps)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay))
+
+
+def _epoch(carry, data, key, batch_size, static) -> tuple[Any, float]:
+    """The parameters, other state and optimiser's state after an epoch, and the mean loss of its steps."""
+    count = num_points(data)
+    num_batches = count // batch_size
+    order_key, loss_key = jax.random.split(key)
+    order = jax.random.permutation(order_key, count)[: num_batches * batch_size].reshape(num_batches, batch_size)
+    keys = jax.random.split(loss_key, num_batches)
+    size = sum(array.nbytes for array in jax.tree.leaves(data))
+    if size <= ON_DEVICE:
+        carry, losses = _steps(carry, data, order, keys, **static)
+        return carry, float(losses.mean())
+    rows, losses = np.asarray(order), []
+    step = max(1, PART * count // (size * batch_size))
+    for first in range(0, num_batches, step):
+        part = rows[first : first + step]
+        places = jnp.arange(part.size).reshape(part.shape)
+        carry, some = _steps(carry, take(data, part.ravel()), places, keys[first : first + step], **static)
+        losses.append(some)
+    return carry, float(jnp.concatenate(losses).mean())
+
+
+@partial(jax.jit, static_argnames=("graph", "loss", "optimizer"))
+def _steps(carry, data, order, keys, *, graph, loss, optimizer):
+    def step(carry, batch):
+        parameters, others, state = carry
+        rows, key = batch
+
+        def batch_loss(parameters):
+            networks = nnx.merge(graph, parameters, others, copy=True)  # so that the loss may change its state
+            value = loss(networks, *take(data, rows), key)
+            return value, nnx.split(networks, nnx.Param, ...)[2]  # type: ignore[misc]
+
+        (value, others), gradient = jax.value_and_grad(batch_loss, has_aux=True)(parameters)
+        updates, state = optimizer.update(gradient, state, parameters)
+        return (optax.apply_updates(parameters, updates), others, state), value
+
+    return jax.lax.scan(step, carry, (order, keys))
+
+
+def _fingerprint(settings: tuple[Any, ...], tree: Any) -> str:
+    """A hash of the settings, and of the paths, types, shapes and values of all arrays."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.ascontiguousarray(leaf)
+        digest.update(repr((jax.tree_util.keystr(path), str(array.dtype), array.shape)).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
