@@ -18,7 +18,7 @@ from jaxconvex.study.results import (
 )
 
 REPARAMETRIZATIONS = ("isometry", "scaling", "standardization", "affine", "pca 50", "float16")
-SENSITIVITIES = ("k=5", "k=20", "k=40", "cosine", "mutual", "half the points", "true labels")
+SENSITIVITIES = ("k = 5", "k = 20", "k = 40", "cosine", "mutual", "half the points")
 MEASURES = ("linear probe", "k-nn accuracy", "silhouette", "nc1", "hubness")
 
 
