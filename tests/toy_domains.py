@@ -9,8 +9,9 @@ import string
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-__all__ = ["write_toy_domains", "write_toy_encoders"]
+__all__ = ["real_folder", "write_toy_domains", "write_toy_encoders"]
 
 CONFIGS = {
     "efficientnet-lite0": {
@@ -94,6 +95,12 @@ def write_toy_encoders(folder, *, seed: int = 0) -> dict[str, Path]:
             config = config | {"vocab_size": _write_tokenizer(path)}
         encoders.save(encoders.initialise({"model_type": kind} | config, rngs=nnx.Rngs(seed + i)), path)
     return paths
+
+
+def real_folder(data: Path, name: str) -> Path:
+    """Returns the folder of a real data set, or skips the test. It may lie in a folder data/, as models lie in models/."""
+    folder = next((path for path in (data / "data" / name, data / name) if path.is_dir()), None)
+    return folder or pytest.skip(f"{data} has no folder {name}")
 
 
 def _write_tokenizer(folder: Path) -> int:

@@ -38,14 +38,14 @@ def take(dataset: Dataset, rows: Any) -> Dataset:
 
     Args:
         dataset: any.
-        rows: numbers of points, or one bool a point.
+        rows: what selects rows of an array: numbers of points, one bool a point, or a slice.
 
     Example:
         >>> dataset = Dataset(["a", "b", "c"], {"label": np.array([0, 1, 0])}, None, None, {}, "Three letters.")
         >>> take(dataset, [2, 1]).inputs
         ['c', 'b']
     """
-    rows = np.arange(len(dataset.inputs))[np.asarray(rows)]
+    rows = np.arange(len(dataset.inputs))[rows]
     inputs = dataset.inputs
     return dataset._replace(
         inputs=inputs[rows] if isinstance(inputs, np.ndarray) else [inputs[row] for row in rows],
