@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from scipy.linalg import eigh
@@ -147,7 +148,7 @@ def reparametrizations(
         layer_key = jax.random.fold_in(key, index)
         for number, (variant, change) in enumerate(REPARAMETRIZATIONS.items()):
             changed = change(x, jax.random.fold_in(layer_key, number))
-            scores = _scores(knn_graph(changed, k=k), encoded, key)
+            scores = _scores(knn_graph(jnp.asarray(changed), k=k), encoded, key)
             common = ("reparametrization", variant, network, seed)
             rows += [VariantRow(*common, one, name, index, score, len(x)) for one, score in scores.items()]
         if progress is not None:
@@ -200,18 +201,18 @@ def sensitivity(
     rows: list[VariantRow] = []
     for index, name in enumerate(layers):
         x = _as_features(layers[name], name, encoded, k)
-        nearest = knn_graph(x, k=max(widths.values()))
+        nearest = knn_graph(jnp.asarray(x), k=max(widths.values()))
         of_width = {
             width: _scores(_first(nearest, width), encoded, key) for width in dict.fromkeys(widths.values())
         }  # of equal ones only one is scored
         found = {variant: of_width[width] for variant, width in widths.items()}
         if np.all(np.any(x != 0, axis=1)):
-            found["cosine"] = _scores(knn_graph(x, k=k, metric="cosine"), encoded, key)
+            found["cosine"] = _scores(knn_graph(jnp.asarray(x), k=k, metric="cosine"), encoded, key)
         else:
             found["cosine"] = dict.fromkeys(encoded, float("nan"))
         found["mutual"] = _scores(_first(nearest, k), encoded, key, mode="mutual")
         for variant, chosen in samples.items():
-            found[variant] = _scores(knn_graph(x[chosen], k=k), _of_points(encoded, chosen), key)
+            found[variant] = _scores(knn_graph(jnp.asarray(x[chosen]), k=k), _of_points(encoded, chosen), key)
         sizes = {variant: len(chosen) for variant, chosen in samples.items()}
         for variant, scores in found.items():
             common = ("sensitivity", variant, network, seed)
