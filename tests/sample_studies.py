@@ -19,7 +19,7 @@ from jaxconvex.study.results import (
 
 REPARAMETRIZATIONS = ("isometry", "scaling", "standardization", "affine", "pca 50", "float16")
 SENSITIVITIES = ("k = 5", "k = 20", "k = 40", "cosine", "mutual", "half the points")
-MEASURES = ("linear probe", "k-nn accuracy", "silhouette", "nc1", "hubness")
+MEASURES = ("linear probe accuracy", "k-NN accuracy", "silhouette", "neural collapse NC1", "hubness")
 
 
 def small_study(**changes) -> Study:
@@ -164,7 +164,7 @@ def _measures(draws, names, profiles, classes) -> tuple[MeasureRow, ...]:
             for place, score in enumerate(line):
                 value = float(score + draws.normal(0, 0.02))
                 rows.append(MeasureRow(measure, network, number, names[place], place, None, value))
-                if measure in ("linear probe", "k-nn accuracy", "silhouette"):
+                if measure in MEASURES[:3]:
                     for row in classes:
                         drawn = row.graph + draws.normal(0, 0.05)
                         rows.append(MeasureRow(measure, network, number, names[place], place, row.label, float(drawn)))

@@ -1,0 +1,147 @@
+"""Claims on layers: convexity lies above the permutation null, fine-tuning raises it, and most in late layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxconvex.study.claims.words import (
+    Statement,
+    by_domain,
+    change_rows,
+    contrast,
+    ends,
+    half_width,
+    macro_rows,
+    mean,
+    over_domains,
+    points,
+    sign,
+    some,
+    spot,
+    where,
+)
+from jaxconvex.study.results import ScoreRow, Study
+
+__all__ = ["above_null", "holm", "most_in_late_layers", "raised"]
+
+KINDS = ("graph", "euclidean")
+LEVEL = 0.05
+
+
+def holm(p_values: Sequence[float]) -> Float[np.ndarray, " n"]:
+    """Holm's corrected p-values: the chance of any false alarm among them stays below the level.
+
+    Sorted, p_(i) is multiplied by n - i (i from 0), made non-decreasing and cut at 1.
+
+    >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
+    [0.03, 0.06, 0.06]
+
+    Source: Holm, Scandinavian Journal of Statistics 6:65, 1979.
+    """
+    p = np.asarray(p_values, np.float64)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p)))), 1)
+    return corrected
+
+
+def above_null(studies: Sequence[Study], domain: str) -> list[Statement]:
+    """Whether graph convexity is above the null in every layer; the layer closest to the null gives the estimate.
+
+    It holds where every layer's interval lies above the null's upper end and every corrected p is below 0.05, and does
+    not where a layer's interval lies below the null's mean.
+    """
+    found: list[tuple[Study, ScoreRow, float]] = []
+    for study in studies:
+        rows = [row for row in macro_rows(study, "graph") if math.isfinite(row.score) and math.isfinite(row.null_upper)]
+        for network in dict.fromkeys((row.network, row.seed) for row in rows):
+            mine = [row for row in rows if (row.network, row.seed) == network]
+            found += zip([study] * len(mine), mine, holm([row.p_value for row in mine]).tolist(), strict=True)
+    if not found:
+        return []
+    above = [row.score > row.null_upper for _, row, _ in found]
+    clear = [p < LEVEL for _, _, p in found]
+    study, weakest, _ = min(found, key=lambda one: one[1].score - one[1].null_mean)
+    estimate, lower, upper = (value - weakest.null_mean for value in (weakest.score, weakest.lower, weakest.upper))
+    holds = None
+    if all(above) and all(clear) and all(row.lower > row.null_upper for _, row, _ in found):
+        holds = True
+    elif any(row.upper < row.null_mean for _, row, _ in found):
+        holds = False
+    named = [spot(other, row, domain) for (other, row, _), fine in zip(found, above, strict=True) if not fine]
+    failing = [
+        f"{spot(other, row, domain)} (p = {p:.2g})"
+        for (other, row, p), fine in zip(found, clear, strict=True)
+        if not fine
+    ]
+    text = (
+        f"{where(len({other.name for other, _, _ in found}), domain)} graph convexity is above the upper end of the permutation null in {sum(above)} of "
+        f"{len(found)} layers (each network counted by itself). The closest, {spot(study, weakest, domain)}, is "
+        f"{points(estimate)} points from the null's mean {ends(lower, upper)}. With Holm's correction over the layers "
+        f"of a network, p is below {LEVEL} in {sum(clear)} of {len(found)} (largest {max(p for *_, p in found):.2g})."
+    )
+    text += f" Not above: {some(named)}." if named else ""
+    text += f" Not significant: {some(failing)}." if failing else ""
+    text += " The paper found convexity above chance everywhere; here it is not." if holds is False else ""
+    return [Statement("above the null", text, estimate, lower, upper, holds, domain)]
+
+
+def raised(studies: Sequence[Study], domain: str) -> list[Statement]:
+    """By how much fine-tuning changes convexity, the mean over layers.
+
+    Its interval is as wide as the layers' own on average, that is, their errors are taken as wholly correlated; the
+    layers' own hold the sampling of test points and of seeds. Those of domains are independent.
+    """
+    made = []
+    for kind in KINDS:
+        parts = [rows for study in studies if (rows := change_rows(study, kind))]
+        if not parts:
+            continue
+        found = [(mean(row.difference for row in rows), mean(map(half_width, rows))) for rows in parts]
+        estimate, lower, upper = over_domains(found)
+        rows = [row for part in parts for row in part]
+        text = (
+            f"{where(len(parts), domain)} fine-tuning changes {kind} convexity by {points(estimate)} points on average over "
+            f"layers {ends(lower, upper)}; by layer the interval is above 0 in {sum(row.lower > 0 for row in rows)} of "
+            f"{len(rows)}, below 0 in {sum(row.upper < 0 for row in rows)}."
+        )
+        holds = sign(lower, upper)
+        if domain == "all":
+            text += f" {by_domain(found)}"
+        text += contrast(holds, "The paper found that fine-tuning raises it; here it falls.")
+        made.append(Statement(f"raised by fine-tuning: {kind}", text, estimate, lower, upper, holds, domain))
+    return made
+
+
+def most_in_late_layers(studies: Sequence[Study], domain: str) -> list[Statement]:
+    """The change of the later half of the layers less that of the earlier half; a middle layer is in neither.
+
+    Errors are taken as wholly correlated within a half and as independent between the halves.
+    """
+    made = []
+    for kind in KINDS:
+        found = []
+        for study in studies:
+            rows = sorted(change_rows(study, kind), key=lambda row: row.layer_index)
+            half = len(rows) // 2
+            if half:
+                early, late = rows[:half], rows[-half:]
+                difference = mean(row.difference for row in late) - mean(row.difference for row in early)
+                found.append((difference, math.hypot(mean(map(half_width, late)), mean(map(half_width, early)))))
+        if not found:
+            continue
+        estimate, lower, upper = over_domains(found)
+        holds = sign(lower, upper)
+        text = (
+            f"{where(len(found), domain)} the later half of the layers changes in {kind} convexity by "
+            f"{points(estimate)} points more than the earlier half {ends(lower, upper)}."
+        )
+        if domain == "all":
+            text += f" {by_domain(found)}"
+        text += contrast(holds, "The paper found the rise mostly in late layers; here it is larger in early ones.")
+        made.append(Statement(f"most in late layers: {kind}", text, estimate, lower, upper, holds, domain))
+    return made

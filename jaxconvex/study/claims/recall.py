@@ -1,0 +1,183 @@
+"""Claims on classes: convexity before fine-tuning predicts recall after it, and does so beside simpler measures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import ndtri
+
+from jaxconvex.statistics import Correlation, pearson, spearman
+from jaxconvex.study.claims.words import (
+    Statement,
+    coefficient_text,
+    contrast,
+    correlation_text,
+    macro_rows,
+    mean,
+    sign,
+    where,
+)
+from jaxconvex.study.measures import Beside, what_convexity_adds
+from jaxconvex.study.results import Study
+
+__all__ = ["beside_simpler_measures", "predicts_recall", "recall_pairs", "within_domains"]
+
+KINDS = ("graph", "euclidean")
+PAPER = {"graph": "0.22 +- 0.06", "euclidean": "0.24 +- 0.06"}  # pooled Pearson r, with its standard error
+
+
+def recall_pairs(study: Study, kind: str) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """Convexity of the pretrained network (mean over layers) and recall after fine-tuning, of each class; may be NaN."""
+    values = np.array([(getattr(row, kind), row.recall) for row in study.classes], np.float64).reshape(-1, 2)
+    return values[:, 0], values[:, 1]
+
+
+def within_domains(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Correlation:
+    """Pearson's r within domains: both variables less their domain's mean, d - 1 degrees of freedom fewer.
+
+    Fisher's interval is tanh(artanh r -+ z / sqrt(n - d - 2)) for n classes of d domains; NaN where n - d <= 2. Classes
+    with a NaN are left out.
+
+    >>> x = np.array([0.1, 0.2, 0.3])
+    >>> within_domains([(x, x), (x + 0.5, x)]).coefficient
+    1.0
+    """
+    centred, domains = [np.empty((0, 2))], 0
+    for convexity, recall in pairs:
+        both = np.stack([convexity, recall], axis=-1)
+        both = both[np.isfinite(both).all(axis=-1)]
+        if len(both):
+            centred.append(both - both.mean(axis=0))
+            domains += 1
+    values = np.concatenate(centred)
+    r, n = float(pearson(*values.T).coefficient), len(values)
+    room = n - domains - 2
+    if not math.isfinite(r) or room <= 0:
+        return Correlation(r, math.nan, math.nan, n)
+    with np.errstate(divide="ignore"):
+        ends = np.tanh(np.arctanh(r) + np.array([-1, 1]) * ndtri(0.975) / math.sqrt(room))
+    return Correlation(r, float(ends[0]), float(ends[1]), n)
+
+
+def predicts_recall(studies: Sequence[Study], domain: str) -> list[Statement]:
+    """The correlation of convexity before fine-tuning and recall after it, over classes; of several domains within, too."""
+    made = []
+    for kind in KINDS:
+        pairs = [recall_pairs(study, kind) for study in studies if study.classes]
+        if not pairs:
+            continue
+        x, y = (np.concatenate(values) for values in zip(*pairs, strict=True))
+        found, rank = pearson(x, y), spearman(x, y)
+        lost = len(x) - found.num_points
+        text = (
+            f"{where(len(pairs), domain)} the {kind} convexity of a class before fine-tuning and its recall after it have "
+            f"Pearson r = {correlation_text(found)}, Spearman {correlation_text(rank)}, over {found.num_points} classes"
+            f"{f' ({lost} more have no value and are not in it)' if lost else ''}."
+        )
+        holds = sign(found.lower, found.upper)
+        if not math.isfinite(found.coefficient):
+            text += " There is no correlation where one of the two is constant or fewer than two classes have both."
+        elif domain == "all":
+            text += f" The paper found r = {PAPER[kind]} over all its domains; here {_paper(found, kind)}."
+        else:
+            text += contrast(holds, f"The paper found r = {PAPER[kind]} over all its domains; here it is negative.")
+        made.append(Statement(f"predicts recall: {kind}", text, *found[:3], holds, domain))
+        if len(pairs) > 1:
+            inner = within_domains(pairs)
+            holds = sign(inner.lower, inner.upper)
+            text = f"Within domains (both less their domain's mean) {kind} convexity and recall have "
+            text += f"r = {correlation_text(inner)}."
+            text += contrast(holds, "Pooling hides this: within domains the relation is the other way round.")
+            made.append(Statement(f"predicts recall: {kind}, within domains", text, *inner[:3], holds, domain))
+    return made
+
+
+def _paper(found: Correlation, kind: str) -> str:
+    value = float(PAPER[kind].split()[0])
+    if math.isnan(found.lower):
+        return "there are too few classes for an interval"
+    side = "above" if found.lower > value else "below"
+    return "the interval holds that value" if found.lower <= value <= found.upper else f"the interval lies {side} it"
+
+
+def beside_simpler_measures(studies: Sequence[Study], domain: str) -> list[Statement]:
+    """Does convexity tell more of recall than a simpler measure does: their partial correlation, and r over the layers.
+
+    Over domains partial correlations are averaged as Fisher's z, with weights n - 4 for n classes. A measure that is told
+    of layers only gets r over the layers; that decides nothing.
+    """
+    with_rows = [study for study in studies if study.measures]
+    over_layers: dict[str, list[Correlation]] = {}
+    over_classes: dict[str, list[Beside]] = {}
+    for study in with_rows:
+        for measure, found in _over_layers(study).items():
+            over_layers.setdefault(measure, []).append(found)
+        convexity = {row.label: row.graph for row in study.classes if row.label is not None}
+        recall = {row.label: row.recall for row in study.classes if row.label is not None}
+        of_classes = [row for row in study.measures if row.label is not None]
+        for beside in what_convexity_adds(convexity, recall, of_classes) if of_classes and convexity else ():
+            over_classes.setdefault(beside.measure, []).append(beside)
+    made = []
+    for measure, layers in over_layers.items():
+        text = f"{where(len(layers), domain)} graph convexity and {measure} correlate over the layers of the "
+        text += f"pretrained network with r = {_mean_correlation(layers)}"
+        rows = over_classes.get(measure, [])
+        if not rows:
+            estimate, lower, upper = (
+                layers[0][:3] if len(layers) == 1 else (mean(one[0] for one in layers), *[math.nan] * 2)
+            )
+            made.append(
+                Statement(f"beside simpler measures: {measure}", f"{text}.", estimate, lower, upper, None, domain)
+            )
+            continue
+        estimate, lower, upper = _partial(rows)
+        holds = sign(lower, upper)
+        measured, convex = (
+            mean(row.measure_with_recall for row in rows),
+            mean(row.convexity_with_recall for row in rows),
+        )
+        text += (
+            f"; over classes {measure} and recall have r = {coefficient_text(measured)}, "
+            f"convexity and recall {coefficient_text(convex)}, and given {measure} convexity and recall "
+            f"still have r = {correlation_text(Correlation(estimate, lower, upper, 0))}."
+        )
+        text += contrast(holds, f"So given {measure} a more convex class is recalled worse.")
+        made.append(Statement(f"beside simpler measures: {measure}", text, estimate, lower, upper, holds, domain))
+    return made
+
+
+def _over_layers(study: Study) -> dict[str, Correlation]:
+    convexity = {row.layer_index: row.score for row in macro_rows(study, "graph") if row.network == "pretrained"}
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for row in study.measures:
+        if (
+            row.network == "pretrained"
+            and row.label is None
+            and math.isfinite(row.value)
+            and row.layer_index in convexity
+        ):
+            pairs.setdefault(row.measure, []).append((convexity[row.layer_index], row.value))
+    return {measure: pearson(*np.array(values).T) for measure, values in pairs.items()}
+
+
+def _mean_correlation(found: Sequence[Correlation]) -> str:
+    if len(found) == 1:
+        return correlation_text(found[0])
+    known = [one.coefficient for one in found if math.isfinite(one.coefficient)]
+    return f"{mean(known):.2f} (mean; {min(known):.2f} to {max(known):.2f})" if known else "not defined"
+
+
+def _partial(rows: Sequence[Beside]) -> tuple[float, float, float]:
+    """The partial correlation over domains with its interval."""
+    if len(rows) == 1:
+        return rows[0].partial, rows[0].lower, rows[0].upper
+    known = [row for row in rows if math.isfinite(row.partial) and abs(row.partial) < 1 and row.num_classes > 4]
+    if not known:
+        return math.nan, math.nan, math.nan
+    weights = np.array([row.num_classes - 4 for row in known])
+    centre = np.average(np.arctanh([row.partial for row in known]), weights=weights)
+    lower, estimate, upper = np.tanh(centre + np.array([-1, 0, 1]) * ndtri(0.975) / math.sqrt(weights.sum()))
+    return float(estimate), float(lower), float(upper)

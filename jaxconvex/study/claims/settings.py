@@ -1,0 +1,125 @@
+"""Claims on ways of measuring: robust to re-parametrization, and conclusions that stand under other settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxconvex.study.claims.words import (
+    Statement,
+    begin,
+    change_rows,
+    coefficient_text,
+    contrast,
+    ends,
+    half_width,
+    macro_rows,
+    mean,
+    over_domains,
+    points,
+    sign,
+    verdict_of_all,
+    where,
+)
+from jaxconvex.study.results import Study, VariantRow
+from jaxconvex.study.robustness import summary
+
+__all__ = ["robust", "stands"]
+
+
+def robust(studies: Sequence[Study], domain: str) -> list[Statement]:
+    """Whether each re-parametrization moves scores by at most half an interval, and by how much; all of them first."""
+    asked = [(study, rows) for study in studies if (rows := _asked(study, "reparametrization"))]
+    made = []
+    for variant in dict.fromkeys(row.variant for _, rows in asked for row in rows if row.variant != "none"):
+        moved, ranks, widths = [], [], []
+        for study, rows in asked:
+            differences = _moved(rows, variant)
+            if len(differences):
+                moved.append(differences)
+                widths.append(mean(map(half_width, macro_rows(study, "graph"))))
+                ranks += [one.rank_correlation for one in summary(rows) if one.variant == variant]
+        if not moved:
+            continue
+        every = np.concatenate(moved)
+        estimate, width = mean(part.mean() for part in moved), mean(widths)
+        inside = [np.abs(part).max() <= own for part, own in zip(moved, widths, strict=True)]
+        holds = True if all(inside) else False if abs(estimate) > width else None
+        lower, upper, largest = float(every.min()), float(every.max()), np.abs(every).max()
+        text = (
+            f"{begin(variant)}: {points(estimate)} points on average, {100 * largest:.1f} at most "
+            f"(from {points(lower)} to {points(upper)}); rank correlation of the profiles {coefficient_text(mean(ranks))}."
+        )
+        text += contrast(holds, "Not robust to it.", "Undecided.")
+        made.append(Statement(f"robust to re-parametrization: {variant}", text, estimate, lower, upper, holds, domain))
+    if not made:
+        return []
+    worst = max(made, key=lambda one: max(-one.lower, one.upper))
+    width = mean(half_width(row) for study, _ in asked for row in macro_rows(study, "graph"))
+    text = (
+        f"{where(len(asked), domain)} graph convexity moves by at most half its interval "
+        f"({100 * width:.1f} points, mean of the layers) in {sum(one.holds is True for one in made)} of {len(made)} "
+        f"re-parametrizations, on average by more than that in {sum(one.holds is False for one in made)}."
+    )
+    whole = worst._replace(
+        claim="robust to re-parametrization", text=text, holds=verdict_of_all(one.holds for one in made)
+    )
+    return [whole, *made]
+
+
+def _asked(study: Study, question: str) -> list[VariantRow]:
+    """The rows of one question, by predicted labels, that have a score."""
+    rows = [row for row in study.variants if (row.question, row.labeling) == (question, "predicted")]
+    return [row for row in rows if math.isfinite(row.score)]
+
+
+def _moved(rows: Sequence[VariantRow], variant: str) -> Float[np.ndarray, " m"]:
+    """The variant's scores less those of the study's own way, of the same layers, networks and seeds."""
+    own = {(row.network, row.seed, row.layer_index): row.score for row in rows if row.variant == "none"}
+    mine = {(row.network, row.seed, row.layer_index): row.score for row in rows if row.variant == variant}
+    return np.array([mine[key] - own[key] for key in mine if key in own])
+
+
+def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
+    """Whether fine-tuning raises graph convexity under each other setting too, true labels among them; all first."""
+    asked = [(study, rows) for study in studies if (rows := _asked(study, "sensitivity"))]
+    found: dict[str, list[tuple[float, float, int, int]]] = {}
+    for study, rows in asked:
+        # The other settings have no replicates: their error is taken from the study's own.
+        half = mean(map(half_width, change_rows(study, "graph")))
+        for one in summary(rows):
+            if one.raised is not None:
+                found.setdefault(one.variant, []).append((one.mean_change, half, one.raised, one.num_layers))
+    for study in studies:
+        truth = change_rows(study, "graph", next(iter(study.domain["labelings"]), ""))
+        if truth:
+            raised = sum(row.difference > 0 for row in truth)
+            change, half = mean(row.difference for row in truth), mean(map(half_width, truth))
+            found.setdefault("true labels", []).append((change, half, raised, len(truth)))
+    made = []
+    for variant, parts in found.items():
+        estimate, lower, upper = over_domains([part[:2] for part in parts])
+        holds = sign(lower, upper)
+        way = "As the study measures" if variant == "none" else begin(variant)
+        text = (
+            f"{way}: {points(estimate)} points {ends(lower, upper)}, raised in {sum(part[2] for part in parts)} of "
+            f"{sum(part[3] for part in parts)} layers."
+        )
+        text += contrast(holds, "Measured so, it falls.", "Undecided.")
+        made.append(Statement(f"stands under other settings: {variant}", text, estimate, lower, upper, holds, domain))
+    if not made:
+        return []
+    weakest = min(made, key=lambda one: one.lower if math.isfinite(one.lower) else math.inf)
+    text = (
+        f"{where(max(map(len, found.values())), domain)} fine-tuning clearly raises graph convexity, mean over layers, under "
+        f"{sum(one.holds is True for one in made)} of {len(made)} settings, clearly lowers it under "
+        f"{sum(one.holds is False for one in made)}. Intervals of settings other than the study's own and true labels "
+        "are as wide as the study's own."
+    )
+    whole = weakest._replace(
+        claim="stands under other settings", text=text, holds=verdict_of_all(one.holds for one in made)
+    )
+    return [whole, *made]

@@ -1,0 +1,118 @@
+"""A statement, and the rows, means and words that statements are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxconvex.statistics import Correlation
+from jaxconvex.study.results import ChangeRow, ScoreRow, Study
+
+__all__ = [
+    "Statement", "begin", "by_domain", "coefficient_text", "change_rows", "contrast", "correlation_text", "ends",
+    "half_width", "macro_rows", "mean", "over_domains", "points", "sign", "some", "spot", "verdict_of_all",
+    "where",
+]  # fmt: skip
+
+
+class Statement(NamedTuple):
+    """A claim, what the numbers say of it, and the number that decides.
+
+    `holds` is True where the interval lies clearly on the claim's side, False where clearly on the other, else None.
+    """
+
+    claim: str  # "group" or "group: detail"
+    text: str
+    estimate: float  # a fraction or a correlation; NaN where there is none
+    lower: float
+    upper: float
+    holds: bool | None
+    domain: str = "all"  # or the name of one domain
+
+
+def macro_rows(study: Study, kind: str) -> list[ScoreRow]:
+    wanted = (kind, "predicted", "macro")
+    return [row for row in study.scores if (row.kind, row.labeling, row.level) == wanted]
+
+
+def change_rows(study: Study, kind: str, labeling: str = "predicted") -> list[ChangeRow]:
+    """The change of the mean over the seeds, of the layers that have one."""
+    wanted = (kind, labeling, None)
+    rows = [row for row in study.changes if (row.kind, row.labeling, row.seed) == wanted]
+    return [row for row in rows if math.isfinite(row.difference)]
+
+
+def half_width(row: ScoreRow | ChangeRow) -> float:
+    return (row.upper - row.lower) / 2
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of those that are not NaN."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def verdict_of_all(verdicts: Iterable[bool | None]) -> bool | None:
+    known = list(verdicts)
+    return False if False in known else None if None in known else True
+
+
+def over_domains(found: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """The mean of (estimate, half width) over domains with its interval: errors independent, these domains only."""
+    estimates, halves = np.array(found, np.float64).T
+    half = float(np.sqrt(np.sum(halves**2))) / len(halves)
+    return float(estimates.mean()), float(estimates.mean()) - half, float(estimates.mean()) + half
+
+
+def by_domain(found: Sequence[tuple[float, float]]) -> str:
+    above = sum(value - half > 0 for value, half in found)
+    below = sum(value + half < 0 for value, half in found)
+    return f"By domain the interval is above 0 in {above} of {len(found)}, below 0 in {below}."
+
+
+def sign(lower: float, upper: float) -> bool | None:
+    return True if lower > 0 else False if upper < 0 else None
+
+
+def contrast(holds: bool | None, against: str, undecided: str = "This is undecided.") -> str:
+    return f" {against}" if holds is False else f" {undecided}" if holds is None else ""
+
+
+def where(number: int, domain: str) -> str:
+    return f"Over {number} domain{'s' * (number > 1)}" if domain == "all" else f"In {domain}"
+
+
+def begin(name: str) -> str:
+    """The name as a sentence begins: a capital, but not for a symbol, as the k of "k = 5" is."""
+    return name if name[1:2] in ("", " ") else name[0].upper() + name[1:]
+
+
+def spot(study: Study, row: ScoreRow, domain: str) -> str:
+    network = row.network if row.seed is None else f"{row.network}, seed {row.seed}"
+    return f"{f'{study.name}, ' if domain == 'all' else ''}{row.layer} {network}"
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    more = f"; and {len(names) - most} more" if len(names) > most else ""
+    return "; ".join(names[:most]) + more
+
+
+def points(value: float) -> str:
+    return "no value" if math.isnan(value) else "0.0" if f"{100 * value:.1f}" == "-0.0" else f"{100 * value:+.1f}"
+
+
+def ends(lower: float, upper: float) -> str:
+    known = math.isfinite(lower) and math.isfinite(upper)
+    return f"[{points(lower)}, {points(upper)}]" if known else "(no interval)"
+
+
+def coefficient_text(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "not defined"
+
+
+def correlation_text(found: Correlation) -> str:
+    ends = f"[{found.lower:.2f}, {found.upper:.2f}]" if math.isfinite(found.lower) else "(no interval)"
+    return f"{found.coefficient:.2f} {ends}" if math.isfinite(found.coefficient) else "not defined"
