@@ -78,8 +78,9 @@ def above_null(studies: Sequence[Study], domain: str) -> list[Statement]:
         for (other, row, p), fine in zip(found, clear, strict=True)
         if not fine
     ]
+    number = len({other.name for other, _, _ in found})
     text = (
-        f"{where(len({other.name for other, _, _ in found}), domain)} graph convexity is above the upper end of the permutation null in {sum(above)} of "
+        f"{where(number, domain)} graph convexity is above the upper end of the permutation null in {sum(above)} of "
         f"{len(found)} layers (each network counted by itself). The closest, {spot(study, weakest, domain)}, is "
         f"{points(estimate)} points from the null's mean {ends(lower, upper)}. With Holm's correction over the layers "
         f"of a network, p is below {LEVEL} in {sum(clear)} of {len(found)} (largest {max(p for *_, p in found):.2g})."

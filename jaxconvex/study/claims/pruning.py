@@ -41,8 +41,8 @@ def pruned(studies: Sequence[Study], domain: str) -> list[Statement]:
     values = zip(np.mean(saved, axis=0), names, strict=True)
     shares = ", ".join(f"{100 * value:.0f} percent {name}" for value, name in values if math.isfinite(value))
     text = (
-        f"{where(len(found), domain)} the network cut after its most convex layer and fine-tuned differs in accuracy from the "
-        f"whole by {points(estimate)} points {ends(lower, upper)} (the interval is over seeds). It saves {shares}."
+        f"{where(len(found), domain)} the network cut after its most convex layer and fine-tuned differs in accuracy from "
+        f"the whole by {points(estimate)} points {ends(lower, upper)} (the interval is over seeds). It saves {shares}."
     )
     text += contrast(holds, f"So more than {100 * TOLERATED_LOSS:.0f} point is lost.")
     return [Statement("pruning", text, estimate, lower, upper, holds, domain)]

@@ -113,8 +113,9 @@ def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
     if not made:
         return []
     weakest = min(made, key=lambda one: one.lower if math.isfinite(one.lower) else math.inf)
+    number = max(map(len, found.values()))
     text = (
-        f"{where(max(map(len, found.values())), domain)} fine-tuning clearly raises graph convexity, mean over layers, under "
+        f"{where(number, domain)} fine-tuning clearly raises graph convexity, mean over layers, under "
         f"{sum(one.holds is True for one in made)} of {len(made)} settings, clearly lowers it under "
         f"{sum(one.holds is False for one in made)}. Intervals of settings other than the study's own and true labels "
         "are as wide as the study's own."

@@ -1,0 +1,336 @@
+"""The pages of studies: of one domain, and of several together; each one HTML file with its figures and tables."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxconvex.figures import Figure, save_figure
+from jaxconvex.formats import Table, csv_text, interval_text, percent_text, write_file
+from jaxconvex.page import Captioned, Section, write_page
+from jaxconvex.statistics import Correlation, pearson
+from jaxconvex.study.claims.recall import recall_pairs
+from jaxconvex.study.claims.words import correlation_text
+from jaxconvex.study.figures import study_figures
+from jaxconvex.study.results import Study
+from jaxconvex.study.statements import (
+    Statement,
+    missing_parts,
+    paragraphs,
+    pooled,
+    statements,
+    write_statements,
+)
+
+__all__ = ["SummaryRow", "summary_rows", "summary_table", "write_domain_page", "write_joint_page"]
+
+PAGE = "report.html"
+BY_SEED = "Thin lines are seeds of fine-tuning, the thick line their mean; bands are intervals, of seeds their mean"
+CAPTIONS = {
+    "profiles": f"Convexity of every layer, mean of the classes that the network predicts. {BY_SEED}. Grey is the "
+    "permutation null: the same graph with the pretrained network's labels permuted.",
+    "profiles-graph": f"Graph convexity of every layer, mean of the classes that the network predicts. {BY_SEED}. Grey is "
+    "the permutation null: the same graph with the pretrained network's labels permuted.",
+    "profiles-euclidean": f"Euclidean convexity of every layer, mean of the classes that the network predicts. {BY_SEED}.",
+    "changes": "Fine-tuned (mean over seeds) minus pretrained. The intervals hold the sampling of test points and of seeds.",
+    "recall": "A point is a class: its convexity before fine-tuning (mean over layers) and its recall after it (mean over "
+    "seeds).",
+    "correlations": "Pearson's r over classes with its interval. Pooled: the classes of all pooled domains; within domains: "
+    "each variable less its domain's mean.",
+    "robustness": "Graph convexity of re-parametrized features less that of the features themselves; a point is a layer of "
+    "a network. Grey: half the interval of a score, mean of the layers.",
+    "sensitivity": "What fine-tuning changes in graph convexity when it is measured in other ways; a point is a layer, the "
+    "darker the later, the bar their mean.",
+    "measures": "Simpler measures over the layers of the pretrained network, each line scaled to its own range.",
+    "pruning": "The accuracy of networks cut after a layer and fine-tuned, and of the whole; a point is a seed, the bar "
+    "their mean.",
+}
+SECTIONS = {
+    "Layers": ("profiles", "profiles-graph", "profiles-euclidean"),
+    "What fine-tuning changes": ("changes",),
+    "Does convexity predict recall?": ("recall", "correlations"),
+    "Other ways of measuring": ("robustness", "sensitivity"),
+    "Beside simpler measures": ("measures",),
+    "Pruning": ("pruning",),
+}
+VERDICTS = {True: "yes", False: "no", None: "undecided"}
+
+
+class SummaryRow(NamedTuple):
+    """A domain in one line: fractions; spreads are standard deviations over seeds; NaN for what was not run."""
+
+    domain: str
+    test_points: int
+    classes: int
+    layers: int
+    seeds: int
+    accuracy_pretrained: float
+    accuracy: float
+    accuracy_spread: float
+    graph_first_pretrained: float
+    graph_first: float
+    graph_last_pretrained: float
+    graph_last: float
+    euclidean_first_pretrained: float
+    euclidean_first: float
+    euclidean_last_pretrained: float
+    euclidean_last: float
+    r_graph: float
+    r_graph_lower: float
+    r_graph_upper: float
+    r_euclidean: float
+    r_euclidean_lower: float
+    r_euclidean_upper: float
+
+
+def summary_rows(studies: Sequence[Study]) -> tuple[SummaryRow, ...]:
+    """A line a domain: accuracy, convexity of the first and last layer before and after fine-tuning, r with recall."""
+    return tuple(_summary(study) for study in studies)
+
+
+def summary_table(studies: Sequence[Study]) -> Table:
+    """The same as a table for people, in percent: `to_text` and `to_rich` show it on a terminal."""
+    columns = ("domain", "test points", "classes", "accuracy before", "after", "graph first layer", "graph last layer",
+               "euclid. first layer", "euclid. last layer", "r graph", "r euclid.")  # fmt: skip
+    lines = []
+    for row in summary_rows(studies):
+        spread = f" ± {percent_text(row.accuracy_spread)}" if math.isfinite(row.accuracy_spread) else ""
+        cells = [row.domain, str(row.test_points), str(row.classes), percent_text(row.accuracy_pretrained)]
+        cells.append(f"{percent_text(row.accuracy)}{spread}")
+        for place in ("graph_first", "graph_last", "euclidean_first", "euclidean_last"):
+            before, after = getattr(row, f"{place}_pretrained"), getattr(row, place)
+            cells.append(f"{percent_text(before)} → {percent_text(after)}")
+        for kind in ("graph", "euclidean"):
+            r, lower, upper = (getattr(row, f"r_{kind}{end}") for end in ("", "_lower", "_upper"))
+            cells.append(correlation_text(Correlation(r, lower, upper, row.classes)))
+        lines.append(tuple(cells))
+    notes = (
+        "Percent; before → after fine-tuning (mean over seeds, ± their standard deviation). r: convexity before and recall "
+        "after fine-tuning, over classes, with 95 percent interval.",
+    )
+    return Table("Domains", columns, tuple(lines), notes)
+
+
+def write_domain_page(study: Study, folder: str | os.PathLike[str]) -> list[Path]:
+    """The paths of report.html and of its figures (PNG and SVG, in `figures`), after writing them.
+
+    The page says what was studied and how, what the numbers say, and shows figures and tables; it needs nothing beside it.
+    """
+    made = statements([study])
+    drawn = study_figures([study], made)
+    title = f"Convexity in {study.domain.get('title', study.name)}"
+    sections = [
+        Section("What the numbers say", [*paragraphs(made), *missing_parts([study])]),
+        *_figure_sections(drawn, _domain_tables(study)),
+        Section("Statements", [_statement_table(made)]),
+        Section("How it was done", [_settings([study]), *_provenance([study])]),
+    ]
+    return _write(folder, title, _lead(study), sections, drawn)
+
+
+def write_joint_page(studies: Sequence[Study], folder: str | os.PathLike[str]) -> list[Path]:
+    """The paths of report.html, statements.json, statements.csv, summary.csv and the figures, after writing them.
+
+    Args:
+        studies: one or more, each of another domain; those that share their data with another are shown and not pooled.
+        folder: made where it is not there.
+
+    Raises ValueError for no studies, or two of one name.
+    """
+    made = statements(studies)
+    kept, left = pooled(studies)
+    drawn = study_figures(studies, made)
+    said = [*paragraphs(made), *_left_out(kept, left), *missing_parts(studies)]
+    sections = [
+        Section("What the numbers say", said),
+        Section("Domains", [summary_table(studies), _described(studies)]),
+        *_figure_sections(drawn, {}),
+        Section("Statements", [_statement_table(made)]),
+        Section("How it was done", [*map(_notes, studies), _settings(studies), *_provenance(studies)]),
+    ]
+    number = len(studies)
+    lead = (
+        f"{number} domain{'s' * (number > 1)}: {', '.join(study.name for study in studies)}. In each a pretrained network "
+        "is measured in every layer, fine-tuned, and measured again. Classes are those that each network predicts, unless "
+        "said otherwise. Numbers in brackets are 95 percent intervals, differences are in percentage points."
+    )
+    paths = _write(folder, "Convexity before and after fine-tuning", lead, sections, drawn)
+    summary = write_file(Path(folder) / "summary.csv", csv_text(SummaryRow._fields, summary_rows(studies)))
+    return [paths[0], *write_statements(made, folder), summary, *paths[1:]]
+
+
+def _write(folder: Any, title: str, lead: str, sections: Sequence[Section], drawn: dict[str, Figure]) -> list[Path]:
+    place = Path(folder)
+    (place / "figures").mkdir(parents=True, exist_ok=True)
+    paths = [write_page(place / PAGE, title=title, lead=lead, sections=sections)]
+    for name, figure in drawn.items():
+        paths += save_figure(figure, place / "figures" / name)
+    return paths
+
+
+def _figure_sections(drawn: dict[str, Figure], tables: dict[str, list[Any]]) -> list[Section]:
+    made = []
+    for title, names in SECTIONS.items():
+        items: list[Any] = [Captioned(drawn[name], CAPTIONS[name]) for name in names if name in drawn]
+        items += tables.get(title, [])
+        if items:
+            made.append(Section(title, items))
+    return made
+
+
+# Words ---------------------------------------------------------------------------------------------------------------
+
+
+def _lead(study: Study) -> str:
+    domain, row = study.domain, _summary(study)
+    sizes = ", ".join(f"{count:,} for {part}" for part, count in domain.get("parts", {}).items())
+    seeds = f", {row.seeds} times with other seeds" if row.seeds > 1 else ""
+    spread = f" (standard deviation over seeds {percent_text(row.accuracy_spread)})" if row.seeds > 1 else ""
+    text = (
+        f"{_sentence(domain.get('source', ''))} Network: {_sentence(domain.get('encoder', ''))} Points: {sizes}; "
+        f"{row.classes} classes, {row.layers} layers. The network is measured with a softmax probe on its last layer, "
+        f"fine-tuned{seeds}, and measured again on the test part. It tells {percent_text(row.accuracy_pretrained)} percent "
+        f"of the classes before and {percent_text(row.accuracy)} percent after{spread}. Numbers in brackets are 95 percent "
+        "intervals, differences are in percentage points."
+    )
+    return f"{text}\n\n{' '.join(study.notes)}"
+
+
+def _sentence(text: Any) -> str:
+    stripped = str(text).strip()
+    return stripped if not stripped or stripped.endswith((".", "!", "?")) else f"{stripped}."
+
+
+def _notes(study: Study) -> str:
+    return f"{study.name}: {' '.join(study.notes) or 'no notes.'}"
+
+
+def _left_out(kept: Sequence[Study], left: Sequence[Study]) -> list[str]:
+    if not left:
+        return []
+    names = [study.name for study in kept]
+    said = [f"{study.name} ({max((n for n in names if study.name.startswith(f'{n}-')), key=len)})" for study in left]
+    return [f"Shown but not pooled, since the data of another domain (in brackets) are in it: {', '.join(said)}."]
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+def _summary(study: Study) -> SummaryRow:
+    accuracy: dict[str, list[float]] = {"pretrained": [], "fine-tuned": []}
+    for made in study.networks:
+        accuracy[made.network].append(made.accuracy)
+    scores = []
+    for kind in ("graph", "euclidean"):
+        rows = [row for row in study.scores if (row.kind, row.labeling, row.level) == (kind, "predicted", "macro")]
+        ends = [min((row.layer_index for row in rows), default=0), max((row.layer_index for row in rows), default=0)]
+        for end in ends:
+            for network in accuracy:
+                scores.append(_mean([row.score for row in rows if (row.network, row.layer_index) == (network, end)]))
+    seeds = len(accuracy["fine-tuned"])
+    correlations = [pearson(*recall_pairs(study, kind))[:3] for kind in ("graph", "euclidean")]
+    return SummaryRow(
+        study.name,
+        int(study.domain.get("parts", {}).get("test", 0)),
+        len(study.domain.get("classes", study.classes)),
+        len(study.domain["layers"]),
+        seeds,
+        _mean(accuracy["pretrained"]),
+        _mean(accuracy["fine-tuned"]),
+        float(np.std(accuracy["fine-tuned"], ddof=1)) if seeds > 1 else math.nan,
+        *scores,
+        *(float(value) for found in correlations for value in found),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _described(studies: Sequence[Study]) -> list[dict[str, Any]]:
+    fields = ("modality", "source", "encoder", "pool")
+    return [
+        {"domain": study.name}
+        | {field: str(study.domain.get(field, "–")) for field in fields}
+        | {"labelings": ", ".join(map(str, study.domain["labelings"])), "layers": len(study.domain["layers"])}
+        | {f"{part} points": count for part, count in study.domain.get("parts", {}).items()}
+        for study in studies
+    ]
+
+
+def _settings(studies: Sequence[Study]) -> Any:
+    names = list(dict.fromkeys(name for study in studies for name in study.settings))
+    lines = tuple((name, *(_shown(study.settings.get(name)) for study in studies)) for name in names)
+    return Table("Settings", ("setting", *(study.name for study in studies)), lines, (), 1 + len(studies))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items()) or "–"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "–" if value is None else str(value)
+
+
+def _provenance(studies: Sequence[Study]) -> list[str]:
+    return [
+        f"{study.name}: " + "; ".join(f"{name} {_shown(value)}" for name, value in study.provenance.items()) + "."
+        for study in studies
+        if study.provenance
+    ]
+
+
+def _statement_table(made: Sequence[Statement]) -> Table:
+    lines = tuple((one.claim, one.domain, VERDICTS[one.holds], *(_number(value) for value in one[2:5])) for one in made)
+    note = "Fractions or correlations. Holds: the interval is clearly on the claim's side (yes), the other (no), or neither."
+    return Table("Every statement", ("claim", "domain", "holds", "estimate", "lower", "upper"), lines, (note,), 3)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def _domain_tables(study: Study) -> dict[str, list[Any]]:
+    """Section -> the tables that one domain's page has there."""
+    scores = [row for row in study.scores if (row.labeling, row.level) == ("predicted", "macro")]
+    layers = Table(
+        "Scores by predicted labels, mean of the classes, percent",
+        ("kind", "network", "seed", "layer", "score", "interval", "null", "p"),
+        tuple(
+            (row.kind, row.network, _shown(row.seed), row.layer, percent_text(row.score),
+             interval_text(row.lower, row.upper), percent_text(row.null_mean), _p(row.p_value))
+            for row in scores
+        ),
+        (), 4,
+    )  # fmt: skip
+    changes = Table(
+        "Change by fine-tuning, mean over seeds, points",
+        ("kind", "labels", "layer", "change", "interval", "spread of seeds"),
+        tuple(
+            (row.kind, row.labeling, row.layer, percent_text(row.difference), interval_text(row.lower, row.upper),
+             percent_text(row.spread))
+            for row in study.changes if row.seed is None
+        ),
+        (), 3,
+    )  # fmt: skip
+    classes = Table(
+        "Classes, percent",
+        ("class", "points", "graph", "euclidean", "graph, true labels", "euclidean, true labels", "recall before",
+         "recall after", "spread of seeds"),
+        tuple((str(row.label), str(row.num_points), *(percent_text(value) for value in row[2:])) for row in study.classes),
+    )  # fmt: skip
+    pruning = [row._asdict() for row in study.pruning]
+    return {
+        "Layers": [layers] * bool(scores),
+        "What fine-tuning changes": [changes] * bool(study.changes),
+        "Does convexity predict recall?": [classes] * bool(study.classes),
+        "Pruning": [pruning] * bool(pruning),
+    }
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if math.isfinite(value) else "–"
