@@ -12,6 +12,7 @@ import numpy as np
 from jaxconvex import figures, plots
 from jaxconvex.figures import COLOURS, FAINT, INK, MUTED, Axes, Figure
 from jaxconvex.study.claims.recall import recall_pairs
+from jaxconvex.study.claims.words import change_rows, own_labelings
 from jaxconvex.study.results import ScoreRow, Study
 from jaxconvex.study.statements import Statement, pooled
 
@@ -178,12 +179,10 @@ def plot_recall(studies: Sequence[Study]) -> Figure | None:
             pairs = [recall_pairs(study, kind) for study in shown]
             convexity, recall = (np.concatenate(values) for values in zip(*pairs, strict=True))
             groups = [study.name for study in shown for _ in study.classes]
-            labels = [row.label for row in shown[0].classes] if len(shown) == 1 else None
             title = f"{kind.capitalize()} convexity"
             plots.plot_recall(
                 list(convexity),
                 list(recall),
-                labels=labels,
                 groups=groups if len(shown) > 1 else None,
                 title=title,
                 ax=panel,
@@ -192,6 +191,12 @@ def plot_recall(studies: Sequence[Study]) -> Figure | None:
         for panel in axes[:-1]:
             if panel.get_legend() is not None:
                 panel.get_legend().remove()
+        if len(shown) == 1:  # names last: now the panels have their sizes
+            for panel, kind in zip(axes, KINDS, strict=True):
+                convexity, recall = recall_pairs(shown[0], kind)
+                known = np.isfinite(convexity) & np.isfinite(recall)
+                names = [str(row.label) for row, there in zip(shown[0].classes, known, strict=True) if there]
+                figures.label_points(panel, convexity[known], recall[known], names)
     return figure
 
 
@@ -322,10 +327,10 @@ def _changes_by_setting(study: Study) -> dict[str, np.ndarray]:
         values = [np.mean(after[place]) - np.mean(before[place]) for place in sorted(before) if place in after]
         if values:
             found[variant] = np.array(values)
-    wanted = ("graph", next(iter(study.domain["labelings"]), ""), None)
-    truth = [row for row in study.changes if (row.kind, row.labeling, row.seed) == wanted]
-    if found and truth:
-        found["true labels"] = np.array([row.difference for row in sorted(truth, key=lambda row: row.layer_index)])
+    for name, labeling in own_labelings(study).items():
+        truth = sorted(change_rows(study, "graph", labeling), key=lambda row: row.layer_index)
+        if found and truth:
+            found[name] = np.array([row.difference for row in truth])
     return found
 
 
@@ -339,7 +344,7 @@ def plot_measures(studies: Sequence[Study]) -> Figure | None:
     if not shown:
         return None
     names = list(dict.fromkeys(name for study in shown for name in found[study.name]))
-    beside = len(names) if len(shown) > 1 else min(len(names), 4)
+    beside = len(names) if len(shown) > 1 else min(len(names), 5)
     number = len(shown) * len(names) if len(shown) > 1 else len(names)
     with _grid(number, columns=beside, width=max(1.45, min(9.6 / beside, 2.4)), height=1.55) as (figure, axes):
         for place, panel in enumerate(axes):

@@ -189,13 +189,13 @@ def _figure_sections(drawn: dict[str, Figure], tables: dict[str, list[Any]]) -> 
 def _lead(study: Study) -> str:
     domain, row = study.domain, _summary(study)
     sizes = ", ".join(f"{count:,} for {part}" for part, count in domain.get("parts", {}).items())
-    seeds = f", {row.seeds} times with other seeds" if row.seeds > 1 else ""
+    seeds = f" ({row.seeds} times, with different seeds)" if row.seeds > 1 else ""
     spread = f" (standard deviation over seeds {percent_text(row.accuracy_spread)})" if row.seeds > 1 else ""
     text = (
         f"{_sentence(domain.get('source', ''))} Network: {_sentence(domain.get('encoder', ''))} Points: {sizes}; "
         f"{row.classes} classes, {row.layers} layers. The network is measured with a softmax probe on its last layer, "
-        f"fine-tuned{seeds}, and measured again on the test part. It tells {percent_text(row.accuracy_pretrained)} percent "
-        f"of the classes before and {percent_text(row.accuracy)} percent after{spread}. Numbers in brackets are 95 percent "
+        f"fine-tuned{seeds} and measured again on the test part. It gets {percent_text(row.accuracy_pretrained)} percent "
+        f"of them right before and {percent_text(row.accuracy)} percent after{spread}. Numbers in brackets are 95 percent "
         "intervals, differences are in percentage points."
     )
     return f"{text}\n\n{' '.join(study.notes)}"

@@ -17,6 +17,7 @@ from jaxconvex.study.claims.words import (
     correlation_text,
     macro_rows,
     mean,
+    named,
     sign,
     where,
 )
@@ -26,7 +27,7 @@ from jaxconvex.study.results import Study
 __all__ = ["beside_simpler_measures", "predicts_recall", "recall_pairs", "within_domains"]
 
 KINDS = ("graph", "euclidean")
-PAPER = {"graph": "0.22 +- 0.06", "euclidean": "0.24 +- 0.06"}  # pooled Pearson r, with its standard error
+PAPER = {"graph": "0.22 ± 0.06", "euclidean": "0.24 ± 0.06"}  # pooled Pearson r, with its standard error
 
 
 def recall_pairs(study: Study, kind: str) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
@@ -73,8 +74,8 @@ def predicts_recall(studies: Sequence[Study], domain: str) -> list[Statement]:
         found, rank = pearson(x, y), spearman(x, y)
         lost = len(x) - found.num_points
         text = (
-            f"{where(len(pairs), domain)} the {kind} convexity of a class before fine-tuning and its recall after it have "
-            f"Pearson r = {correlation_text(found)}, Spearman {correlation_text(rank)}, over {found.num_points} classes"
+            f"{where(len(pairs), domain)} the {named(kind)} convexity of a class before fine-tuning and its recall after it "
+            f"have Pearson r = {correlation_text(found)}, Spearman {correlation_text(rank)}, over {found.num_points} classes"
             f"{f' ({lost} more have no value and are not in it)' if lost else ''}."
         )
         holds = sign(found.lower, found.upper)
@@ -88,7 +89,7 @@ def predicts_recall(studies: Sequence[Study], domain: str) -> list[Statement]:
         if len(pairs) > 1:
             inner = within_domains(pairs)
             holds = sign(inner.lower, inner.upper)
-            text = f"Within domains (both less their domain's mean) {kind} convexity and recall have "
+            text = f"Within domains (both less their domain's mean) {named(kind)} convexity and recall have "
             text += f"r = {correlation_text(inner)}."
             text += contrast(holds, "Pooling hides this: within domains the relation is the other way round.")
             made.append(Statement(f"predicts recall: {kind}, within domains", text, *inner[:3], holds, domain))

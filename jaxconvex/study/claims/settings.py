@@ -19,6 +19,7 @@ from jaxconvex.study.claims.words import (
     macro_rows,
     mean,
     over_domains,
+    own_labelings,
     points,
     sign,
     verdict_of_all,
@@ -94,11 +95,12 @@ def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
             if one.raised is not None:
                 found.setdefault(one.variant, []).append((one.mean_change, half, one.raised, one.num_layers))
     for study in studies:
-        truth = change_rows(study, "graph", next(iter(study.domain["labelings"]), ""))
-        if truth:
-            raised = sum(row.difference > 0 for row in truth)
-            change, half = mean(row.difference for row in truth), mean(map(half_width, truth))
-            found.setdefault("true labels", []).append((change, half, raised, len(truth)))
+        for name, labeling in own_labelings(study).items():
+            truth = change_rows(study, "graph", labeling)
+            if truth:
+                raised = sum(row.difference > 0 for row in truth)
+                change, half = mean(row.difference for row in truth), mean(map(half_width, truth))
+                found.setdefault(name, []).append((change, half, raised, len(truth)))
     made = []
     for variant, parts in found.items():
         estimate, lower, upper = over_domains([part[:2] for part in parts])
@@ -117,8 +119,8 @@ def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
     text = (
         f"{where(number, domain)} fine-tuning clearly raises graph convexity, mean over layers, under "
         f"{sum(one.holds is True for one in made)} of {len(made)} settings, clearly lowers it under "
-        f"{sum(one.holds is False for one in made)}. Intervals of settings other than the study's own and true labels "
-        "are as wide as the study's own."
+        f"{sum(one.holds is False for one in made)}. Intervals of settings other than the study's own and labels of the "
+        "data are as wide as the study's own."
     )
     whole = weakest._replace(
         claim="stands under other settings", text=text, holds=verdict_of_all(one.holds for one in made)

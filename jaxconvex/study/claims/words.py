@@ -13,8 +13,8 @@ from jaxconvex.study.results import ChangeRow, ScoreRow, Study
 
 __all__ = [
     "Statement", "begin", "by_domain", "coefficient_text", "change_rows", "contrast", "correlation_text", "ends",
-    "half_width", "macro_rows", "mean", "over_domains", "points", "sign", "some", "spot", "verdict_of_all",
-    "where",
+    "half_width", "macro_rows", "mean", "named", "over_domains", "own_labelings", "points", "sign", "some",
+    "spot", "verdict_of_all", "where",
 ]  # fmt: skip
 
 
@@ -67,10 +67,11 @@ def over_domains(found: Sequence[tuple[float, float]]) -> tuple[float, float, fl
     return float(estimates.mean()), float(estimates.mean()) - half, float(estimates.mean()) + half
 
 
-def by_domain(found: Sequence[tuple[float, float]]) -> str:
+def by_domain(names: Sequence[str], found: Sequence[tuple[float, float]]) -> str:
     above = sum(value - half > 0 for value, half in found)
-    below = sum(value + half < 0 for value, half in found)
-    return f"By domain the interval is above 0 in {above} of {len(found)}, below 0 in {below}."
+    below = [name for name, (value, half) in zip(names, found, strict=True) if value + half < 0]
+    named = f" ({', '.join(below)})" if below else ""
+    return f"By domain the interval is above 0 in {above} of {len(found)}, below 0 in {len(below)}{named}."
 
 
 def sign(lower: float, upper: float) -> bool | None:
@@ -79,6 +80,17 @@ def sign(lower: float, upper: float) -> bool | None:
 
 def contrast(holds: bool | None, against: str, undecided: str = "This is undecided.") -> str:
     return f" {against}" if holds is False else f" {undecided}" if holds is None else ""
+
+
+def named(kind: str) -> str:
+    """The kind of convexity as prose writes it."""
+    return "Euclidean" if kind == "euclidean" else kind
+
+
+def own_labelings(study: Study) -> dict[str, str]:
+    """What labels of the data are called -> the labeling; the first is the one trained for."""
+    names = [str(name) for name in study.domain["labelings"]]
+    return {f"labels {name!r}" if place else "true labels": name for place, name in enumerate(names)}
 
 
 def where(number: int, domain: str) -> str:
