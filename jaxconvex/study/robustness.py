@@ -193,24 +193,22 @@ def sensitivity(
     main = next((one for name, one in encoded.items() if name != "predicted"), next(iter(encoded.values())))
     n = len(main.codes)
     missing = left_out(n, k=k)
-    widths = {f"k = {width}": width for width in NEIGHBOURS}
-    widths = {"none": k} | {name: width for name, width in widths.items() if name not in missing}
+    widths = {f"k = {width}": width for width in NEIGHBOURS if f"k = {width}" not in missing}
+    room = max(k, *widths.values()) if widths else k
     samples = {
         name: stratified_sample(main.codes, n // share, key) for name, share in SAMPLES.items() if name not in missing
     }
     rows: list[VariantRow] = []
     for index, name in enumerate(layers):
         x = _as_features(layers[name], name, encoded, k)
-        nearest = knn_graph(jnp.asarray(x), k=max(widths.values()))
-        of_width = {
-            width: _scores(_first(nearest, width), encoded, key) for width in dict.fromkeys(widths.values())
-        }  # of equal ones only one is scored
-        found = {variant: of_width[width] for variant, width in widths.items()}
+        nearest = knn_graph(jnp.asarray(x), k=room)
+        of_width = {width: _scores(_first(nearest, width, room), encoded, key) for width in {k, *widths.values()}}
+        found = {"none": of_width[k]} | {variant: of_width[width] for variant, width in widths.items()}
         if np.all(np.any(x != 0, axis=1)):
-            found["cosine"] = _scores(knn_graph(jnp.asarray(x), k=k, metric="cosine"), encoded, key)
+            found["cosine"] = _scores(_first(knn_graph(jnp.asarray(x), k=k, metric="cosine"), k, room), encoded, key)
         else:
             found["cosine"] = dict.fromkeys(encoded, float("nan"))
-        found["mutual"] = _scores(_first(nearest, k), encoded, key, mode="mutual")
+        found["mutual"] = _scores(_first(nearest, k, room), encoded, key, mode="mutual")
         for variant, chosen in samples.items():
             found[variant] = _scores(knn_graph(jnp.asarray(x[chosen]), k=k), _of_points(encoded, chosen), key)
         sizes = {variant: len(chosen) for variant, chosen in samples.items()}
@@ -297,8 +295,14 @@ def _scores(
     return {name: float(score.macro) for name, score in zip(labelings, found, strict=True)}
 
 
-def _first(graph: KNNGraph, k: int) -> KNNGraph:
-    return KNNGraph(graph.indices[:, :k], graph.distances[:, :k])
+def _first(graph: KNNGraph, k: int, room: int) -> KNNGraph:
+    """The first k neighbours, and absent ones: graphs of many k then share a compilation, which takes longer than they."""
+    padding = ((0, 0), (0, room - k))
+    indices, distances = (np.asarray(part)[:, :k] for part in graph)
+    return KNNGraph(
+        jnp.asarray(np.pad(indices, padding, constant_values=-1)),
+        jnp.asarray(np.pad(distances, padding, constant_values=np.inf)),
+    )
 
 
 def _of_points(labelings: Mapping[str, Labeling], chosen: Int[np.ndarray, " m"]) -> dict[str, Labeling]:
