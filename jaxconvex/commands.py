@@ -1,16 +1,16 @@
-"""What the command `jaxconvex` can do: score, compare, demo; their options and their help."""
+"""What the command `jaxconvex` can do: score, compare, demo, study; their options and their help."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from jaxconvex.formats import require
+from jaxconvex.command_options import SETTINGS, option, require_extras, say_where, seed_in_range
+from jaxconvex.study_commands import app as study
 
 __all__ = ["command"]
 
@@ -25,6 +25,7 @@ over all pairs. 100 is convex; random labels give about 100 / number of classes.
   jaxconvex demo                           the whole study on real digits
   jaxconvex score embeddings.npz           every array beside "labels" is a layer
   jaxconvex compare before.npz after.npz   two models on the same points
+  jaxconvex study --help                   the paper's experiment, five domains
 """
 
 SCORE = """The convexity of every layer in FILE, with intervals, the null and figures.
@@ -78,8 +79,6 @@ NOTES = """JAXCONVEX_DEBUG=1 prints tracebacks. Compiled code is kept in
 $XDG_CACHE_HOME/jaxconvex or ~/.cache/jaxconvex; JAX_COMPILATION_CACHE_DIR names
 another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps none."""
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
 app = typer.Typer(
     help=ABOUT,
     epilog=NOTES,
@@ -90,20 +89,10 @@ app = typer.Typer(
 )
 
 
-def _option(name: str, metavar: str | None, text: str, **more: Any) -> Any:
-    return typer.Option(*name.split(), metavar=metavar, help=text, show_default=False, **more)
-
-
-def _seed(value: int) -> int:
-    if not 0 <= value < 2**32:
-        raise typer.BadParameter(f"it must lie in 0..{2**32 - 1}; got {value}.")
-    return value
-
-
 Names = list[str] | None
 Labels = Annotated[
     Names,
-    _option(
+    option(
         "--labels",
         "NAME",
         "Array or column of labels, or a file of them (.npy, .txt, .csv); again for more labelings. "
@@ -111,41 +100,37 @@ Labels = Annotated[
     ),
 ]
 Predictions = Annotated[
-    str | None, _option("--predictions", "NAME", "Labels as the model predicts them: scored too, with recall.")
+    str | None, option("--predictions", "NAME", "Labels as the model predicts them: scored too, with recall.")
 ]
 Layers = Annotated[
-    Names, _option("--layer", "NAME", "Take only this layer; again for more, in this order. NAME may have * and ?.")
+    Names, option("--layer", "NAME", "Take only this layer; again for more, in this order. NAME may have * and ?.")
 ]
-Skip = Annotated[Names, _option("--skip", "NAME", "Leave out this array or column; again for more. NAME may have *.")]
+Skip = Annotated[Names, option("--skip", "NAME", "Leave out this array or column; again for more. NAME may have *.")]
 Axis = Annotated[
-    int | None, _option("--axis", "N", "The axis that counts layers in arrays (points, layers, features): 1.")
+    int | None, option("--axis", "N", "The axis that counts layers in arrays (points, layers, features): 1.")
 ]
-Pool = Annotated[
-    str | None, _option("--pool", "mean|cls", "How to pool arrays (points, tokens, features) over tokens.")
-]
+Pool = Annotated[str | None, option("--pool", "mean|cls", "How to pool arrays (points, tokens, features) over tokens.")]
 Background = Annotated[
-    str | None, _option("--background", "LABEL", "Points with this label shape the graph but are in no class.")
+    str | None, option("--background", "LABEL", "Points with this label shape the graph but are in no class.")
 ]
 MaxPoints = Annotated[
-    int | None, _option("--max-points", "N", "Take N points at random, stratified by the first labels. [default: all]")
+    int | None, option("--max-points", "N", "Take N points at random, stratified by the first labels. [default: all]")
 ]
 Neighbors = Annotated[
-    list[int] | None, _option("--k", "K", "Nearest neighbours of a point; again for more. [default: 10]")
+    list[int] | None, option("--k", "K", "Nearest neighbours of a point; again for more. [default: 10]")
 ]
-Metric = Annotated[str, _option("--metric", "euclidean|cosine|manhattan", "The distance. [default: euclidean]")]
+Metric = Annotated[str, option("--metric", "euclidean|cosine|manhattan", "The distance. [default: euclidean]")]
 GraphMode = Annotated[
     str,
-    _option(
-        "--graph", "union|mutual", "Join two points if one, or both, is a neighbour of the other. [default: union]"
-    ),
+    option("--graph", "union|mutual", "Join two points if one, or both, is a neighbour of the other. [default: union]"),
 ]
 Duplicates = Annotated[
-    str, _option("--duplicates", "link|drop", "Join equal points, or drop the edges of length 0. [default: link]")
+    str, option("--duplicates", "link|drop", "Join equal points, or drop the edges of length 0. [default: link]")
 ]
-Pairs = Annotated[int | None, _option("--pairs", "N", "Draw about N pairs of each class. [default: all pairs]")]
+Pairs = Annotated[int | None, option("--pairs", "N", "Draw about N pairs of each class. [default: all pairs]")]
 Sources = Annotated[
     int | None,
-    _option(
+    option(
         "--sources",
         "N",
         "Draw N points of each class and score their pairs with all others. [default: all, 64 above 100,000 points]",
@@ -153,33 +138,31 @@ Sources = Annotated[
 ]
 Tolerance = Annotated[
     float | None,
-    _option(
-        "--tolerance", "T", "Draw points until the 95% interval of drawing is at most T to either side, e.g. 0.01."
-    ),
+    option("--tolerance", "T", "Draw points until the 95% interval of drawing is at most T to either side, e.g. 0.01."),
 ]
 Memory = Annotated[
-    float | None, _option("--memory", "GB", "Gigabytes that the work may take beyond the data. [default: no limit]")
+    float | None, option("--memory", "GB", "Gigabytes that the work may take beyond the data. [default: no limit]")
 ]
 Protocol = Annotated[
     str | None,
-    _option(
+    option(
         "--protocol", "paper", "All choices as in the paper: k = 10, duplicates dropped, 5,000 pairs of each class."
     ),
 ]
 Jackknife = Annotated[
     bool | None,
-    _option("--jackknife/--no-jackknife", None, "Intervals, by leaving out points. [default: up to 10,000 points]"),
+    option("--jackknife/--no-jackknife", None, "Intervals, by leaving out points. [default: up to 10,000 points]"),
 ]
 Permutations = Annotated[
     int,
-    _option("--permutations", "N", "Permutations of the labels for the null. [default: 100 in score, 0 in compare]"),
+    option("--permutations", "N", "Permutations of the labels for the null. [default: 100 in score, 0 in compare]"),
 ]
-Seed = Annotated[int, _option("--seed", "N", "Seed of all that is random. [default: 0]", callback=_seed)]
+Seed = Annotated[int, option("--seed", "N", "Seed of all that is random. [default: 0]", callback=seed_in_range)]
 Out = Annotated[
-    Path | None, _option("--out -o", "FOLDER", "Where the results are written. [default: named after the input]")
+    Path | None, option("--out -o", "FOLDER", "Where the results are written. [default: named after the input]")
 ]
-DemoOut = Annotated[Path, _option("--out -o", "FOLDER", "Where the results are written. [default: jaxconvex-demo]")]
-Classes = Annotated[bool, _option("--classes", None, "Print the scores of the single classes too.")]
+DemoOut = Annotated[Path, option("--out -o", "FOLDER", "Where the results are written. [default: jaxconvex-demo]")]
+Classes = Annotated[bool, option("--classes", None, "Print the scores of the single classes too.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The representations.", show_default=False)]
 First = Annotated[Path, typer.Argument(metavar="A", help="File or result of the one model.", show_default=False)]
 Second = Annotated[Path, typer.Argument(metavar="B", help="File or result of the other.", show_default=False)]
@@ -209,20 +192,9 @@ def _options(context: typer.Context) -> Any:
     return Options(**{name: value for name, value in values.items() if value is not None and value != ()})
 
 
-def _require_extras() -> None:
-    """Raises ModuleNotFoundError before the work, not after it."""
-    for module in ("matplotlib", "rich"):
-        require(module)
-
-
 def _print(result: Any, classes: bool) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     typer.echo(result.table(classes=classes, width=width))
-
-
-def _say_where(paths: Iterable[Path], folder: Path) -> None:
-    names = [str(path.relative_to(folder)) for path in paths if path.suffix != ".svg"]
-    typer.echo(f"\nWritten to {folder}: {', '.join(names)} (figures also as .svg)")
 
 
 @app.command("score", help=SCORE, short_help="Score every layer of your representations.")
@@ -254,12 +226,12 @@ def _score(
 ) -> None:
     from jaxconvex import scoring, writing
 
-    _require_extras()
+    require_extras()
     data = scoring.read(file, _options(context))
     with writing.output_folder(out or Path(f"{file.stem}-convexity")) as folder:
         report = scoring.score(data, _options(context), folder / writing.CACHE)
         _print(report, classes)
-        _say_where(writing.write_scores(report, folder), folder)
+        say_where(writing.write_scores(report, folder), folder)
 
 
 @app.command("compare", help=COMPARE, short_help="Compare two models on the same points.")
@@ -290,7 +262,7 @@ def _compare(
 ) -> None:
     from jaxconvex import scoring, writing
 
-    _require_extras()
+    require_extras()
     sides = scoring.read_sides(a, b, _options(context))
     with writing.output_folder(out or Path("-".join(sides) + "-comparison")) as folder:
         comparison, reports = scoring.compare(sides, _options(context), folder / writing.CACHE)
@@ -298,16 +270,18 @@ def _compare(
         paths = writing.write_comparison(comparison, reports, folder)
         for name in (name for name, side in sides.items() if side is not reports[name]):
             paths += writing.write_scores(reports[name], folder / name)
-        _say_where(paths, folder)
+        say_where(paths, folder)
 
 
 @app.command("demo", help=DEMO, short_help="The whole study on real digits.")
 def _demo(out: DemoOut = Path("jaxconvex-demo"), seed: Seed = 0) -> None:
     from jaxconvex import scoring, writing
 
-    _require_extras()
+    require_extras()
     with writing.output_folder(out) as folder:
         scoring.demonstrate(folder, seed)
 
+
+app.add_typer(study, name="study", short_help="The paper's experiment in five domains.")
 
 command = typer.main.get_command(app)

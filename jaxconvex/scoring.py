@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -155,6 +155,23 @@ def demonstrate(folder: Path, seed: int) -> None:
         interruptible(work)
     except KeyboardInterrupt:
         raise Interrupted("Interrupted.") from None
+
+
+def study_domain(domain: Any, folder: Path, seed: int) -> tuple[Any, list[Path]]:
+    """The study of the domain and the paths of what was written to the folder. Finished steps are kept and reused."""
+    keep_compiled_code()
+
+    def work() -> tuple[Any, list[Path]]:
+        from jaxconvex.study.experiment import run_study
+        from jaxconvex.study.pages import write_domain_page
+
+        study = run_study(domain, folder, seed=seed)
+        return study, [folder / "study.json", *write_domain_page(study, folder)]
+
+    try:
+        return interruptible(work)
+    except KeyboardInterrupt:
+        raise Interrupted(f"Interrupted. Finished steps are kept in {folder}; the same command goes on.") from None
 
 
 def keep_compiled_code() -> None:

@@ -48,7 +48,7 @@ class Convolution(nnx.Module):
             (kernel,),
             strides=(stride,),
             # Half a kernel on both sides makes one frame too many of an even kernel; the original cuts the last.
-            padding=[(kernel // 2, (kernel - 1) // 2)] if same else "VALID",
+            padding=((kernel // 2, (kernel - 1) // 2),) if same else "VALID",
             feature_group_count=groups,
             use_bias=bias,
             precision=PRECISION,

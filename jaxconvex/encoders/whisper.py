@@ -35,7 +35,7 @@ class MelEmbedding(nnx.Module):
     """
 
     def __init__(self, mels: int, width: int, positions: int, *, rngs: nnx.Rngs):
-        convolution = partial(nnx.Conv, kernel_size=(3,), padding=[(1, 1)], precision=PRECISION, rngs=rngs)
+        convolution = partial(nnx.Conv, kernel_size=(3,), padding=((1, 1),), precision=PRECISION, rngs=rngs)
         self.first = convolution(mels, width)
         self.second = convolution(width, width, strides=(2,))
         self.positions = nnx.Param(jnp.asarray(sinusoids(positions, width)))

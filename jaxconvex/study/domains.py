@@ -24,7 +24,8 @@ class Domain(NamedTuple):
         configuration: of the encoder that is pretrained here, as in config.json.
         pretraining: "masked patches" or "movement tasks", without labels, on the training part; None with a checkpoint.
         pretraining_epochs, pretraining_rate, unlabelled: its epochs, its learning rate, and the most points it takes.
-        options: for the checkpoint's preprocessing: {"size": 64} for images, {"length": 40} for texts.
+        options: for the checkpoint's preprocessing: {"size": 64} for images, {"length": 32} for texts; and {"seconds": 1}
+            for recordings, which are cut or filled up to that.
         pool: "mean" of the valid tokens, or "cls", the first: for the graph, and for the linear classifier.
         classes: how many, those with most points; or their names; None for all with `fewest` points in the test part.
         fewest: points that a class must have in the test part.
@@ -84,33 +85,35 @@ VIT = {
     "intermediate_size": 128,
 }
 
+TOKENS = {"length": 32, "max_length": 32}
+
 DOMAINS: dict[str, Domain] = {
     made.name: made
     for made in (
         Domain(
             "images", "Images", "images", family="efficientnet-lite0", options={"size": 64}, learning_rate=1e-3,
-            train=2000,
+            train=1500, segments=10,
         ),
         Domain(
             "images-vit", "Images, small transformer", "images", configuration=VIT, pretraining="masked patches",
-            options={"size": 28}, pool="cls", learning_rate=1e-3, train=2000,
+            options={"size": 28}, pool="cls", learning_rate=1e-3, train=1500,
         ),
         Domain(
-            "speech", "Speech", "speech", options={"frames": 100, "mask": True}, fractions=(0.5, 1 / 6, 1 / 3),
-            train=900,
+            "speech", "Speech", "speech", options={"seconds": 0.64}, fractions=(0.5, 1 / 6, 1 / 3), train=600, test=700,
+            epochs=4, segments=10,
         ),
-        Domain("text", "Text", "text", classes=20, options={"length": 40, "max_length": 40}, test=800),
+        Domain("text", "Text", "text", classes=20, options=TOKENS, train=600, test=800, epochs=4, segments=5),
         Domain(
-            "text-77", "Text, 77 classes", "text", options={"length": 40, "max_length": 40}, train=2310, test=1540,
-            segments=5, validation=385,
+            "text-77", "Text, 77 classes", "text", options=TOKENS, train=1155, validation=385, test=1540, epochs=4,
+            segments=2, pruning=False,
         ),
         Domain(
             "activity", "Human activity", "activity", configuration={"model_type": "resnet1d", "epoch_len": 5},
-            pretraining="movement tasks", learning_rate=1e-3,
+            pretraining="movement tasks", learning_rate=1e-3, segments=10,
         ),
         Domain(
             "medical", "Medical images", "medical", family="efficientnet-lite0", options={"size": 64}, balanced=True,
-            learning_rate=1e-3, segments=60,
+            learning_rate=1e-3, segments=30,
         ),
     )
 }  # fmt: skip

@@ -99,6 +99,18 @@ def _encoder(domain: Domain, key: jax.Array) -> tuple[Encoder, Callable[..., Any
     return encoder, preprocess
 
 
+def _options(domain: Domain, preprocess: Callable[..., Any]) -> dict[str, Any]:
+    """The domain's options; "seconds" of a recording in the terms of the encoder's family."""
+    options = dict(domain.options)
+    seconds = options.pop("seconds", None)
+    if seconds is None:
+        return options
+    log_mel = getattr(preprocess, "__name__", "") == "preprocess_log_mel"
+    return options | (
+        {"frames": round(100 * seconds), "mask": True} if log_mel else {"length": round(16_000 * seconds)}
+    )
+
+
 def _lacks_config(path: str) -> bool:
     from pathlib import Path
 
@@ -106,7 +118,7 @@ def _lacks_config(path: str) -> bool:
 
 
 def _inputs(domain: Domain, preprocess: Callable[..., Any], dataset: Dataset) -> tuple[np.ndarray, ...]:
-    made = preprocess(dataset.inputs, **dataset.options, **dict(domain.options))
+    made = preprocess(dataset.inputs, **dataset.options, **_options(domain, preprocess))
     if len(made.inputs) != len(dataset.inputs):
         raise ValueError(
             f"preprocessing made {len(made.inputs)} inputs of {len(dataset.inputs)} points of {domain.name!r}; they must "
