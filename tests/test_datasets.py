@@ -205,6 +205,7 @@ def test_pictures_of_16_bits_are_refused(tmp_path):
     [
         ((20, 10, 30, 16), (7, 19), (19, 31)),  # 10 by 6, with its margin 12 by 12 around (25, 13)
         ((0, 0, 10, 10), (0, 12), (0, 12)),  # moved in at the corner
+        ((48, 10, 60, 20), (8, 22), (46, 60)),  # and at the right edge
         ((55, 35, 70, 45), (34, 40), (54, 60)),  # what sticks out of the picture counts for nothing
         ((0, 0, 50, 40), (0, 40), (0, 60)),  # higher and wider than the picture
     ],

@@ -88,12 +88,23 @@ def test_sizes_are_as_the_fractions_say():
 
 
 def test_groups_of_any_size_come_close_to_the_fractions():
-    groups = np.repeat(np.arange(10), [90, 60, 40, 30, 20, 20, 15, 10, 10, 5])
+    groups = np.repeat(np.arange(10), [90, 60, 42, 30, 18, 18, 15, 12, 9, 6])
     labels = np.tile(["a", "b", "c"], 100)
     parts = split(made(labels, groups), jax.random.key(0))
     for part, fraction in zip(parts[:3], FRACTIONS, strict=True):
         for count in counts(labels, part).values():
             assert abs(count / 100 - fraction) < 0.05
+
+
+def test_every_class_comes_close_to_the_fractions_not_only_their_sum():
+    # Each group is of one class, so that parts of the right size may well hold the wrong classes.
+    groups = np.repeat(np.arange(40), 10)
+    labels = np.where(groups % 2, "a", "b")
+    for seed in range(5):
+        parts = split(made(labels, groups), jax.random.key(seed), classes=2)
+        for part, fraction in zip(parts[:3], FRACTIONS, strict=True):
+            for count in counts(labels, part).values():
+                assert abs(count / 200 - fraction) <= 0.05
 
 
 def test_every_class_is_in_every_part_where_few_assignments_do_that():

@@ -127,8 +127,10 @@ def _read_boxes(folder: Path) -> Dataset:
 
 def _boxes(path: Path) -> Iterator[tuple[str, tuple[float, float, float, float]]]:
     """The name of each box with its left, upper, right and lower edge in pixels."""
-    content = path.read_bytes()
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # entities could expand without bound
+    content = path.read_text(
+        encoding="utf-8-sig", errors="replace"
+    )  # as text, so that no encoding hides a document type
+    if "<!DOCTYPE" in content:  # its entities could expand without bound
         raise ValueError(f"{path} has a document type; annotations of Pascal VOC have none. Remove it.")
     try:
         root = ElementTree.fromstring(content)
