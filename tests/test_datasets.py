@@ -168,7 +168,8 @@ def test_a_folder_a_class(tmp_path):
     write_picture(tmp_path / "cat" / "b.png", grey)
     write_picture(tmp_path / "cat" / "a.png", colour)
     write_picture(tmp_path / "dog" / "c.PNG", grey)
-    write_picture(tmp_path / ".cache" / "d.png", grey)
+    for elsewhere in (".cache/d.png", "cat/deep/deeper/e.png", "f.png"):
+        write_picture(tmp_path / elsewhere, grey)
     write_text(tmp_path / "cat" / "notes.txt", "no picture")
     dataset = read_dataset("images", tmp_path)
     assert dataset.labelings["class"].tolist() == ["cat", "cat", "dog"]
@@ -338,12 +339,13 @@ def test_hmp_counts_become_g_and_models_are_left_out(tmp_path):
 def test_movements_in_class_folders(tmp_path):
     write_text(tmp_path / "sit" / "a.csv", "x,y,z\n" + "0,0,1e0\n" * 25)
     write_text(tmp_path / "run" / "b.csv", "-1,0,1\n" * 5)
+    write_text(tmp_path / "run" / "c.csv", "-1,0,1\n" * 5)
     write_text(tmp_path / "rate.txt", "10\n")
     dataset = read_movements(tmp_path, seconds=1.0)
-    assert dataset.options == {"rate": 10.0} and dataset.inputs.shape == (5, 10, 3)
-    assert dataset.labelings["class"].tolist() == ["run"] + ["sit"] * 4
-    assert len(set(dataset.groups.tolist())) == 2  # windows of one file overlap, so they stay together
-    assert "5 windows of 1 s from 2 trials" in dataset.source
+    assert dataset.options == {"rate": 10.0} and dataset.inputs.shape == (6, 10, 3)
+    assert dataset.labelings["class"].tolist() == ["run"] * 2 + ["sit"] * 4
+    assert len(set(dataset.groups.tolist())) == 3  # windows of one file overlap, so they stay together
+    assert "6 windows of 1 s from 3 trials" in dataset.source
     write_text(tmp_path / "rate.txt", "fast")
     with pytest.raises(ValueError, match="one number above 0"):
         read_movements(tmp_path)
