@@ -87,12 +87,18 @@ def above_null(studies: Sequence[Study], domain: str) -> list[Statement]:
         f"of a network, p is below {LEVEL} in {sum(clear)} of {len(found)} (largest {max(p for *_, p in found):.2g})."
     )
     text += f" Not above: {some(listed)}." if listed else ""
-    if failing and all(above):
-        text += " All are above; the corrected p is bounded by the number of permutations."
-    elif failing:
-        text += f" Not significant: {some(failing)}."
+    text += f" Not significant: {some(failing)}." if failing else ""
+    unclear = [(other, row) for (other, row, _), fine in zip(found, clear, strict=True) if not fine]
+    if unclear and all(_smallest(other, row) for other, row in unclear):
+        text += " The permutations are too few for a smaller p: none of them reached these scores."
     text += " The paper found convexity above chance everywhere; here it is not." if holds is False else ""
     return [Statement("above the null", text, estimate, lower, upper, holds, domain)]
+
+
+def _smallest(study: Study, row: ScoreRow) -> bool:
+    """Whether p is the smallest that so many permutations allow, 1 / (permutations + 1)."""
+    number = study.settings.get("permutations")
+    return isinstance(number, int) and row.p_value * (number + 1) < 1.5
 
 
 def raised(studies: Sequence[Study], domain: str) -> list[Statement]:
@@ -110,10 +116,11 @@ def raised(studies: Sequence[Study], domain: str) -> list[Statement]:
         found = [(mean(row.difference for row in rows), mean(map(half_width, rows))) for rows in parts]
         estimate, lower, upper = over_domains(found)
         rows = [row for part in parts for row in part]
+        higher, lowered = sum(row.lower > 0 for row in rows), sum(row.upper < 0 for row in rows)
         text = (
-            f"{where(len(parts), domain)} fine-tuning changes {named(kind)} convexity by {points(estimate)} points on average "
-            f"over layers {ends(lower, upper)}; by layer the interval is above 0 in {sum(row.lower > 0 for row in rows)} of "
-            f"{len(rows)}, below 0 in {sum(row.upper < 0 for row in rows)}."
+            f"{where(len(parts), domain)} fine-tuning changes {named(kind)} convexity by {points(estimate)} points on "
+            f"average over layers {ends(lower, upper)}; by layer the interval is above 0 in {higher} of {len(rows)}, "
+            f"below 0 in {lowered}."
         )
         holds = sign(lower, upper)
         if domain == "all":
