@@ -137,8 +137,13 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
     return studies
 
 
+CHANGES = ("data", "encoder", "family", "classes", "train", "test", "epochs", "learning_rate", "seeds", "segments")
+CHANGES += ("k", "protocol")
+
+
 def _command(name: str) -> None:
     def run(
+        context: typer.Context,
         data: Data,
         encoder: Encoder = None,
         family: Family = None,
@@ -154,7 +159,7 @@ def _command(name: str) -> None:
         seed: Seed = 0,
         out: Out = None,
     ) -> None:
-        changes = {key: value for key, value in locals().items() if key not in ("seed", "out")}
+        changes = {field: context.params[field] for field in CHANGES}
         _one(name, changes, seed, out or Path("studies") / name)
 
     modality = name.split("-")[0]

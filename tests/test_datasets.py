@@ -17,7 +17,7 @@ REAL = {  # folder, first labeling, points, classes, groups, counts of some clas
     "images": ("fashion_mnist", "class", 70_000, 10, None, {"Ankle boot": 7000, "T-shirt/top": 7000}),
     "speech": ("fsdd/recordings", "digit", 3000, 10, 6, {"0": 300, "9": 300}),
     "text": ("banking77", "category", 13_083, 77, None, {}),
-    "activity": ("hmp", "activity", 4372, 14, 16, {}),
+    "activity": ("hmp", "activity", 2413, 14, 16, {}),
     # 4,155 red cells are annotated, two of them by a box without area
     "medical": ("bccd/BCCD", "class", 4886, 3, 364, {"WBC": 372, "Platelets": 361, "RBC": 4153}),
 }
@@ -314,14 +314,14 @@ def test_texts_that_are_refused(tmp_path, files, message):
 # Movements
 
 
-def test_windows_overlap_by_half_and_the_last_sample_is_held():
-    trials = [np.arange(12.0)[:, None] + [0, 100, 200], np.full((3, 3), 7.0)]
+def test_windows_share_no_samples_and_the_last_sample_is_held():
+    trials = [np.arange(14.0)[:, None] + [0, 100, 200], np.full((3, 3), 7.0)]
     trials[1][2] = 9
     cut, trial = windows(trials, rate=4, seconds=1)
-    assert trial.tolist() == [0, 0, 0, 0, 0, 1]
-    for i in range(5):
-        np.testing.assert_array_equal(cut[i], trials[0][2 * i : 2 * i + 4])
-    assert cut[5, :, 0].tolist() == [7, 7, 9, 9]
+    assert trial.tolist() == [0, 0, 0, 1]
+    for i in range(3):
+        np.testing.assert_array_equal(cut[i], trials[0][4 * i : 4 * i + 4])
+    assert cut[3, :, 0].tolist() == [7, 7, 9, 9]
     with pytest.raises(ValueError, match="two samples or more"):
         windows(trials, rate=4, seconds=0.3)
 
@@ -342,10 +342,10 @@ def test_movements_in_class_folders(tmp_path):
     write_text(tmp_path / "run" / "c.csv", "-1,0,1\n" * 5)
     write_text(tmp_path / "rate.txt", "10\n")
     dataset = read_movements(tmp_path, seconds=1.0)
-    assert dataset.options == {"rate": 10.0} and dataset.inputs.shape == (6, 10, 3)
-    assert dataset.labelings["class"].tolist() == ["run"] * 2 + ["sit"] * 4
-    assert len(set(dataset.groups.tolist())) == 3  # windows of one file overlap, so they stay together
-    assert "6 windows of 1 s from 3 trials" in dataset.source
+    assert dataset.options == {"rate": 10.0} and dataset.inputs.shape == (4, 10, 3)
+    assert dataset.labelings["class"].tolist() == ["run"] * 2 + ["sit"] * 2
+    assert len(set(dataset.groups.tolist())) == 3  # windows of one file stay together
+    assert "4 windows of 1 s from 3 trials" in dataset.source
     write_text(tmp_path / "rate.txt", "fast")
     with pytest.raises(ValueError, match="one number above 0"):
         read_movements(tmp_path)

@@ -205,7 +205,7 @@ def _movements(folder: Path, per_class: int, generator) -> Path:
         for volunteer in ("f1", "f2", "f3", "m1", "m2", "m3"):
             gravity = np.array([0.0, -0.9, 0.3]) + generator.normal(0, 0.05, size=3)
             for trial in range(max(1, round(per_class / 12))):  # of two windows each
-                time = np.arange(240 + int(generator.integers(0, 70))) / 32
+                time = np.arange(320 + int(generator.integers(0, 70))) / 32
                 phase = (
                     2 * np.pi * (frequency * generator.uniform(0.9, 1.1) * time[:, None] + generator.uniform(size=3))
                 )

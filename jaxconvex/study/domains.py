@@ -109,7 +109,7 @@ DOMAINS: dict[str, Domain] = {
         ),
         Domain(
             "activity", "Human activity", "activity", configuration={"model_type": "resnet1d", "epoch_len": 5},
-            pretraining="movement tasks", learning_rate=1e-3, segments=10,
+            pretraining="movement tasks", pretraining_epochs=30, learning_rate=1e-3, segments=10, fewest=15,
         ),
         Domain(
             "medical", "Medical images", "medical", family="efficientnet-lite0", options={"size": 64}, balanced=True,

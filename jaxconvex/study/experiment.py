@@ -6,7 +6,6 @@ import datetime
 import platform
 import sys
 import time
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxconvex.activations.extraction import read_activations
+from jaxconvex.activations.extraction import Activations, read_activations
 from jaxconvex.activations.model_sources import model_source, pooled_features
 from jaxconvex.evaluation import evaluate
 from jaxconvex.report import Report, read_report, select
@@ -28,7 +27,6 @@ from jaxconvex.study.pruning import pruned
 from jaxconvex.study.results import MeasureRow, Study, VariantRow, write_study
 from jaxconvex.study.robustness import reparametrizations, sensitivity
 from jaxconvex.study.steps import kept, kept_rows
-from jaxconvex.study.training import logits
 
 __all__ = ["WORK", "run_study"]
 
@@ -74,17 +72,16 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
         before = pretrained(domain, material, work, keys[1], done)
         after = [fine_tuned(domain, material, before, s, work, done) for s in range(domain.seeds)]
         networks = [before, *after]
-        reports = []
+        scored = []
         for network in networks:
-            reports.append(_score(domain, material, network, folder, keys[2]))
+            scored.append(_score(domain, material, network, folder, keys[2]))
             done(f"scores, {network_name(network.row)}", SCORING)
+        reports = [report for report, _ in scored]
         variants: list[VariantRow] = []
         measures: list[MeasureRow] = []
-        for network in networks[:2]:
-            features = _features(domain, material.test, network, work, "test")
-            of_training = _features(domain, material.train, network, work, "train")
+        for network, (_, features) in zip(networks[:2], scored, strict=False):
             variants += _variants(domain, material, network, features, work, keys[3])
-            measures += _measures(domain, material, network, of_training, features, work)
+            measures += _measures(domain, material, network, features, work)
             done(f"variants, {network_name(network.row)}", SCORING)
         cut = pruned(domain, material, networks, reports[0], work, done) if domain.pruning else []
     study = Study(
@@ -126,19 +123,10 @@ def _source(domain: Domain, part: Part, network: Network, folder: Path | None) -
     return model_source(network.encoder, part.inputs, layers=layers, pool=domain.pool, batch_size=64, folder=folder)
 
 
-def _features(domain: Domain, part: Part, network: Network, work: Path, name: str) -> Mapping[str, np.ndarray]:
-    """Pooled features of all layers, layer -> (n, d)."""
-    rows = np.arange(len(part.classes))
-    place = kept(
-        work,
-        f"features-{name}-{network_name(network.row)}",
-        [network.identity, domain.pool, len(rows)],
-        lambda folder: pooled_features(_source(domain, part, network, folder), rows, progress=False),
-    )
-    return read_activations(place)
-
-
-def _score(domain: Domain, material: Material, network: Network, folder: Path, key: jax.Array) -> Report:
+def _score(
+    domain: Domain, material: Material, network: Network, folder: Path, key: jax.Array
+) -> tuple[Report, Activations]:
+    """The report of a network, and its pooled features and logits of the test part."""
     name = network_name(network.row)
     settings: dict[str, Any] = {"permutations": domain.permutations, "jackknife": True, "protocol": domain.protocol}
     if domain.protocol is None:
@@ -164,20 +152,25 @@ def _score(domain: Domain, material: Material, network: Network, folder: Path, k
         )
         report.to_json(place / "scores.json")
 
-    report = read_report(kept(folder / WORK, f"scores-{name}", identity, make) / "scores.json")
+    place = kept(folder / WORK, f"scores-{name}", identity, make)
+    report, features = read_report(place / "scores.json"), read_activations(place / "features")
     (folder / name).mkdir(parents=True, exist_ok=True)
     report.to_json(folder / name / "scores.json")
     report.to_csv(folder / name / "scores.csv")
-    return report
+    predicted = _predicted(material, features)
+    np.savez_compressed(folder / name / "labels.npz", predicted=predicted, **material.test.labelings)  # type: ignore
+    return report, features
+
+
+def _predicted(material: Material, features: Activations) -> np.ndarray:
+    return np.array(material.classes)[np.asarray(features.outputs).argmax(axis=1)]
 
 
 def _variants(
-    domain: Domain, material: Material, network: Network, features: Mapping[str, Any], work: Path, key: jax.Array
+    domain: Domain, material: Material, network: Network, features: Activations, work: Path, key: jax.Array
 ) -> list[VariantRow]:
-    said = logits(network.encoder, material.test.inputs).argmax(axis=1)
-    names = np.array(material.classes)
     main = next(iter(material.test.labelings))
-    labelings = {PREDICTED: names[said], main: material.test.labelings[main]}
+    labelings = {PREDICTED: _predicted(material, features), main: material.test.labelings[main]}
     which: dict[str, Any] = {"network": network.row.network, "seed": network.row.seed, "key": key, "k": domain.k}
 
     def make() -> list[VariantRow]:
@@ -194,15 +187,10 @@ def _variants(
     return kept_rows(work, f"variants-{network_name(network.row)}", identity, VariantRow, make)
 
 
-def _measures(
-    domain: Domain,
-    material: Material,
-    network: Network,
-    train: Mapping[str, Any],
-    test: Mapping[str, Any],
-    work: Path,
-) -> list[MeasureRow]:
+def _measures(domain: Domain, material: Material, network: Network, test: Activations, work: Path) -> list[MeasureRow]:
     def make() -> list[MeasureRow]:
+        rows = np.arange(len(material.train.classes))
+        train = pooled_features(_source(domain, material.train, network, None), rows, progress=False)
         return simple_measures(
             {name: np.asarray(layer) for name, layer in train.items()},
             np.array(material.classes)[material.train.classes],

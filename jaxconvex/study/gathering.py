@@ -72,24 +72,28 @@ def _paired(first: Any, score: float, without: np.ndarray) -> tuple[float, float
 
 def classes(before: Report, after: Sequence[Report], main: str) -> list[ClassRow]:
     def of(report: Report, kind: str, labeling: str, field: str = "score") -> dict[Any, float]:
-        found = {row.kind for row in report.rows if row.labeling == labeling}
-        return class_means(report, kind=kind, labeling=labeling, field=field) if kind in found else {}
+        kinds = {row.kind for row in report.rows if row.labeling == labeling}
+        return class_means(report, kind=kind, labeling=labeling, field=field) if kind in kinds else {}
 
     recalls = [of(report, "graph", PREDICTED, "recall") for report in after]
     points = {row.label: row.num_points for row in select(before, kind="graph", labeling=main, level="class")}
     pre = of(before, "graph", PREDICTED, "recall")
-    scores = [of(before, kind, labeling) for labeling in (PREDICTED, main) for kind in ("graph", "euclidean")]
+    found = [of(before, kind, labeling) for labeling in (PREDICTED, main) for kind in ("graph", "euclidean")]
     made = []
     for label, number in points.items():
         values = np.array([recall.get(label, math.nan) for recall in recalls])
+        graph, euclidean, graph_true, euclidean_true = (score.get(label, math.nan) for score in found)
         made.append(
             ClassRow(
                 label,
                 number,
-                *(score.get(label, math.nan) for score in scores),
-                pre.get(label, math.nan),
-                float(values.mean()),
-                float(values.std(ddof=1)) if len(values) > 1 else math.nan,
+                graph=graph,
+                euclidean=euclidean,
+                graph_true=graph_true,
+                euclidean_true=euclidean_true,
+                recall_pretrained=pre.get(label, math.nan),
+                recall=float(values.mean()),
+                recall_spread=float(values.std(ddof=1)) if len(values) > 1 else math.nan,
             )
         )
     return made

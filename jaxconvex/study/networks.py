@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxconvex.activations.calls import weights_hash
@@ -58,7 +59,7 @@ def pretrained(domain: Domain, material: Material, work: Path, key: jax.Array, p
 
         def make(folder: Path) -> None:
             began = time.perf_counter()
-            trained, losses = train(
+            trained = train(
                 material.encoder,
                 inputs,
                 key,
@@ -66,8 +67,8 @@ def pretrained(domain: Domain, material: Material, work: Path, key: jax.Array, p
                 progress=lambda *_: progress("pretraining"),
                 **settings,
             )
-            save_state(trained, folder / STATE)
-            facts = {"losses": np.asarray(losses).tolist(), "seconds": time.perf_counter() - began}
+            save_state(trained.encoder, folder / STATE)
+            facts = {"losses": np.asarray(trained.losses).tolist(), "seconds": time.perf_counter() - began}
             _finish(folder, facts)
 
         identity = [domain.pretraining, settings, material.identity, weights_hash(encoder), _data(key)]
@@ -81,7 +82,7 @@ def probed(domain: Domain, material: Material, encoder: Encoder, work: Path, *, 
 
     def make(folder: Path) -> None:
         began = time.perf_counter()
-        made = probe(encoder, material.train.inputs, material.train.classes, num_classes=number, take=take)
+        made = probe(encoder, material.train.inputs, jnp.asarray(material.train.classes), num_classes=number, take=take)
         save_state(made, folder / STATE)
         facts = _accuracies(made, material) | {"epochs": 0, "best_epoch": 0}
         _finish(folder, facts | {"seconds": time.perf_counter() - began})
@@ -107,9 +108,9 @@ def fine_tuned(
         found = fine_tune(
             start.encoder,
             material.train.inputs,
-            material.train.classes,
+            jnp.asarray(material.train.classes),
             material.validation.inputs,
-            material.validation.classes,
+            jnp.asarray(material.validation.classes),
             jax.random.key(seed),
             num_epochs=domain.epochs,
             patience=domain.patience,

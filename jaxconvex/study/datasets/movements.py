@@ -21,7 +21,8 @@ HMP_RATE = 32  # samples a second
 def read_movements(path: str | Path, *, seconds: float = 5.0) -> Dataset:
     """Returns the windows of the trials in a folder, float32 (n, time, 3) in g.
 
-    A trial is cut into windows that overlap by half; a shorter one gives one window, its last sample held.
+    A trial is cut into windows that do not overlap, so that no two points share samples; a rest shorter than a window is
+    left out, and a trial shorter than one gives one window, its last sample held.
 
     The layouts:
 
@@ -30,7 +31,7 @@ def read_movements(path: str | Path, *, seconds: float = 5.0) -> Dataset:
       and are left out.
     - A folder a class, `LABEL/GROUP/*.csv` or `LABEL/*.csv`, three columns in g, separated by commas, with a line of
       names or not. `rate.txt` holds the number of samples a second, else it is 30. A group is a person; without groups,
-      the windows of one file are one, as they overlap.
+      the windows of one file are one.
 
     Args:
         path: the folder.
@@ -68,11 +69,11 @@ def read_movements(path: str | Path, *, seconds: float = 5.0) -> Dataset:
 def windows(
     trials: list[Float[np.ndarray, "time 3"]], rate: float, seconds: float
 ) -> tuple[Float[np.ndarray, "n time 3"], np.ndarray]:
-    """The windows of all trials, overlapping by half, and the number of the trial that each is from.
+    """The windows of all trials, one after the other, and the number of the trial that each is from.
 
     >>> cut, trial = windows([np.zeros((10, 3)), np.zeros((3, 3))], rate=2, seconds=2)
     >>> cut.shape, trial.tolist()
-    ((5, 4, 3), [0, 0, 0, 0, 1])
+    ((3, 4, 3), [0, 0, 1])
     """
     length = round(rate * seconds)
     if length < 2:
@@ -80,7 +81,7 @@ def windows(
     cut, numbers = [], []
     for number, trial in enumerate(trials):
         held = np.pad(trial, ((0, max(0, length - len(trial))), (0, 0)), mode="edge")
-        for start in range(0, len(held) - length + 1, length // 2):
+        for start in range(0, len(held) - length + 1, length):
             cut.append(held[start : start + length])
             numbers.append(number)
     return np.stack(cut).astype(np.float32), np.array(numbers)
