@@ -18,7 +18,7 @@ from jaxconvex.study.results import (
 )
 
 REPARAMETRIZATIONS = ("isometry", "scaling", "standardization", "affine", "pca 50", "float16")
-SENSITIVITIES = ("k = 5", "k = 20", "k = 40", "cosine", "mutual", "half the points")
+SENSITIVITIES = ("k = 5", "k = 10", "k = 20", "k = 40", "cosine", "mutual", "half the points")
 MEASURES = ("linear probe accuracy", "k-NN accuracy", "silhouette", "neural collapse NC1", "hubness")
 
 

@@ -238,6 +238,21 @@ def test_sensitivity_numbers(studies, made):
     assert of(made, "stands under other settings: true labels", "images").estimate == pytest.approx(np.mean(truth))
 
 
+def test_the_studys_own_k_is_told_once(made):
+    claims = [one.claim for one in made]
+    assert "stands under other settings: none" in claims and "stands under other settings: k = 10" not in claims
+
+
+def test_labels_not_trained_for():
+    study = small_study(labelings=("digit", "speaker"))
+    one = of(statements([study]), "labels not trained for: speaker, euclidean", "speech")
+    rows = [r for r in study.changes if (r.kind, r.labeling, r.seed) == ("euclidean", "speaker", None)]
+    assert one.estimate == pytest.approx(np.mean([r.difference for r in rows]))
+    assert one.lower == pytest.approx(one.estimate - np.mean([r.upper - r.lower for r in rows]) / 2)
+    other = small_study(name="sounds", labelings=("digit", "speaker"))
+    assert not [one for one in statements([study, other]) if one.domain == "all" and "not trained" in one.claim]
+
+
 def test_simpler_measures(studies, made):
     study = studies[2]
     values = {}
@@ -258,6 +273,14 @@ def test_simpler_measures(studies, made):
     assert alone.estimate == pytest.approx(np.corrcoef(layers, scores)[0, 1]) and alone.holds is None
 
 
+def test_partial_correlations_over_domains(made):
+    parts = [of(made, "beside simpler measures: silhouette", name).estimate for name in ("speech", "images", "text")]
+    weights = np.array([10, 12, 20]) - 4
+    z = np.sum(weights * np.arctanh(parts)) / weights.sum()
+    ends = [z, z - 1.959964 / np.sqrt(weights.sum()), z + 1.959964 / np.sqrt(weights.sum())]
+    assert of(made, "beside simpler measures: silhouette", "all")[2:5] == pytest.approx(np.tanh(ends), rel=1e-5)
+
+
 def test_pruning_numbers(studies, made):
     study = studies[1]
     accuracy = {(row.rule, row.seed): row.accuracy for row in study.pruning}
@@ -270,6 +293,17 @@ def test_pruning_numbers(studies, made):
 def test_pruning_of_one_seed_has_no_interval():
     one = of(statements([small_study(seeds=1)]), "pruning", "speech")
     assert one.holds is None and "(no interval)" in one.text
+
+
+def test_pruning_says_what_takes_longer_and_which_layer():
+    study = small_study()
+    rows = tuple(
+        row if row.rule == "whole" else row._replace(rule="most convex but the last", training_seconds=9.0)
+        for row in study.pruning
+    )
+    text = of(statements([study._replace(pruning=rows)]), "pruning", "speech").text
+    assert "the last left out" in text and "takes more: 100 percent of the time of training" in text
+    assert "33 percent of the blocks" in text
 
 
 def test_missing_parts_are_said():

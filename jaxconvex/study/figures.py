@@ -12,7 +12,8 @@ import numpy as np
 from jaxconvex import figures, plots
 from jaxconvex.figures import COLOURS, FAINT, INK, MUTED, Axes, Figure
 from jaxconvex.study.claims.recall import recall_pairs
-from jaxconvex.study.claims.words import change_rows, own_labelings
+from jaxconvex.study.claims.settings import asked_rows
+from jaxconvex.study.claims.words import change_rows, true_labels
 from jaxconvex.study.results import ScoreRow, Study
 from jaxconvex.study.statements import Statement, pooled
 
@@ -317,20 +318,18 @@ def plot_sensitivity(studies: Sequence[Study]) -> Figure | None:
 def _changes_by_setting(study: Study) -> dict[str, np.ndarray]:
     """Setting -> fine-tuned (mean over seeds) minus pretrained of each layer, in order of depth."""
     scores: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for row in study.variants:
-        if (row.question, row.labeling) == ("sensitivity", "predicted") and math.isfinite(row.score):
-            networks = scores.setdefault(row.variant, {network: {} for network in NETWORKS})
-            networks[row.network].setdefault(row.layer_index, []).append(row.score)
+    for row in asked_rows(study, "sensitivity"):
+        networks = scores.setdefault(row.variant, {network: {} for network in NETWORKS})
+        networks[row.network].setdefault(row.layer_index, []).append(row.score)
     found = {}
     for variant, networks in scores.items():
         before, after = networks["pretrained"], networks["fine-tuned"]
         values = [np.mean(after[place]) - np.mean(before[place]) for place in sorted(before) if place in after]
         if values:
             found[variant] = np.array(values)
-    for name, labeling in own_labelings(study).items():
-        truth = sorted(change_rows(study, "graph", labeling), key=lambda row: row.layer_index)
-        if found and truth:
-            found[name] = np.array([row.difference for row in truth])
+    truth = sorted(change_rows(study, "graph", true_labels(study)), key=lambda row: row.layer_index)
+    if found and truth:
+        found["true labels"] = np.array([row.difference for row in truth])
     return found
 
 
@@ -411,6 +410,6 @@ def plot_pruning(studies: Sequence[Study]) -> Figure | None:
 
 
 def _colour_of(rule: str, rules: Iterable[str]) -> str:
-    known = {"whole": GREY, "most convex": COLOURS[0]}
+    known = {"whole": GREY, "most convex": COLOURS[0], "most convex but the last": COLOURS[0]}
     others = [name for name in rules if name not in known]
     return known.get(rule) or COLOURS[1 + others.index(rule) % (len(COLOURS) - 1)]

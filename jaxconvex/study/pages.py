@@ -58,6 +58,13 @@ SECTIONS = {
     "Beside simpler measures": ("measures",),
     "Pruning": ("pruning",),
 }
+METHOD = (
+    "Intervals of scores and of differences of one seed are jackknife intervals with rebuilt graphs; those of a mean over "
+    "seeds hold the spread of seeds too. The interval of a mean over layers takes the errors of layers as wholly "
+    "correlated; that of the later minus the earlier half takes them so within each half, and the halves as independent. "
+    "Over domains, each domain counts the same and errors are independent: the interval is for these domains, not for "
+    "others. Correlations have Fisher's interval."
+)
 VERDICTS = {True: "yes", False: "no", None: "undecided"}
 
 
@@ -128,7 +135,7 @@ def write_domain_page(study: Study, folder: str | os.PathLike[str]) -> list[Path
         Section("What the numbers say", [*paragraphs(made), *missing_parts([study])]),
         *_figure_sections(drawn, _domain_tables(study)),
         Section("Statements", [_statement_table(made)]),
-        Section("How it was done", [_settings([study]), *_provenance([study])]),
+        Section("How it was done", [METHOD, _settings([study]), *_provenance([study])]),
     ]
     return _write(folder, title, _lead(study), sections, drawn)
 
@@ -151,7 +158,7 @@ def write_joint_page(studies: Sequence[Study], folder: str | os.PathLike[str]) -
         Section("Domains", [summary_table(studies), _described(studies)]),
         *_figure_sections(drawn, {}),
         Section("Statements", [_statement_table(made)]),
-        Section("How it was done", [*map(_notes, studies), _settings(studies), *_provenance(studies)]),
+        Section("How it was done", [METHOD, *map(_notes, studies), _settings(studies), *_provenance(studies)]),
     ]
     number = len(studies)
     lead = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxconvex.formats import csv_text, json_text, read_json, write_file
-from jaxconvex.study.claims.layers import above_null, most_in_late_layers, raised
+from jaxconvex.study.claims.layers import above_null, labels_not_trained_for, most_in_late_layers, raised
 from jaxconvex.study.claims.pruning import pruned
 from jaxconvex.study.claims.recall import beside_simpler_measures, predicts_recall
 from jaxconvex.study.claims.settings import robust, stands
@@ -19,7 +19,10 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT, VERSION = "jaxconvex statements", 1
-CLAIMS = (above_null, raised, most_in_late_layers, predicts_recall, robust, stands, beside_simpler_measures, pruned)
+CLAIMS = (
+    above_null, raised, most_in_late_layers, labels_not_trained_for, predicts_recall, robust, stands,
+    beside_simpler_measures, pruned,
+)  # fmt: skip
 
 
 def statements(studies: Sequence[Study]) -> tuple[Statement, ...]:

@@ -23,11 +23,12 @@ from jaxconvex.study.claims.words import (
     sign,
     some,
     spot,
+    true_labels,
     where,
 )
 from jaxconvex.study.results import ScoreRow, Study
 
-__all__ = ["above_null", "holm", "most_in_late_layers", "raised"]
+__all__ = ["above_null", "holm", "labels_not_trained_for", "most_in_late_layers", "raised"]
 
 KINDS = ("graph", "euclidean")
 LEVEL = 0.05
@@ -87,10 +88,11 @@ def above_null(studies: Sequence[Study], domain: str) -> list[Statement]:
         f"of a network, p is below {LEVEL} in {sum(clear)} of {len(found)} (largest {max(p for *_, p in found):.2g})."
     )
     text += f" Not above: {some(listed)}." if listed else ""
-    text += f" Not significant: {some(failing)}." if failing else ""
     unclear = [(other, row) for (other, row, _), fine in zip(found, clear, strict=True) if not fine]
     if unclear and all(_smallest(other, row) for other, row in unclear):
-        text += " The permutations are too few for a smaller p: none of them reached these scores."
+        text += " The permutations are too few for a smaller p: of the others none reached the layer's score."
+    elif failing:
+        text += f" Not significant: {some(failing)}."
     text += " The paper found convexity above chance everywhere; here it is not." if holds is False else ""
     return [Statement("above the null", text, estimate, lower, upper, holds, domain)]
 
@@ -127,6 +129,26 @@ def raised(studies: Sequence[Study], domain: str) -> list[Statement]:
             text += f" {by_domain(names, found)}"
         text += contrast(holds, "The paper found that fine-tuning raises it; here it falls.")
         made.append(Statement(f"raised by fine-tuning: {kind}", text, estimate, lower, upper, holds, domain))
+    return made
+
+
+def labels_not_trained_for(studies: Sequence[Study], domain: str) -> list[Statement]:
+    """By how much fine-tuning changes the convexity of the data's other labels, of one domain; the paper claims nothing."""
+    made = []
+    for study in studies if domain != "all" else ():
+        for labeling in list(study.domain["labelings"])[1:]:
+            for kind in KINDS:
+                rows = change_rows(study, kind, labeling)
+                if rows:
+                    estimate, lower, upper = over_domains(
+                        [(mean(r.difference for r in rows), mean(map(half_width, rows)))]
+                    )
+                    text = (
+                        f"In {domain}, fine-tuned for {true_labels(study)}, the {named(kind)} convexity of {labeling} "
+                        f"changes by {points(estimate)} points on average over layers {ends(lower, upper)}."
+                    )
+                    claim = f"labels not trained for: {labeling}, {kind}"
+                    made.append(Statement(claim, text, estimate, lower, upper, sign(lower, upper), domain))
     return made
 
 

@@ -23,8 +23,8 @@ def pruned(studies: Sequence[Study], domain: str) -> list[Statement]:
     """
     found, saved = [], []
     for study in studies:
-        rows = {rule: {row.seed: row for row in study.pruning if row.rule == rule} for rule in ("most convex", "whole")}
-        cut, whole = rows["most convex"], rows["whole"]
+        whole = {row.seed: row for row in study.pruning if row.rule == "whole"}
+        cut = {row.seed: row for row in study.pruning if row.rule.startswith("most convex")}
         both = [seed for seed in cut if seed in whole]
         if both:
             lost = np.array([cut[seed].accuracy - whole[seed].accuracy for seed in both])
@@ -38,14 +38,22 @@ def pruned(studies: Sequence[Study], domain: str) -> list[Statement]:
     estimate, lower, upper = over_domains(found)
     holds = True if lower > -TOLERATED_LOSS else False if upper < -TOLERATED_LOSS else None
     names = ("of the blocks", "of the time of training", "of the time of inference", "of the parameters")
-    values = zip(np.mean(saved, axis=0), names, strict=True)
-    shares = ", ".join(f"{100 * value:.0f} percent {name}" for value, name in values if math.isfinite(value))
+    shares = [(value, name) for value, name in zip(np.mean(saved, axis=0), names, strict=True) if math.isfinite(value)]
+    last = any(row.rule == "most convex but the last" for study in studies for row in study.pruning)
+    but = " (the last left out where nothing would be cut)" if last else ""
     text = (
-        f"{where(len(found), domain)} the network cut after its most convex layer and fine-tuned differs in accuracy from "
-        f"the whole by {points(estimate)} points {ends(lower, upper)} (the interval is over seeds). It saves {shares}."
+        f"{where(len(found), domain)} the network cut after its most convex layer{but} and fine-tuned differs in "
+        f"accuracy from the whole by {points(estimate)} points {ends(lower, upper)}; an interval is over seeds. It saves "
+        f"{_shares(shares)}."
     )
+    wasted = [(-value, name) for value, name in shares if value < 0]
+    text += f" It takes more: {_shares(wasted)}." if wasted else ""
     text += contrast(holds, f"So more than {100 * TOLERATED_LOSS:.0f} point is lost.")
     return [Statement("pruning", text, estimate, lower, upper, holds, domain)]
+
+
+def _shares(shares: Sequence[tuple[float, str]]) -> str:
+    return ", ".join(f"{100 * value:.0f} percent {name}" for value, name in shares if value >= 0) or "nothing"
 
 
 def _ratio(cut: Iterable, whole: Iterable, field: str) -> float:

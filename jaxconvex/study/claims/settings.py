@@ -19,21 +19,21 @@ from jaxconvex.study.claims.words import (
     macro_rows,
     mean,
     over_domains,
-    own_labelings,
     points,
     sign,
+    true_labels,
     verdict_of_all,
     where,
 )
 from jaxconvex.study.results import Study, VariantRow
 from jaxconvex.study.robustness import summary
 
-__all__ = ["robust", "stands"]
+__all__ = ["asked_rows", "robust", "stands"]
 
 
 def robust(studies: Sequence[Study], domain: str) -> list[Statement]:
     """Whether each re-parametrization moves scores by at most half an interval, and by how much; all of them first."""
-    asked = [(study, rows) for study in studies if (rows := _asked(study, "reparametrization"))]
+    asked = [(study, rows) for study in studies if (rows := asked_rows(study, "reparametrization"))]
     made = []
     for variant in dict.fromkeys(row.variant for _, rows in asked for row in rows if row.variant != "none"):
         moved, ranks, widths = [], [], []
@@ -71,10 +71,11 @@ def robust(studies: Sequence[Study], domain: str) -> list[Statement]:
     return [whole, *made]
 
 
-def _asked(study: Study, question: str) -> list[VariantRow]:
-    """The rows of one question, by predicted labels, that have a score."""
+def asked_rows(study: Study, question: str) -> list[VariantRow]:
+    """The rows of one question, by predicted labels, that have a score; the study's own k only as "none"."""
+    same = f"k = {study.settings.get('k', 10)}"
     rows = [row for row in study.variants if (row.question, row.labeling) == (question, "predicted")]
-    return [row for row in rows if math.isfinite(row.score)]
+    return [row for row in rows if math.isfinite(row.score) and row.variant != same]
 
 
 def _moved(rows: Sequence[VariantRow], variant: str) -> Float[np.ndarray, " m"]:
@@ -86,7 +87,7 @@ def _moved(rows: Sequence[VariantRow], variant: str) -> Float[np.ndarray, " m"]:
 
 def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
     """Whether fine-tuning raises graph convexity under each other setting too, true labels among them; all first."""
-    asked = [(study, rows) for study in studies if (rows := _asked(study, "sensitivity"))]
+    asked = [(study, rows) for study in studies if (rows := asked_rows(study, "sensitivity"))]
     found: dict[str, list[tuple[float, float, int, int]]] = {}
     for study, rows in asked:
         # The other settings have no replicates: their error is taken from the study's own.
@@ -95,12 +96,11 @@ def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
             if one.raised is not None:
                 found.setdefault(one.variant, []).append((one.mean_change, half, one.raised, one.num_layers))
     for study in studies:
-        for name, labeling in own_labelings(study).items():
-            truth = change_rows(study, "graph", labeling)
-            if truth:
-                raised = sum(row.difference > 0 for row in truth)
-                change, half = mean(row.difference for row in truth), mean(map(half_width, truth))
-                found.setdefault(name, []).append((change, half, raised, len(truth)))
+        truth = change_rows(study, "graph", true_labels(study))
+        if truth:
+            higher = sum(row.difference > 0 for row in truth)
+            change, half = mean(row.difference for row in truth), mean(map(half_width, truth))
+            found.setdefault("true labels", []).append((change, half, higher, len(truth)))
     made = []
     for variant, parts in found.items():
         estimate, lower, upper = over_domains([part[:2] for part in parts])
@@ -119,8 +119,8 @@ def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
     text = (
         f"{where(number, domain)} fine-tuning clearly raises graph convexity, mean over layers, under "
         f"{sum(one.holds is True for one in made)} of {len(made)} settings, clearly lowers it under "
-        f"{sum(one.holds is False for one in made)}. Intervals of settings other than the study's own and labels of the "
-        "data are as wide as the study's own."
+        f"{sum(one.holds is False for one in made)}. Intervals of settings other than the study's own and true labels "
+        "are as wide as the study's own."
     )
     whole = weakest._replace(
         claim="stands under other settings", text=text, holds=verdict_of_all(one.holds for one in made)

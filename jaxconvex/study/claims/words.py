@@ -13,8 +13,8 @@ from jaxconvex.study.results import ChangeRow, ScoreRow, Study
 
 __all__ = [
     "Statement", "begin", "by_domain", "coefficient_text", "change_rows", "contrast", "correlation_text", "ends",
-    "half_width", "macro_rows", "mean", "named", "over_domains", "own_labelings", "points", "sign", "some",
-    "spot", "verdict_of_all", "where",
+    "half_width", "macro_rows", "mean", "named", "over_domains", "points", "sign", "some",
+    "spot", "true_labels", "verdict_of_all", "where",
 ]  # fmt: skip
 
 
@@ -87,10 +87,9 @@ def named(kind: str) -> str:
     return "Euclidean" if kind == "euclidean" else kind
 
 
-def own_labelings(study: Study) -> dict[str, str]:
-    """What labels of the data are called -> the labeling; the first is the one trained for."""
-    names = [str(name) for name in study.domain["labelings"]]
-    return {f"labels {name!r}" if place else "true labels": name for place, name in enumerate(names)}
+def true_labels(study: Study) -> str:
+    """The labeling of the data that the network is fine-tuned for."""
+    return str(next(iter(study.domain["labelings"]), ""))
 
 
 def where(number: int, domain: str) -> str:
@@ -99,7 +98,7 @@ def where(number: int, domain: str) -> str:
 
 def begin(name: str) -> str:
     """The name as a sentence begins: a capital, but not for a symbol, as the k of "k = 5" is."""
-    return name if name[1:2] in ("", " ") else name[0].upper() + name[1:]
+    return name if name[1:4] in ("", " = ") else name[0].upper() + name[1:]
 
 
 def spot(study: Study, row: ScoreRow, domain: str) -> str:
@@ -113,7 +112,8 @@ def some(names: Sequence[str], most: int = 8) -> str:
 
 
 def points(value: float) -> str:
-    return "no value" if math.isnan(value) else "0.0" if f"{100 * value:.1f}" == "-0.0" else f"{100 * value:+.1f}"
+    text = f"{100 * value:+.1f}"
+    return "no value" if math.isnan(value) else "0.0" if text in ("-0.0", "+0.0") else text
 
 
 def ends(lower: float, upper: float) -> str:
