@@ -102,12 +102,12 @@ def summary_rows(studies: Sequence[Study]) -> tuple[SummaryRow, ...]:
 
 def summary_table(studies: Sequence[Study]) -> Table:
     """The same as a table for people, in percent: `to_text` and `to_rich` show it on a terminal."""
-    columns = ("domain", "test points", "classes", "accuracy before", "after", "graph first layer", "graph last layer",
-               "euclid. first layer", "euclid. last layer", "r graph", "r euclid.")  # fmt: skip
+    columns = ("domain", "classes", "right before", "after", "graph first", "graph last", "Eucl. first", "Eucl. last",
+               "r graph", "r Eucl.")  # fmt: skip
     lines = []
     for row in summary_rows(studies):
         spread = f" ± {percent_text(row.accuracy_spread)}" if math.isfinite(row.accuracy_spread) else ""
-        cells = [row.domain, str(row.test_points), str(row.classes), percent_text(row.accuracy_pretrained)]
+        cells = [row.domain, str(row.classes), percent_text(row.accuracy_pretrained)]
         cells.append(f"{percent_text(row.accuracy)}{spread}")
         for place in ("graph_first", "graph_last", "euclidean_first", "euclidean_last"):
             before, after = getattr(row, f"{place}_pretrained"), getattr(row, place)
@@ -117,10 +117,10 @@ def summary_table(studies: Sequence[Study]) -> Table:
             cells.append(correlation_text(Correlation(r, lower, upper, row.classes)))
         lines.append(tuple(cells))
     notes = (
-        "Percent; before → after fine-tuning (mean over seeds, ± their standard deviation). r: convexity before and recall "
-        "after fine-tuning, over classes, with 95 percent interval.",
+        "Percent, before → after fine-tuning (mean over seeds, ± their standard deviation): test points that are told right, and "
+        "convexity of the first and the last layer. r: convexity before and recall after, over classes.",
     )
-    return Table("Domains", columns, tuple(lines), notes)
+    return Table("Before and after fine-tuning", columns, tuple(lines), notes)
 
 
 def write_domain_page(study: Study, folder: str | os.PathLike[str]) -> list[Path]:
