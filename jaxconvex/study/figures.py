@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from jaxconvex import figures, plots
-from jaxconvex.figures import COLOURS, FAINT, INK, MUTED, Axes, Figure
+from jaxconvex.figures import MUTED, Axes, Figure
 from jaxconvex.study.claims.recall import recall_pairs
-from jaxconvex.study.claims.settings import asked_rows
-from jaxconvex.study.claims.words import change_rows, true_labels
+from jaxconvex.study.other_figures import plot_measures, plot_pruning, plot_robustness, plot_sensitivity
+from jaxconvex.study.panels import GREY, KIND_COLOURS, NETWORKS, grid, legend, name_rows, network_rows, panels_of
 from jaxconvex.study.results import ScoreRow, Study
 from jaxconvex.study.statements import Statement, pooled
 
@@ -23,9 +21,6 @@ __all__ = [
 ]  # fmt: skip
 
 KINDS = ("graph", "euclidean")
-NETWORKS = {"pretrained": COLOURS[0], "fine-tuned": COLOURS[1]}
-KIND_COLOURS = {"graph": COLOURS[2], "euclidean": COLOURS[3]}
-GREY = "#8c8c8c"
 
 
 def study_figures(studies: Sequence[Study], made: Sequence[Statement] = ()) -> dict[str, Figure]:
@@ -52,29 +47,6 @@ def study_figures(studies: Sequence[Study], made: Sequence[Statement] = ()) -> d
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-@contextlib.contextmanager
-def _grid(number: int, *, columns: int = 3, width: float = 3.3, height: float = 2.7, **shared: Any) -> Iterator[Any]:
-    """A figure with so many panels in rows of at most `columns`; the axes flat, those left over taken away."""
-    columns = min(columns, number)
-    lines = math.ceil(number / columns)
-    with figures.mpl.rc_context(figures.STYLE):
-        layout = figures.ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1)
-        figure = Figure(figsize=(columns * width, lines * height), layout=layout)
-        axes = list(figure.subplots(lines, columns, squeeze=False, **shared).flat)
-        for spare in axes[number:]:
-            spare.remove()
-        yield figure, axes[:number]
-
-
-def _legend(figure: Figure, panel: Axes, most: int = 5) -> None:
-    """A legend of what has a name, above all panels."""
-    handles, names = panel.get_legend_handles_labels()
-    chosen = {name: handle for handle, name in zip(handles, names, strict=True)}
-    figure.legend(
-        chosen.values(), chosen, loc="outside upper left", ncols=min(most, len(chosen)), frameon=False, fontsize=8.5
-    )
-
-
 # Profiles and changes ------------------------------------------------------------------------------------------------
 
 
@@ -88,15 +60,15 @@ def plot_profiles(studies: Sequence[Study], kinds: Sequence[str] = KINDS) -> Fig
     if not shown:
         return None
     wide = max(figures.width_for(len(study.domain["layers"])) for study, _ in shown) if len(shown) <= 2 else 3.3
-    with _grid(len(shown), width=min(wide, 4.9)) as (figure, axes):
+    with grid(len(shown), width=min(wide, 4.9)) as (figure, axes):
         for panel, (study, kind) in zip(axes, shown, strict=True):
             for network, colour in NETWORKS.items():
-                _draw_profile(panel, _macro(study, kind, network), network, colour)
+                _draw_profile(panel, network_rows(study, kind, network), network, colour)
             panel.set_title(f"{kind.capitalize()} convexity" if len(studies) == 1 else study.name)
             if panel.get_subplotspec().is_first_col():
                 panel.set_ylabel(f"{kind} convexity" if len(studies) > 1 else "macro score")
             figures.percent_axis(panel.yaxis)
-        _legend(figure, axes[0])
+        legend(figure, axes[0])
         for panel, (study, _) in zip(axes, shown, strict=True):
             figures.finish_layers(panel, study.domain["layers"])
     return figure
@@ -130,17 +102,12 @@ def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
     return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
 
 
-def _macro(study: Study, kind: str, network: str) -> list[ScoreRow]:
-    wanted = (kind, network, "predicted", "macro")
-    return [row for row in study.scores if (row.kind, row.network, row.labeling, row.level) == wanted]
-
-
 def plot_changes(studies: Sequence[Study]) -> Figure | None:
     """Fine-tuned minus pretrained in every layer with its interval, mean over seeds: a panel a domain."""
     shown = [study for study in studies if any(row.labeling == "predicted" for row in study.changes)]
     if not shown:
         return None
-    with _panels_of(shown) as (figure, axes):
+    with panels_of(shown) as (figure, axes):
         for panel, study in zip(axes, shown, strict=True):
             panel.axhline(0, color=MUTED, linewidth=1)
             for shift, (kind, colour) in zip((-0.1, 0.1), KIND_COLOURS.items(), strict=True):
@@ -155,16 +122,10 @@ def plot_changes(studies: Sequence[Study]) -> Figure | None:
             if panel.get_subplotspec().is_first_col():
                 panel.set_ylabel("change by fine-tuning\n(percentage points)")
             figures.percent_axis(panel.yaxis, signed=True)
-        _legend(figure, axes[0])
+        legend(figure, axes[0])
         for panel, study in zip(axes, shown, strict=True):
             figures.finish_layers(panel, study.domain["layers"])
     return figure
-
-
-def _panels_of(studies: Sequence[Study], **sizes: Any) -> Any:
-    if len(studies) == 1:
-        sizes = {"width": max(4.2, figures.width_for(len(studies[0].domain["layers"]))), "height": 3.2} | sizes
-    return _grid(len(studies), **sizes)
 
 
 # Recall --------------------------------------------------------------------------------------------------------------
@@ -175,7 +136,7 @@ def plot_recall(studies: Sequence[Study]) -> Figure | None:
     shown = [study for study in pooled(studies)[0] if study.classes]
     if not shown:
         return None
-    with _grid(len(KINDS), width=4.4, height=4.1) as (figure, axes):
+    with grid(len(KINDS), width=4.4, height=4.1) as (figure, axes):
         for panel, kind in zip(axes, KINDS, strict=True):
             pairs = [recall_pairs(study, kind) for study in shown]
             convexity, recall = (np.concatenate(values) for values in zip(*pairs, strict=True))
@@ -212,7 +173,7 @@ def plot_correlations(made: Sequence[Statement]) -> Figure | None:
         within = one.claim.endswith("within domains")
         name = one.domain if one.domain != "all" else "within domains" if within else "pooled"
         names.setdefault(name, []).append(one)
-    with _grid(1, width=6.4, height=0.34 * len(names) + 1.2) as (figure, axes):
+    with grid(1, width=6.4, height=0.34 * len(names) + 1.2) as (figure, axes):
         panel = axes[0]
         panel.axvline(0, color=MUTED, linewidth=1)
         for place, those in enumerate(names.values()):
@@ -221,195 +182,7 @@ def plot_correlations(made: Sequence[Statement]) -> Figure | None:
                 y = place + (-0.13 if kind == "graph" else 0.13)
                 panel.hlines(y, one.lower, one.upper, color=KIND_COLOURS[kind], linewidth=1.8)
                 panel.plot(one.estimate, y, "o", color=KIND_COLOURS[kind], markersize=5, label=kind)
-        _rows(panel, list(names))
+        name_rows(panel, list(names))
         panel.set_xlabel("Pearson r of convexity before and recall after fine-tuning")
-        _legend(figure, panel)
+        legend(figure, panel)
     return figure
-
-
-def _rows(panel: Axes, names: Sequence[str]) -> None:
-    """Names down the y axis, the first on top, with a faint line through each."""
-    panel.set_ylim(len(names) - 0.5, -0.5)
-    figures.name_classes(panel, names)
-    panel.tick_params(axis="y", length=0)
-    panel.grid(axis="y", color=FAINT, linewidth=0.8)
-
-
-# Other ways of measuring ---------------------------------------------------------------------------------------------
-
-
-def plot_robustness(studies: Sequence[Study]) -> Figure | None:
-    """Each re-parametrization's score less the study's own, a point a layer and network: a panel a domain.
-
-    Grey is half the interval of a score, on average.
-    """
-    found = {study.name: _differences(study) for study in studies}
-    shown = [study for study in studies if found[study.name]]
-    if not shown:
-        return None
-    names = list(dict.fromkeys(variant for study in shown for variant, _, _ in found[study.name]))
-    with _grid(len(shown), height=0.24 * len(names) + 1.1, width=3.3 if len(shown) > 1 else 5.5, sharey=True) as grid:
-        figure, axes = grid
-        for panel, study in zip(axes, shown, strict=True):
-            halves = [(row.upper - row.lower) / 2 for network in NETWORKS for row in _macro(study, "graph", network)]
-            if np.isfinite(halves).any():
-                half = float(np.nanmean(halves))
-                panel.axvspan(-half, half, color=GREY, alpha=0.18, linewidth=0, label="half an interval")
-            panel.axvline(0, color=MUTED, linewidth=1)
-            for shift, (network, colour) in zip((-0.14, 0.14), NETWORKS.items(), strict=True):
-                mine = [
-                    (value, names.index(variant)) for variant, which, value in found[study.name] if which == network
-                ]
-                if mine:
-                    x, y = np.array(mine).T
-                    panel.plot(x, y + shift, "o", color=colour, markersize=3.2, alpha=0.7, label=network)
-            panel.set_title(study.name)
-            figures.percent_axis(panel.xaxis, signed=True)
-            panel.xaxis.set_major_locator(figures.MaxNLocator(5, steps=[1, 2, 5, 10]))
-            panel.set_xlabel("difference (points)")
-        _legend(figure, axes[0])
-        _rows(axes[0], names)
-        for panel in axes[1:]:
-            panel.grid(axis="y", color=FAINT, linewidth=0.8)
-            panel.tick_params(axis="y", length=0)
-    return figure
-
-
-def _differences(study: Study) -> list[tuple[str, str, float]]:
-    rows = [row for row in study.variants if (row.question, row.labeling) == ("reparametrization", "predicted")]
-    own = {(row.network, row.seed, row.layer_index): row.score for row in rows if row.variant == "none"}
-    differences = [
-        (row.variant, row.network, row.score - own.get((row.network, row.seed, row.layer_index), math.nan))
-        for row in rows
-        if row.variant != "none"
-    ]
-    return [one for one in differences if math.isfinite(one[2])]
-
-
-def plot_sensitivity(studies: Sequence[Study]) -> Figure | None:
-    """The change by fine-tuning under each setting: a point a layer, dark for late ones, the mean as a bar."""
-    found = {study.name: _changes_by_setting(study) for study in studies}
-    shown = [study for study in studies if found[study.name]]
-    if not shown:
-        return None
-    names = list(dict.fromkeys(name for study in shown for name in found[study.name]))
-    with _grid(len(shown), height=0.24 * len(names) + 1.1, width=3.3 if len(shown) > 1 else 5.5, sharey=True) as grid:
-        _, axes = grid
-        for panel, study in zip(axes, shown, strict=True):
-            panel.axvline(0, color=MUTED, linewidth=1)
-            for name, values in found[study.name].items():
-                y = names.index(name)
-                depth = np.linspace(0.15, 1, len(values))
-                panel.scatter(
-                    values, np.full(len(values), y), c=depth, cmap="Blues", vmin=0, vmax=1, s=14, linewidths=0
-                )
-                panel.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=COLOURS[1], linewidth=2)
-            panel.set_title(study.name)
-            figures.percent_axis(panel.xaxis, signed=True)
-            panel.xaxis.set_major_locator(figures.MaxNLocator(5, steps=[1, 2, 5, 10]))
-            panel.set_xlabel("change by fine-tuning (points)")
-        _rows(axes[0], ["as the study" if name == "none" else name for name in names])
-        for panel in axes[1:]:
-            panel.grid(axis="y", color=FAINT, linewidth=0.8)
-            panel.tick_params(axis="y", length=0)
-    return grid[0]
-
-
-def _changes_by_setting(study: Study) -> dict[str, np.ndarray]:
-    """Setting -> fine-tuned (mean over seeds) minus pretrained of each layer, in order of depth."""
-    scores: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for row in asked_rows(study, "sensitivity"):
-        networks = scores.setdefault(row.variant, {network: {} for network in NETWORKS})
-        networks[row.network].setdefault(row.layer_index, []).append(row.score)
-    found = {}
-    for variant, networks in scores.items():
-        before, after = networks["pretrained"], networks["fine-tuned"]
-        values = [np.mean(after[place]) - np.mean(before[place]) for place in sorted(before) if place in after]
-        if values:
-            found[variant] = np.array(values)
-    truth = sorted(change_rows(study, "graph", true_labels(study)), key=lambda row: row.layer_index)
-    if found and truth:
-        found["true labels"] = np.array([row.difference for row in truth])
-    return found
-
-
-def plot_measures(studies: Sequence[Study]) -> Figure | None:
-    """Simpler measures over the layers of the pretrained network beside convexity, each scaled to its own range.
-
-    A line of panels a domain, a panel a measure; convexity is grey.
-    """
-    found = {study.name: _measures(study) for study in studies}
-    shown = [study for study in studies if found[study.name]]
-    if not shown:
-        return None
-    names = list(dict.fromkeys(name for study in shown for name in found[study.name]))
-    beside = len(names) if len(shown) > 1 else min(len(names), 5)
-    number = len(shown) * len(names) if len(shown) > 1 else len(names)
-    with _grid(number, columns=beside, width=max(1.45, min(9.6 / beside, 2.4)), height=1.55) as (figure, axes):
-        for place, panel in enumerate(axes):
-            study, name = shown[place // len(names)], names[place % len(names)]
-            convexity = {row.layer_index: row.score for row in _macro(study, "graph", "pretrained")}
-            panel.plot(*_scaled(convexity), color=GREY, linewidth=2.4, alpha=0.7, label="graph convexity")
-            panel.plot(*_scaled(found[study.name].get(name, {})), "o-", color=COLOURS[0], markersize=2.5, linewidth=1.2,
-                       label="the measure")  # fmt: skip
-            if place < len(names):
-                panel.set_title(name, fontsize=8.5)
-            if len(shown) > 1 and place % len(names) == 0:
-                panel.set_ylabel(study.name)
-            panel.set_yticks([])
-            panel.set_xticks([])
-            panel.set_ylim(-0.1, 1.1)
-        for panel in axes[-beside:]:
-            panel.set_xlabel("layer, first to last", fontsize=7.5, color=MUTED)
-        _legend(figure, axes[0])
-    return figure
-
-
-def _measures(study: Study) -> dict[str, dict[int, float]]:
-    found: dict[str, dict[int, float]] = {}
-    for row in study.measures:
-        if row.network == "pretrained" and row.label is None and math.isfinite(row.value):
-            found.setdefault(row.measure, {})[row.layer_index] = row.value
-    return found
-
-
-def _scaled(profile: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
-    places = np.array(sorted(profile))
-    values = np.array([profile[place] for place in places], float)
-    span = np.nanmax(values) - np.nanmin(values) if np.isfinite(values).any() else 0.0
-    return places, (values - np.nanmin(values)) / span if span > 0 else np.full(len(places), 0.5)
-
-
-# Pruning -------------------------------------------------------------------------------------------------------------
-
-
-def plot_pruning(studies: Sequence[Study]) -> Figure | None:
-    """The accuracy of networks cut after a layer and of the whole: a point a seed, the mean as a bar."""
-    lines = [(study, rule) for study in studies for rule in dict.fromkeys(row.rule for row in study.pruning)]
-    if not lines:
-        return None
-    with _grid(1, width=6.8, height=0.3 * len(lines) + 1.0) as (figure, axes):
-        panel, names = axes[0], []
-        rules = list(dict.fromkeys(rule for _, rule in lines))
-        for place, (study, rule) in enumerate(lines):
-            rows = [row for row in study.pruning if row.rule == rule]
-            values = np.array([row.accuracy for row in rows])
-            colour = _colour_of(rule, rules)
-            panel.plot(values, np.full(len(values), place), "o", color=colour, markersize=4.5, alpha=0.6)
-            panel.plot([np.nanmean(values)] * 2, [place - 0.32, place + 0.32], color=colour, linewidth=2.2)
-            blocks = "/".join(str(count) for count in sorted({row.blocks for row in rows}))
-            start = f"{study.name}: " if len(studies) > 1 else ""
-            names.append(f"{start}{rule}, {blocks} blocks")
-        panel.set_ylim(len(names) - 0.5, -0.5)
-        panel.set_yticks(range(len(names)), names)
-        panel.tick_params(axis="y", length=0)
-        panel.grid(axis="x", color=FAINT, linewidth=0.8)
-        figures.percent_axis(panel.xaxis)
-        panel.set_xlabel("accuracy on the test part", color=INK)
-    return figure
-
-
-def _colour_of(rule: str, rules: Iterable[str]) -> str:
-    known = {"whole": GREY, "most convex": COLOURS[0], "most convex but the last": COLOURS[0]}
-    others = [name for name in rules if name not in known]
-    return known.get(rule) or COLOURS[1 + others.index(rule) % (len(COLOURS) - 1)]
