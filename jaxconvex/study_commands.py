@@ -137,8 +137,7 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
     return studies
 
 
-CHANGES = ("data", "encoder", "family", "classes", "train", "test", "epochs", "learning_rate", "seeds", "segments")
-CHANGES += ("k", "protocol")
+CHANGES = "data encoder family classes train test epochs learning_rate seeds segments k protocol".split()
 
 
 def _command(name: str) -> None:

@@ -69,7 +69,7 @@ class Domain(NamedTuple):
     batch_size: int = 32
     learning_rate: float = 1e-4
     segments: int = 20
-    permutations: int = 200
+    permutations: int = 499  # so that 17 layers can be told from chance together
     k: int = 10
     protocol: str | None = None
     pruning: bool = True
@@ -85,6 +85,17 @@ VIT = {
     "intermediate_size": 128,
 }
 
+RESNET = {  # half the channels of the original
+    "model_type": "resnet1d",
+    "epoch_len": 5,
+    "layers": [
+        [32, 5, 2, 5, 2, 2],
+        [64, 5, 2, 5, 2, 2],
+        [128, 5, 2, 5, 3, 1],
+        [128, 5, 2, 5, 3, 1],
+        [256, 5, 0, 5, 3, 1],
+    ],
+}
 TOKENS = {"length": 32, "max_length": 32}
 
 DOMAINS: dict[str, Domain] = {
@@ -96,20 +107,24 @@ DOMAINS: dict[str, Domain] = {
         ),
         Domain(
             "images-vit", "Images, small transformer", "images", configuration=VIT, pretraining="masked patches",
-            options={"size": 28}, pool="cls", learning_rate=1e-3, train=1500,
+            options={"size": 28}, pool="cls", pretraining_epochs=5, pretraining_rate=2e-3, learning_rate=1e-3, train=1500,
         ),
         Domain(
             "speech", "Speech", "speech", options={"seconds": 0.64}, fractions=(0.5, 1 / 6, 1 / 3), train=600, test=700,
             epochs=4, segments=10,
         ),
-        Domain("text", "Text", "text", classes=20, options=TOKENS, train=600, test=800, epochs=4, segments=5),
         Domain(
-            "text-77", "Text, 77 classes", "text", options=TOKENS, train=1155, validation=385, test=1540, epochs=4,
-            segments=2, pruning=False,
+            "text", "Text", "text", classes=20, options=TOKENS, train=600, test=800, epochs=4, learning_rate=5e-5,
+            segments=5,
         ),
         Domain(
-            "activity", "Human activity", "activity", configuration={"model_type": "resnet1d", "epoch_len": 5},
-            pretraining="movement tasks", pretraining_epochs=30, learning_rate=1e-3, segments=10, fewest=15,
+            "text-77", "Text, 77 classes", "text", options=TOKENS, train=1155, validation=385, test=1540, epochs=4,
+            learning_rate=5e-5, segments=2, pruning=False,
+        ),
+        Domain(
+            "activity", "Human activity", "activity", configuration=RESNET,
+            pretraining="movement tasks", pretraining_epochs=20, pretraining_rate=1e-3, learning_rate=1e-3, segments=10,
+            fewest=15,
         ),
         Domain(
             "medical", "Medical images", "medical", family="efficientnet-lite0", options={"size": 64}, balanced=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ class Network(NamedTuple):
     encoder: Encoder
     row: NetworkRow
     identity: str
+    epoch_seconds: float  # the fastest epoch of its fine-tuning
 
 
 def network_name(row: NetworkRow) -> str:
@@ -104,7 +106,12 @@ def fine_tuned(
     """The whole network trained from the probed one, stopped early by the validation part; the seed shuffles."""
 
     def make(folder: Path) -> None:
-        began = time.perf_counter()
+        times = [time.perf_counter()]
+
+        def after_epoch(*_: object) -> None:
+            times.append(time.perf_counter())
+            progress(f"fine-tuning, seed {seed}")
+
         found = fine_tune(
             start.encoder,
             material.train.inputs,
@@ -117,7 +124,7 @@ def fine_tuned(
             batch_size=domain.batch_size,
             learning_rate=domain.learning_rate,
             checkpoint=folder / CHECKPOINT,
-            progress=lambda *_: progress(f"fine-tuning, seed {seed}"),
+            progress=after_epoch,
         )
         save_state(found.model, folder / STATE)
         facts = {
@@ -126,8 +133,8 @@ def fine_tuned(
             "losses": np.asarray(found.losses).tolist(),
             "validation_losses": np.asarray(found.validation_losses).tolist(),
         }
-        seconds = time.perf_counter() - began
-        _finish(folder, facts | _accuracies(found.model, material) | {"seconds": seconds})
+        seconds = {"seconds": times[-1] - times[0], "epoch_seconds": np.diff(times).tolist()}  # the first compiles
+        _finish(folder, facts | _accuracies(found.model, material) | seconds)
 
     settings = {field: getattr(domain, field) for field in TRAINING}
     place = kept(work, f"{name}-{seed}", [settings, seed, start.identity, material.identity], make)
@@ -152,7 +159,8 @@ def _read(template: Encoder, place: Path, name: str, seed: int | None) -> Networ
     encoder = load_state(template, place / STATE)
     facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
     fields = {field: facts[field] for field in ("accuracy", "validation_loss", "epochs", "best_epoch", "seconds")}
-    return Network(encoder, NetworkRow(name, seed, **fields), weights_hash(encoder))
+    fastest = min(facts.get("epoch_seconds", []), default=math.nan)
+    return Network(encoder, NetworkRow(name, seed, **fields), weights_hash(encoder), fastest)
 
 
 def _data(key: jax.Array) -> list[int]:
