@@ -163,7 +163,7 @@ def study_domain(domain: Any, folder: Path, seed: int) -> tuple[Any, list[Path]]
 
     def work() -> tuple[Any, list[Path]]:
         from jaxconvex.study.experiment import run_study
-        from jaxconvex.study.pages import write_domain_page
+        from jaxconvex.study.reporting.pages import write_domain_page
 
         study = run_study(domain, folder, seed=seed)
         return study, [folder / "study.json", *write_domain_page(study, folder)]

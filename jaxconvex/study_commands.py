@@ -137,7 +137,8 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
     return studies
 
 
-CHANGES = "data encoder family classes train test epochs learning_rate seeds segments k protocol".split()
+CHANGES = ["data", "encoder", "family", "classes", "train", "test", "epochs", "learning_rate", "seeds", "segments"]
+CHANGES += ["k", "protocol"]
 
 
 def _command(name: str) -> None:
@@ -211,7 +212,7 @@ def _report(folders: Folders, out: JointOut = Path("studies-report")) -> None:
 
 def _join(studies: Sequence[Any], out: Path) -> None:
     from jaxconvex import writing
-    from jaxconvex.study.pages import summary_table, write_joint_page
+    from jaxconvex.study.reporting.pages import summary_table, write_joint_page
     from jaxconvex.study.statements import statements
 
     with writing.output_folder(out) as folder:

@@ -11,7 +11,7 @@ import pytest
 
 from jaxconvex import knn_graph
 from jaxconvex.statistics import hubness
-from jaxconvex.study import measures
+from jaxconvex.study.analyses import adding, measures
 from jaxconvex.study.results import MeasureRow
 
 
@@ -197,17 +197,17 @@ def test_partial_correlation_is_that_of_what_regressions_leave(seed):
     z = random.normal(size=12)
     x, y = z + random.normal(size=12), 2 - z + random.normal(size=12)
     expected = residual_correlation(x, y, z)
-    assert measures.partial_correlation(x, y, z) == pytest.approx(expected, abs=1e-10)
+    assert adding.partial_correlation(x, y, z) == pytest.approx(expected, abs=1e-10)
     x, y, z = (np.append(values, more) for values, more in ((x, 7), (y, np.nan), (z, 1)))
-    assert measures.partial_correlation(x, y, z) == pytest.approx(expected, abs=1e-10)
+    assert adding.partial_correlation(x, y, z) == pytest.approx(expected, abs=1e-10)
 
 
 def test_partial_correlation_where_it_is_not_defined():
     z = np.arange(6.0)
     other = np.array([1.0, 5, 2, 4, 4, 3])
-    assert np.isnan(measures.partial_correlation(2 * z + 1, other, z))
-    assert np.isnan(measures.partial_correlation(other, np.ones(6), z))
-    assert measures.partial_correlation(other, 3 - other, z) == pytest.approx(-1)
+    assert np.isnan(adding.partial_correlation(2 * z + 1, other, z))
+    assert np.isnan(adding.partial_correlation(other, np.ones(6), z))
+    assert adding.partial_correlation(other, 3 - other, z) == pytest.approx(-1)
 
 
 def test_what_convexity_adds():
@@ -225,7 +225,7 @@ def test_what_convexity_adds():
     rows += [row._replace(network="fine-tuned", value=-row.value) for row in rows]
     del recall["class 4"]
     kept = np.arange(9) != 4
-    found = measures.what_convexity_adds(convexity, recall, rows)
+    found = adding.what_convexity_adds(convexity, recall, rows)
     assert [one.measure for one in found] == ["silhouette", "k-NN accuracy"]
     x, y = np.array(list(convexity.values()))[kept], np.array(list(recall.values()))
     for one, value in zip(found, values.mean(axis=1)[:, kept], strict=True):
@@ -245,7 +245,7 @@ def test_fisher_interval_of_a_partial_correlation_covers():
         y = z + 0.5 * (x - z) + random.normal(size=10)  # partial correlation 0.5 / sqrt(1.25)
         parts = [dict(enumerate(values)) for values in (x, y)]
         rows = [MeasureRow("silhouette", "pretrained", None, "1", 0, c, value) for c, value in enumerate(z)]
-        (found,) = measures.what_convexity_adds(*parts, rows)
+        (found,) = adding.what_convexity_adds(*parts, rows)
         hits.append(found.lower < 0.5 / np.sqrt(1.25) < found.upper)
     assert 0.92 < np.mean(hits) < 0.98
 
@@ -253,9 +253,9 @@ def test_fisher_interval_of_a_partial_correlation_covers():
 def test_four_classes_have_no_interval_and_none_no_correlation():
     parts = [dict(enumerate(values)) for values in ([1, 2, 3, 5], [1, 3, 2, 5])]
     rows = [MeasureRow("silhouette", "pretrained", None, "1", 0, c, value) for c, value in enumerate([2, 1, 3, 1])]
-    (found,) = measures.what_convexity_adds(*parts, rows)
+    (found,) = adding.what_convexity_adds(*parts, rows)
     assert np.isfinite(found.partial) and np.isnan([found.lower, found.upper]).all() and found.num_classes == 4
-    (found,) = measures.what_convexity_adds({}, {}, rows)
+    (found,) = adding.what_convexity_adds({}, {}, rows)
     assert np.isnan([found.partial, found.convexity_with_recall]).all() and found.num_classes == 0
 
 
@@ -270,7 +270,7 @@ def test_four_classes_have_no_interval_and_none_no_correlation():
         (lambda x, y: measures.nearest_neighbour_vote(x, y, x, 4, k=91), "90 training points"),
         (lambda x, y: measures.linear_probe(x, y - 1, x, 4), "Leave those points out"),
         (lambda x, y: measures.linear_probe(x, y, x[:, :2], 4), "the same features; got 7 and 2"),
-        (lambda x, y: measures.partial_correlation([1, 2], [1], [1, 2]), "one length"),
+        (lambda x, y: adding.partial_correlation([1, 2], [1], [1, 2]), "one length"),
         (lambda x, y: simple({"1": x}, y, {"2": x}, y), "the same layers"),
         (lambda x, y: simple({"1": x[1:]}, y, {"1": x}, y), "a row for each of 90 labels; got 89"),
         (lambda x, y: simple({"1": x}, y, {"1": x}, y.astype(str)), "strings in one"),

@@ -9,8 +9,10 @@ import pytest
 
 from jaxconvex import euclidean_convexity, evaluate
 from jaxconvex.labelings import stratified_sample
+from jaxconvex.study.analyses.robustness import REPARAMETRIZATIONS, reparametrizations
+from jaxconvex.study.analyses.sensitivity import left_out, sensitivity
+from jaxconvex.study.analyses.variants import summary
 from jaxconvex.study.results import VariantRow
-from jaxconvex.study.robustness import REPARAMETRIZATIONS, left_out, reparametrizations, sensitivity, summary
 
 ABOUT = {"network": "pretrained", "seed": None, "key": jax.random.key(5), "k": 5}
 

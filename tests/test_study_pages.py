@@ -14,8 +14,8 @@ from sample_studies import large_study, sample_study, small_study
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from jaxconvex.study.figures import plot_changes, plot_profiles, plot_pruning, plot_recall, study_figures
-from jaxconvex.study.pages import summary_rows, summary_table, write_domain_page, write_joint_page
+from jaxconvex.study.reporting.figures import plot_changes, plot_profiles, plot_pruning, plot_recall, study_figures
+from jaxconvex.study.reporting.pages import summary_rows, summary_table, write_domain_page, write_joint_page
 from jaxconvex.study.results import Study
 from jaxconvex.study.statements import read_statements, statements
 

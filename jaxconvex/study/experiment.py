@@ -18,14 +18,15 @@ from jaxconvex.activations.extraction import Activations, read_activations
 from jaxconvex.activations.model_sources import model_source, pooled_features
 from jaxconvex.evaluation import evaluate
 from jaxconvex.report import Report, read_report, select
+from jaxconvex.study.analyses.measures import simple_measures
+from jaxconvex.study.analyses.robustness import reparametrizations
+from jaxconvex.study.analyses.sensitivity import sensitivity
 from jaxconvex.study.domains import Domain
 from jaxconvex.study.gathering import PREDICTED, changes, classes, scores
 from jaxconvex.study.material import Material, Part, prepare
-from jaxconvex.study.measures import simple_measures
 from jaxconvex.study.networks import Network, fine_tuned, network_name, pretrained
 from jaxconvex.study.pruning import pruned
 from jaxconvex.study.results import MeasureRow, Study, VariantRow, write_study
-from jaxconvex.study.robustness import reparametrizations, sensitivity
 from jaxconvex.study.steps import kept, kept_rows
 
 __all__ = ["WORK", "run_study"]

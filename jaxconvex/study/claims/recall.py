@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy.special import ndtri
 
 from jaxconvex.statistics import Correlation, pearson, spearman
+from jaxconvex.study.analyses.adding import Beside, what_convexity_adds
 from jaxconvex.study.claims.words import (
     Statement,
     coefficient_text,
@@ -21,7 +22,6 @@ from jaxconvex.study.claims.words import (
     sign,
     where,
 )
-from jaxconvex.study.measures import Beside, what_convexity_adds
 from jaxconvex.study.results import Study
 
 __all__ = ["beside_simpler_measures", "predicts_recall", "recall_pairs", "within_domains"]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from jaxconvex.study.analyses.variants import summary
 from jaxconvex.study.claims.words import (
     Statement,
     begin,
@@ -26,7 +27,6 @@ from jaxconvex.study.claims.words import (
     where,
 )
 from jaxconvex.study.results import Study, VariantRow
-from jaxconvex.study.robustness import summary
 
 __all__ = ["asked_rows", "robust", "stands"]
 

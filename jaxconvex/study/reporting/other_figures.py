@@ -11,7 +11,7 @@ from jaxconvex import figures
 from jaxconvex.figures import COLOURS, FAINT, INK, MUTED, Figure
 from jaxconvex.study.claims.settings import asked_rows
 from jaxconvex.study.claims.words import change_rows, true_labels
-from jaxconvex.study.panels import GREY, NETWORKS, grid, legend, name_rows, network_rows
+from jaxconvex.study.reporting.panels import GREY, NETWORKS, grid, legend, name_rows, network_rows
 from jaxconvex.study.results import Study
 
 __all__ = ["plot_measures", "plot_pruning", "plot_robustness", "plot_sensitivity"]

@@ -10,8 +10,17 @@ import numpy as np
 from jaxconvex import figures, plots
 from jaxconvex.figures import MUTED, Axes, Figure
 from jaxconvex.study.claims.recall import recall_pairs
-from jaxconvex.study.other_figures import plot_measures, plot_pruning, plot_robustness, plot_sensitivity
-from jaxconvex.study.panels import GREY, KIND_COLOURS, NETWORKS, grid, legend, name_rows, network_rows, panels_of
+from jaxconvex.study.reporting.other_figures import plot_measures, plot_pruning, plot_robustness, plot_sensitivity
+from jaxconvex.study.reporting.panels import (
+    GREY,
+    KIND_COLOURS,
+    NETWORKS,
+    grid,
+    legend,
+    name_rows,
+    network_rows,
+    panels_of,
+)
 from jaxconvex.study.results import ScoreRow, Study
 from jaxconvex.study.statements import Statement, pooled
 

@@ -11,7 +11,8 @@ from typing import Any
 from jaxconvex.figures import Figure, save_figure
 from jaxconvex.formats import Table, csv_text, interval_text, percent_text, write_file
 from jaxconvex.page import Captioned, Section, write_page
-from jaxconvex.study.figures import study_figures
+from jaxconvex.study.reporting.figures import study_figures
+from jaxconvex.study.reporting.summary import SummaryRow, summary_row, summary_rows, summary_table
 from jaxconvex.study.results import Study
 from jaxconvex.study.statements import (
     Statement,
@@ -21,7 +22,6 @@ from jaxconvex.study.statements import (
     statements,
     write_statements,
 )
-from jaxconvex.study.summary import SummaryRow, summary_row, summary_rows, summary_table
 
 __all__ = ["summary_rows", "summary_table", "write_domain_page", "write_joint_page"]
 

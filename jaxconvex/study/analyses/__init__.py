@@ -1,0 +1,1 @@
+"""Graph convexity measured in other ways, and beside simpler measures of the same layers."""

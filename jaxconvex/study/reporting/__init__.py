@@ -1,0 +1,1 @@
+"""Figures and pages of studies: of one domain, and of several together."""
