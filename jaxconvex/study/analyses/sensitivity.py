@@ -49,6 +49,7 @@ def sensitivity(
 
     Cost: four searches for neighbours and eight for paths a layer.
 
+    >>> import jax
     >>> x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     >>> about = {"network": "pretrained", "seed": None, "key": jax.random.key(0), "k": 5}
     >>> rows = sensitivity({"layer 1": x}, {"digit": np.arange(30) % 2}, **about)
