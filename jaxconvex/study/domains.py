@@ -110,8 +110,7 @@ DOMAINS: dict[str, Domain] = {
             options={"size": 28}, pool="cls", pretraining_epochs=5, pretraining_rate=2e-3, learning_rate=1e-3, train=1500,
         ),
         Domain(
-            "speech", "Speech", "speech", options={"seconds": 0.64}, fractions=(0.5, 1 / 6, 1 / 3), train=600, test=700,
-            epochs=4, segments=10,
+            "speech", "Speech", "speech", options={"seconds": 0.64}, fractions=(0.5, 1 / 6, 1 / 3), learning_rate=5e-5,
         ),
         Domain(
             "text", "Text", "text", classes=20, options=TOKENS, train=600, test=800, epochs=4, learning_rate=5e-5,
