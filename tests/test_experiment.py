@@ -188,6 +188,17 @@ def test_a_finished_study_is_not_trained_again(toy, studied, tmp_path, monkeypat
     assert (folder / "study.json").read_bytes() == before
 
 
+@toy_study
+def test_the_protocol_of_the_paper(toy, tmp_path):
+    (made,) = (made for made in read_domains(toy / "studies.toml") if made.name == "medical")
+    made = made._replace(protocol="paper", seeds=1, epochs=1, pruning=False)
+    study = run_study(made, tmp_path, progress=False)
+    settings = read_report(tmp_path / "pretrained" / "scores.json").settings
+    assert (settings["k"], settings["duplicates"], settings["max_pairs"]) == ([10], "drop", 5000)
+    assert (study.settings["protocol"], study.pruning) == ("paper", ())
+    assert all(np.isfinite(row.se) for row in study.scores if row.kind == "graph")
+
+
 # Steps ----------------------------------------------------------------------------------------------------------------
 
 

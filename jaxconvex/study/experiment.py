@@ -67,7 +67,7 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
     with tqdm(total=total, desc=domain.name, disable=not progress, bar_format=BAR, leave=False) as bar:
 
         def done(what: str, units: float = 1) -> None:
-            bar.set_postfix_str(what)
+            bar.set_description_str(f"{domain.name}, done: {what}", refresh=False)
             bar.update(min(units, bar.total - bar.n))
 
         before = pretrained(domain, material, work, keys[1], done)
@@ -104,7 +104,7 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
     return study
 
 
-BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left; {postfix}"
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
 SCORING = 3.0  # units of the bar: epochs of fine-tuning
 
 
