@@ -15,6 +15,7 @@ CHECKED = ["checks", "distances", "candidates", "neighbors", "graphs", "paths", 
 
 jaxtyping.install_import_hook([f"jaxconvex.{module}" for module in CHECKED], "beartype.beartype")
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.register_profile("fewer", hypothesis.settings.get_profile("tests"), max_examples=15)
 hypothesis.settings.load_profile("tests")
 
 

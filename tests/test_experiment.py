@@ -263,13 +263,13 @@ REAL = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
-def test_a_real_domain_runs_small(name, data_folder, tmp_path):
-    data, encoder = REAL[name]
-    path, checkpoint = data_folder / "data" / data, encoder and data_folder / "models" / encoder
-    if not path.exists() or (checkpoint and not checkpoint.exists()):
-        pytest.skip(f"{path} or {checkpoint} is absent: download them as README.md says")
+def test_a_real_domain_runs_small(name, data, tmp_path):
+    folder, checkpoint = REAL[name]
+    path, encoder = data / "data" / folder, checkpoint and data / "models" / checkpoint
+    if not path.exists() or (encoder and not encoder.exists()):
+        pytest.skip(f"{path} or {encoder} is absent: study/README.md says what they are")
     sizes = {"train": 120, "validation": 60, "test": 200, "seeds": 1, "epochs": 1, "segments": 1, "permutations": 20}
-    made = domain(name, data=str(path), encoder=checkpoint and str(checkpoint), unlabelled=200, pretraining_epochs=1)
+    made = domain(name, data=str(path), encoder=encoder and str(encoder), unlabelled=200, pretraining_epochs=1)
     study = run_study(made._replace(**sizes, pruning=False), tmp_path, progress=sys.stderr.isatty())
     assert study.networks[0].accuracy > 1.5 / len(study.domain["classes"])
     check_by_oracle(tmp_path, k=10)
