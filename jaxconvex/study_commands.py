@@ -127,12 +127,14 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
     require_extras()
     require("safetensors", "encoders")
     from jaxconvex import scoring, writing
+    from jaxconvex.study.reporting.summary import summary_table
 
     studies = []
     for made in domains:
         with writing.output_folder(folders[made.name]) as folder:
             study, paths = scoring.study_domain(made, folder, seed)
             studies.append(study)
+            typer.echo(summary_table([study]).to_text())
             say_where(paths, folder)
     return studies
 
@@ -212,13 +214,16 @@ def _report(folders: Folders, out: JointOut = Path("studies-report")) -> None:
 
 def _join(studies: Sequence[Any], out: Path) -> None:
     from jaxconvex import writing
-    from jaxconvex.study.reporting.pages import summary_table, write_joint_page
+    from jaxconvex.study.reporting.pages import write_joint_page
+    from jaxconvex.study.reporting.summary import summary_table
     from jaxconvex.study.statements import statements
 
     with writing.output_folder(out) as folder:
         paths = write_joint_page(studies, folder)
         typer.echo(summary_table(studies).to_text())
+        several = len(studies) > 1
         for statement in statements(studies):
-            typer.echo(f"- {statement.text}")
+            if not several or statement.domain == "all":  # those of the single domains are on their pages
+                typer.echo(f"- {statement.text}")
         say_where(paths, folder)
         print(f"Read {folder / 'report.html'}.", file=sys.stderr)
