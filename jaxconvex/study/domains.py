@@ -112,7 +112,10 @@ DOMAINS: dict[str, Domain] = {
         Domain(
             "speech", "Speech", "speech", options={"seconds": 0.64}, fractions=(0.5, 1 / 6, 1 / 3), learning_rate=5e-5,
         ),
-        Domain("text", "Text", "text", classes=20, options=TOKENS, train=1000, test=800, epochs=4, segments=5),
+        Domain(
+            "text", "Text", "text", classes=20, options=TOKENS, train=600, test=800, epochs=4, learning_rate=5e-5,
+            segments=5,
+        ),
         Domain(
             "text-77", "Text, 77 classes", "text", options=TOKENS, train=1540, validation=385, test=1540, epochs=4,
             segments=2, pruning=False,
