@@ -26,8 +26,6 @@ from jaxconvex.study.material import prepare
 from jaxconvex.study.results import TABLES, read_study
 from jaxconvex.study.steps import kept
 
-toy_study = pytest.mark.xdist_group("toy study")  # one process makes the toy study, for all tests that read it
-
 SMALL = """
 train = 48
 validation = 15
@@ -80,7 +78,6 @@ def studied(toy, tmp_path_factory):
 NAMES = ("images", "speech", "text", "activity", "medical")
 
 
-@toy_study
 @pytest.mark.parametrize("name", NAMES)
 def test_every_domain_has_all_tables_and_a_page(studied, name):
     study = read_study(studied / name)
@@ -97,7 +94,6 @@ def test_every_domain_has_all_tables_and_a_page(studied, name):
     assert all((studied / name / f"{table}.csv").exists() for table in TABLES)
 
 
-@toy_study
 def test_the_joint_report_joins_all(studied):
     folder = studied / "report"
     assert (folder / "report.html").stat().st_size > 20_000
@@ -105,14 +101,12 @@ def test_the_joint_report_joins_all(studied):
     assert len((folder / "summary.csv").read_text().splitlines()) >= 1 + len(NAMES)
 
 
-@toy_study
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "speech"])  # its four speakers are too few
 def test_fine_tuning_learns_what_the_toy_data_hold(studied, name):
     rows = read_study(studied / name).networks
     assert max(row.accuracy for row in rows) > 0.45  # three classes
 
 
-@toy_study
 @pytest.mark.parametrize("name", NAMES)
 def test_the_oracle_scores_a_saved_layer_alike(studied, name):
     check_by_oracle(studied / name, k=5)
@@ -139,7 +133,6 @@ def check_by_oracle(folder: Path, k: int) -> None:
             assert np.isnan(wanted) or abs(row.score - wanted) < 5e-3
 
 
-@toy_study
 def test_a_second_run_elsewhere_writes_the_same_file(toy, studied, tmp_path):
     (made,) = (made for made in read_domains(toy / "studies.toml") if made.name == "medical")
     run_study(made, tmp_path, progress=False)
@@ -151,7 +144,6 @@ class Stop(BaseException):
     """As a kill would come: not an Exception, so that nothing catches it."""
 
 
-@toy_study
 @pytest.mark.parametrize("after", [1, 4])
 def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(toy, studied, tmp_path, monkeypatch, after):
     from jaxconvex.study import networks
@@ -177,7 +169,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(toy, studied, tmp_p
     assert (tmp_path / "study.json").read_bytes() == (studied / "medical" / "study.json").read_bytes()
 
 
-@toy_study
 def test_a_finished_study_is_not_trained_again(toy, studied, tmp_path, monkeypatch):
     from jaxconvex.study import networks
 
@@ -191,7 +182,6 @@ def test_a_finished_study_is_not_trained_again(toy, studied, tmp_path, monkeypat
     assert (folder / "study.json").read_bytes() == before
 
 
-@toy_study
 def test_the_protocol_of_the_paper(toy, tmp_path):
     (made,) = (made for made in read_domains(toy / "studies.toml") if made.name == "medical")
     made = made._replace(protocol="paper", seeds=1, epochs=1, pruning=False)
@@ -237,7 +227,6 @@ def test_a_wrong_file_says_what_to_do(tmp_path, text, what):
         read_domains(tmp_path / "studies.toml")
 
 
-@toy_study
 def test_what_is_missing_is_named(toy, tmp_path, capsys):
     with pytest.raises(ValueError, match="--data"):
         prepare(domain("speech"), None)
