@@ -6,6 +6,7 @@ Hidden layers are counted from zero: layer 0 is the first hidden layer, layer 2 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import jax
@@ -32,7 +33,7 @@ def init(key: PRNGKeyArray, widths: tuple[int, ...]) -> Parameters:
 
     Source: He, Zhang, Ren and Sun, Delving deep into rectifiers, 2015.
     """
-    pairs = list(zip(widths[:-1], widths[1:], strict=True))
+    pairs = list(pairwise(widths))
     keys = jax.random.split(key, len(pairs))
     return tuple(
         (jax.random.normal(k, (inputs, outputs)) * jnp.sqrt(2.0 / inputs), jnp.zeros(outputs))
