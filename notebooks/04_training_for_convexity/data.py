@@ -4,7 +4,11 @@
     speech   spoken digits, the first block of Whisper's encoder, mean over the frames that hold sound
     digits   scikit-learn's handwritten digits, pixels
     text     banking77, the third block of MiniLM, mean over the tokens
-    blood    cells of BCCD cut out as pictures, an early block of EfficientNet-lite0, mean over the positions
+    blood    cells of BCCD cut out as grey pictures, the first block of EfficientNet-lite0, mean over the positions
+
+Cells are grey and of one brightness and contrast, since the stain alone tells their kinds: in colour the small network is
+right for 95% of the cells to validate on after the first block and for 99.7% after the second, so that nothing is left to
+gain.
 
 All is made once and kept in a cache of npz files. Rows to test on are in a file of their own, which is neither made nor
 opened before they are asked for. The cache is not checked against this file: empty it after a change here.
@@ -187,6 +191,17 @@ def _states(
     return found[layer]
 
 
+def _grey_states(dataset: Dataset, models: Path, **options: Any) -> np.ndarray:
+    """As `_states`, of the pictures without their stain."""
+    return _states(dataset._replace(inputs=[_grey(picture) for picture in dataset.inputs]), models, **options)
+
+
+def _grey(picture: np.ndarray) -> np.ndarray:
+    """The picture in grey, uint8 [h, w], of mean 128 and standard deviation 48 before it is clipped."""
+    grey = picture.mean(axis=-1)
+    return np.clip(128 + 48 * (grey - grey.mean()) / max(grey.std(), 1e-6), 0, 255).astype(np.uint8)
+
+
 @remembered
 def _encoder(folder: Path, family: str | None, depth: int) -> tuple[Any, Callable[..., Any]]:
     """The first blocks of an encoder, and what prepares its inputs."""
@@ -224,7 +239,7 @@ RECIPES = {
     "blood": Recipe(
         partial(_folder, "medical", "bccd/BCCD"),
         _divide_blood,
-        partial(_states, model="efficientnet-lite0", family="efficientnet-lite0", block=2, size=PICTURE),
+        partial(_grey_states, model="efficientnet-lite0", family="efficientnet-lite0", block=0, size=PICTURE),
     ),
 }
 DATA_SETS = tuple(RECIPES)
