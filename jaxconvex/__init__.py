@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxconvex.evaluation import evaluate
     from jaxconvex.graphs import Graph, PackedGraph, pack, undirected
     from jaxconvex.layers import LayeredModel, from_linen, from_nnx, rest_of, run_from
+    from jaxconvex.losses import detour_loss, euclidean_convexity_loss, graph_convexity_loss
     from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
     from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
     from jaxconvex.paths import PathCounts, shortest_path_counts, shortest_path_lengths
@@ -51,13 +52,16 @@ __all__ = [
     "Report",
     "Row",
     "bootstrap",
+    "detour_loss",
     "epsilon_graph",
     "euclidean_convexity",
+    "euclidean_convexity_loss",
     "evaluate",
     "extract",
     "from_linen",
     "from_nnx",
     "graph_convexity",
+    "graph_convexity_loss",
     "graph_jackknife",
     "graph_pair_scores",
     "hubness",
@@ -93,6 +97,7 @@ _MODULES = {
     "evaluation": "evaluate",
     "graphs": "Graph PackedGraph pack undirected",
     "layers": "LayeredModel from_linen from_nnx rest_of run_from",
+    "losses": "detour_loss euclidean_convexity_loss graph_convexity_loss",
     "neighbors": "KNNGraph epsilon_graph knn_graph",
     "pairs": "Pairs same_class_pairs segment_points",
     "paths": "PathCounts shortest_path_counts shortest_path_lengths",

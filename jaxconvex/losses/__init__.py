@@ -1,0 +1,17 @@
+"""Differentiable surrogates of the scores, to be added to a loss; and what a batch needs for them."""
+
+from jaxconvex.losses.batches import Memory, balanced_batch, memory, recall, remember
+from jaxconvex.losses.detour import detour_loss
+from jaxconvex.losses.graph_loss import graph_convexity_loss
+from jaxconvex.losses.segment_loss import euclidean_convexity_loss
+
+__all__ = [
+    "Memory",
+    "balanced_batch",
+    "detour_loss",
+    "euclidean_convexity_loss",
+    "graph_convexity_loss",
+    "memory",
+    "recall",
+    "remember",
+]

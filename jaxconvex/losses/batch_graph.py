@@ -1,0 +1,65 @@
+"""The nearest-neighbour graph of a batch as a matrix of lengths, differentiable in the points."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxconvex.distances import euclidean
+
+__all__ = ["ABSENT", "batch_graph", "components", "mean_edge"]
+
+ABSENT = jnp.inf  # the length of an edge that is not there
+SPARE = 6  # candidates beyond k, since products rank with rounding errors
+
+
+def batch_graph(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Float[Array, "n n"]:
+    """The lengths of the union k-nearest-neighbour graph, inf where there is no edge.
+
+    Which edges there are is chosen without gradient; their lengths are differences with a gradient, 0 between equal
+    points. Points that are not valid have no edges. Where there are fewer than k + 1 valid points, all are linked.
+    """
+    n = len(x)
+    neighbors = _nearest(lax.stop_gradient(x), valid, k)
+    lengths = jax.vmap(lambda a, row: jax.vmap(lambda j: euclidean(a, x[j]))(row))(x, neighbors)
+    there = valid[:, None] & valid[neighbors] & (neighbors != jnp.arange(n)[:, None])
+    rows = jnp.arange(n)[:, None]
+    directed = jnp.full((n, n), ABSENT, x.dtype).at[rows, neighbors].set(jnp.where(there, lengths, ABSENT))
+    return jnp.where(jnp.isinf(directed), directed.T, directed)
+
+
+def mean_edge(lengths: Float[Array, "n n"]) -> Float[Array, ""]:
+    """The mean length of the edges of a graph; 0 where it has none."""
+    edge = jnp.isfinite(lengths)
+    return jnp.sum(jnp.where(edge, lengths, 0)) / jnp.maximum(jnp.sum(edge), 1)
+
+
+def components(edge: Bool[Array, "n n"]) -> Int[Array, " n"]:
+    """The connected component of each point, named by its first point."""
+    n = len(edge)
+
+    def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        name, _ = state
+        least = jnp.minimum(name, jnp.min(jnp.where(edge, name, n), axis=1))
+        least = least[least]  # names point at earlier points of the component, so this only hastens
+        return least, jnp.any(least != name)
+
+    return lax.while_loop(lambda state: state[1], spread, (jnp.arange(n, dtype=jnp.int32), jnp.array(True)))[0]
+
+
+def _nearest(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Int[Array, "n k"]:
+    """The k nearest valid points of each, itself left out: ranked by products first, the best again by differences."""
+    n = len(x)
+    count = jnp.maximum(jnp.sum(valid), 1)
+    centred = x - jnp.sum(jnp.where(valid[:, None], x, 0), axis=0) / count
+    centred = jnp.where(valid[:, None], centred, 0)
+    half = 0.5 * jnp.sum(jnp.square(centred), axis=1)
+    scores = half - jnp.matmul(centred, centred.T, precision=lax.Precision.HIGHEST)
+    excluded = ~valid | jnp.eye(n, dtype=bool)
+    candidates = lax.top_k(-jnp.where(excluded, jnp.inf, scores), min(k + SPARE, n))[1]
+    exact = jax.vmap(lambda a, row: jnp.sum(jnp.square(a - x[row]), axis=1))(x, candidates)
+    exact = jnp.where(jnp.take_along_axis(excluded, candidates, axis=1), jnp.inf, exact)
+    order = lax.sort((exact, candidates.astype(jnp.int32)), num_keys=2)[1]
+    return order[:, :k]

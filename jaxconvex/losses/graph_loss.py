@@ -1,0 +1,83 @@
+"""A differentiable surrogate of graph convexity."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+from jaxconvex.losses.arguments import as_batch, pairs_of, positive
+from jaxconvex.losses.batch_graph import batch_graph
+from jaxconvex.losses.walks import expected_visits, log_weights
+
+__all__ = ["graph_convexity_loss"]
+
+
+def graph_convexity_loss(
+    x: Float[Array, "n d"],
+    labels: Num[Array, "n ..."],
+    *,
+    k: int = 10,
+    temperature: float | Array = 0.1,
+    where: Bool[Array, " n"] | None = None,
+    axis_name: str | None = None,
+    return_num_pairs: bool = False,
+) -> Array | tuple[Array, Array]:
+    """The loss 1 - soft graph convexity of a batch, in [0, 1]: what of the walks inside a class lies outside it.
+
+    In place of the shortest path between two points s and t of a class stand all walks from s to t through the
+    k-nearest-neighbour graph of the batch, those of length L with probability proportional to exp(-L / (temperature *
+    mean edge)), less for every hop. A pair scores 1 - (expected visits outside) / max(expected visits, 1), counted
+    strictly between s and t, and 0 if no walk leads from s to t. The loss is 1 minus the mean over all pairs. It
+    stands for `graph_convexity(...).micro`: as the temperature goes to 0, 1 - loss goes to that score, where no two
+    paths are equally long (of those it takes a mean, the score the best).
+
+    Args:
+        x: activations, one point a row, pooled; any float type, computed in float32 at least.
+        labels: the class of each point, integers from 0; -1 is background, which shapes the graph and belongs to no
+            class. Or probabilities [n, c], c classes: pair and class count by p[s, c] p[t, c], a visit is outside by
+            1 - p[v, c], and gradients reach the probabilities too. A row of zeros is background.
+        k: neighbours of a point, static, 1 to n - 1.
+        temperature: in units of the mean length of an edge, above 0; it may be traced, so it can follow a schedule.
+            0.03 to 0.3 are sensible. Below 0.05, or in batches above 500 points, sums of exponentials take over from
+            matrix products: about 20 times the time on a CPU.
+        where: points that count; all others are left out of the graph too, as if they were not in the batch.
+        axis_name: gather the batch over this axis of a shard_map or pmap first. Every device then returns the same
+            loss of the whole batch; mean the gradients over devices, as for any other loss.
+        return_num_pairs: return (loss, number of unordered pairs) instead; a sum of weights for probabilities.
+
+    A class with one point contributes nothing; a batch without pairs has loss 0. Points that coincide are linked by
+    an edge of length 0, and gradients there are 0. The edges are chosen without gradient; their lengths carry it. The
+    loss does not depend on the scale of x. An activation that is not finite, in a point that counts, makes the loss
+    nan. Second derivatives are finite.
+
+    Raises:
+        ValueError: shapes that differ; labels that are neither integers nor probabilities; k not below the number of
+        points.
+
+    Cost: about 20 products of n x n matrices, plus one for each class if labels are probabilities.
+
+    >>> x = jnp.array([[0.0], [1.0], [2.1], [3.3]])
+    >>> loss = graph_convexity_loss(x, jnp.array([0, 1, 0, 0]), k=1, temperature=0.05)
+    >>> round(float(loss), 3)  # one of three pairs is adjacent, the others pass the point of class 1
+    0.5
+
+    Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 3; walks as
+    in Saerens et al., "Randomized Shortest-Path Problems: Two Related Models", 2009.
+    """
+    batch = as_batch(x, labels, where, axis_name, k=k, soft=True)
+    log_w = log_weights(batch_graph(batch.x, batch.valid, k), positive(temperature, "temperature"))
+    if batch.labels.ndim == 1:
+        wanted = pairs_of(batch.labels, batch.valid)
+        outside = (batch.labels[:, None] != batch.labels)[None].astype(log_w.dtype)
+        weights = wanted[None].astype(log_w.dtype)
+    else:
+        shares = jnp.where(batch.valid[:, None], batch.labels, 0).T
+        weights = shares[:, :, None] * shares[:, None, :] * ~jnp.eye(len(batch.x), dtype=bool)
+        wanted = jnp.any(weights > 0, axis=0)
+        outside = 1 - shares[:, None, :]
+    visits = expected_visits(log_w, outside, wanted)
+    scores = jnp.where(visits.linked, 1 - visits.outside / jnp.maximum(visits.total, 1), 0)
+    pairs = jnp.sum(weights)
+    loss = jnp.sum(weights * (1 - scores)) / jnp.where(pairs > 0, pairs, 1)
+    loss = jnp.where(batch.broken, jnp.nan, loss)
+    return (loss, pairs / 2) if return_num_pairs else loss

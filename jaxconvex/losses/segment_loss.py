@@ -1,0 +1,142 @@
+"""A differentiable surrogate of Euclidean convexity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from jaxconvex.checks import one_of, positive_integer
+from jaxconvex.losses.arguments import positive
+
+__all__ = ["euclidean_convexity_loss"]
+
+
+def euclidean_convexity_loss(
+    predict_fn: Callable[[Any], Array],
+    x: PyTree[Float[Array, "n ..."]],
+    labels: Int[Array, " n"],
+    *,
+    key: PRNGKeyArray,
+    num_points: int = 1,
+    points: Literal["random", "equal"] = "random",
+    kind: Literal["cross_entropy", "probability"] = "cross_entropy",
+    temperature: float | Array = 1.0,
+    where: Bool[Array, " n"] | None = None,
+    axis_name: str | None = None,
+    reduce: bool = True,
+    return_num_pairs: bool = False,
+) -> Any:
+    """The mean loss of the class at points between two activations of it, through the rest of the network.
+
+    Every point of the batch is paired with a random other one of its class. At points t x + (1 - t) y of their
+    segment the rest of the network gives logits; the loss is the cross-entropy -log p of the class there, or 1 - p,
+    with p from softmax(logits / temperature). With kind="probability" it stands for `euclidean_convexity(...)`: with
+    equally spaced points, over all pairs, 1 - loss goes to that score as the temperature goes to 0. The cross-entropy
+    is larger than 1 - p and has a gradient where the network is wrong and sure.
+
+    Args:
+        predict_fn: the rest of the network: (b, ...) -> (b, c) logits, such as `run_from` at a layer. It may close
+            over parameters; gradients pass through it and through x.
+        x: activations of the layer, whole (every token), one a point: an array, or a pytree of arrays, all
+            interpolated.
+        labels: the class of each point, a column of the logits; -1 is background.
+        key: a JAX random key for the partners, and for t.
+        num_points: points on each segment, static.
+        points: "random", t uniform in (0, 1), or "equal", t = i / (num_points + 1).
+        kind: "cross_entropy" or "probability".
+        temperature: of the softmax, above 0; it may be traced.
+        where: points that count.
+        axis_name: draw partners from the whole batch that lies along this axis of a shard_map or pmap; each device
+            returns the mean over all devices' pairs.
+        reduce: with False, the losses of the pairs (n,) and not their mean: 0 for a point without partner.
+        return_num_pairs: return (loss, number of points with a partner) instead.
+
+    A class with one point contributes nothing; a batch without pairs has loss 0. Second derivatives are those of
+    predict_fn.
+
+    Raises:
+        ValueError: lengths that differ; labels that are no integers; logits that are not (b, c).
+
+    Cost: n * num_points more points through the rest of the network.
+
+    >>> x = jnp.array([[0.0], [1.0], [3.0], [4.0]])
+    >>> middle = lambda h: jnp.concatenate([jnp.abs(h - 2) - 0.5, 0 * h], axis=1)  # class 0 is all but the middle
+    >>> loss = euclidean_convexity_loss(middle, x, jnp.array([0, 0, 0, 0]), key=jax.random.key(0), num_points=100,
+    ...                                 points="equal", kind="probability", temperature=1e-3)
+    >>> bool(0 < loss < 0.5)
+    True
+
+    Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 1.
+    """
+    one_of(points, ("random", "equal"), "points")
+    one_of(kind, ("cross_entropy", "probability"), "kind")
+    positive_integer(num_points, "num_points")
+    positive(temperature, "temperature")
+    leaves = jax.tree.leaves(x)
+    labels, n = jnp.asarray(labels), len(leaves[0]) if leaves and jnp.ndim(leaves[0]) else 0
+    if n == 0 or any(jnp.shape(leaf)[:1] != (n,) for leaf in leaves):
+        shapes = [jnp.shape(leaf) for leaf in leaves]
+        raise ValueError(
+            f"x must be arrays (n, ...) that share their first axis, one entry a point; got shapes {shapes}."
+        )
+    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be integers, one a point: ({n},); got {labels.dtype} of shape {labels.shape}.")
+    labels = labels.astype(jnp.int32)
+    valid = labels >= 0 if where is None else (labels >= 0) & jnp.asarray(where)
+    key_of_partners, key_of_points = jax.random.split(key)
+    everyone, all_labels, all_valid, own = x, labels, valid, jnp.arange(n)
+    if axis_name is not None:
+        everyone, all_labels, all_valid = lax.all_gather((x, labels, valid), axis_name, tiled=True)
+        own = own + n * lax.axis_index(axis_name)
+        key_of_partners, key_of_points = (
+            jax.random.fold_in(k, lax.axis_index(axis_name)) for k in (key_of_partners, key_of_points)
+        )
+    partner, paired = _partners(key_of_partners, labels, valid, own, all_labels, all_valid)
+    if points == "random":
+        shares = jax.random.uniform(key_of_points, (num_points, n))
+    else:
+        shares = jnp.broadcast_to((jnp.arange(1, num_points + 1) / (num_points + 1))[:, None], (num_points, n))
+
+    def between(own: Array, all_: Array) -> Array:
+        dtype = jnp.promote_types(own.dtype, jnp.bfloat16) if jnp.issubdtype(own.dtype, jnp.floating) else jnp.float32
+        t = shares.reshape(num_points, n, *[1] * (own.ndim - 1)).astype(dtype)
+        kept = paired.reshape(n, *[1] * (own.ndim - 1))
+        first, second = (jnp.where(kept, a, 0).astype(dtype) for a in (own, all_[partner]))
+        return (t * first + (1 - t) * second).reshape(num_points * n, *own.shape[1:])
+
+    logits = predict_fn(jax.tree.map(between, x, everyone))
+    if logits.ndim != 2 or len(logits) != num_points * n:
+        raise ValueError(
+            f"predict_fn must give logits (points, classes), here ({num_points * n}, classes); got shape {logits.shape}."
+        )
+    losses = _class_losses(logits, jnp.tile(labels, num_points), kind, temperature)
+    losses = jnp.where(paired, jnp.mean(losses.reshape(num_points, n), axis=0), 0)
+    count = jnp.sum(paired)
+    if reduce:
+        total = jnp.sum(losses)
+        if axis_name is not None:
+            total, count = lax.psum((total, count), axis_name)
+        losses = total / jnp.maximum(count, 1)
+    return (losses, count) if return_num_pairs else losses
+
+
+def _partners(
+    key: PRNGKeyArray, labels: Array, valid: Array, own: Array, all_labels: Array, all_valid: Array
+) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
+    """A random other point of each point's class, and whether there is one."""
+    same = (labels[:, None] == all_labels) & valid[:, None] & all_valid & (own[:, None] != jnp.arange(len(all_labels)))
+    draws = jnp.where(same, jax.random.uniform(key, same.shape), -1)
+    return jnp.argmax(draws, axis=1), jnp.any(same, axis=1)
+
+
+def _class_losses(logits: Array, labels: Array, kind: str, temperature: float | Array) -> Array:
+    scaled = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature
+    column = jnp.clip(labels, 0, logits.shape[1] - 1)[:, None]
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(scaled), column, axis=1)[:, 0]
+    log_p = jnp.where(labels < logits.shape[1], log_p, jnp.nan)  # a class that has no logit
+    return -log_p if kind == "cross_entropy" else -jnp.expm1(log_p)

@@ -1,0 +1,167 @@
+"""Randomized shortest paths: what the walks between two points of a graph visit, in closed form.
+
+A walk from s that stops on reaching t is as probable as the product, over its edges u -> v, of
+W[u, v] = exp(-length / temperature - HOP) / degree(u). As the temperature goes to 0, only the shortest path remains.
+With Z = (I - W)^-1 the expected visits to v are Z[s, v] Z[v, t] / Z[s, t] - Z[t, v] Z[v, t] / Z[t, t].
+
+Source: Saerens, Achbany, Fouss and Yen, "Randomized Shortest-Path Problems: Two Related Models", 2009.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxconvex.losses.batch_graph import components, mean_edge
+
+__all__ = ["Visits", "expected_visits", "log_weights"]
+
+HOP = 1.0  # what a hop costs beside its length, in temperatures: so walks stay short at any temperature
+NONE = -1e30  # the logarithm of nothing; infinity would make gradients nan
+LIFT = 0.45  # weights of walks are kept times the largest float to this power, to use its range on both sides
+ROWS = 8  # rows of exponentials at a time
+EXACT = lax.Precision.HIGHEST
+
+
+class Visits(NamedTuple):
+    """Expected visits strictly between s and t, for every pair; 0 where the pair is not wanted or not linked."""
+
+    outside: Float[Array, "m n n"]  # those that count as outside, for each of m ways to tell inside from outside
+    total: Float[Array, "n n"]
+    linked: Bool[Array, "n n"]  # whether any walk leads from s to t
+
+
+def log_weights(lengths: Float[Array, "n n"], temperature: float | Array) -> Float[Array, "n n"]:
+    """log W of a graph's lengths (inf: no edge), for a temperature in units of the mean edge."""
+    edge = jnp.isfinite(lengths)
+    scale = temperature * mean_edge(lengths)
+    known = jnp.where(edge, lengths, 0) / jnp.where(scale > 0, scale, 1)
+    degree = jnp.maximum(jnp.sum(edge, axis=1, keepdims=True), 1).astype(lengths.dtype)
+    return jnp.where(edge, -known - HOP - jnp.log(degree), NONE)
+
+
+def expected_visits(
+    log_w: Float[Array, "n n"], outside: Float[Array, "m rows n"], wanted: Bool[Array, "n n"]
+) -> Visits:
+    """What the walks between the wanted pairs visit.
+
+    Args:
+        log_w: the logarithms of the weights.
+        outside: outside[i, s, v] tells how far v counts as outside, 0 to 1, for the walks that start at s.
+        wanted: the pairs whose visits are asked for.
+
+    Where the weights of all wanted pairs are numbers of the type, by some matrix products. Otherwise, at low
+    temperatures or in long graphs, by about ten times n^3 exponentials, gradient included.
+    """
+    name = components(log_w > NONE / 2)
+    linked = name[:, None] == name
+    wanted = wanted & linked
+    smallest = (
+        1000 * len(log_w) * jnp.finfo(log_w.dtype).tiny
+    )  # its reciprocal, summed over all points, is a number too
+    fits = jnp.all((_all_walks(_weights(lax.stop_gradient(log_w))) > smallest) | ~wanted)
+    some, total = lax.cond(fits, _by_products, _by_exponentials, log_w, outside, wanted)
+    return Visits(some, total, linked)
+
+
+def _weights(log_w: Array) -> Array:
+    return jnp.where(log_w > NONE / 2, jnp.exp(log_w), 0)  # gradients of edges that are not there may be infinite
+
+
+def _lift(dtype: jnp.dtype) -> float:
+    return float(jnp.finfo(dtype).max) ** LIFT
+
+
+def _by_products(log_w: Array, outside: Array, wanted: Array) -> tuple[Array, Array]:
+    lift = _lift(log_w.dtype)
+    z = _all_walks(_weights(log_w))  # lift * Z
+    # exp(-log) is 1 / z whose gradient has no square of z, which would underflow.
+    inverse = jnp.exp(-jnp.log(jnp.where(wanted, z, 1))) / lift
+    own = jnp.diagonal(z) / lift
+
+    def visits(share: Array) -> Array:
+        through = jnp.matmul(z * share, z, precision=EXACT)
+        return through * inverse - (jnp.diagonal(through, axis1=-2, axis2=-1) / lift / lift)[..., None, :] / own
+
+    at_start = own[:, None] - (z / lift) * (z.T / lift) / own
+    return _interior(visits(outside), visits(jnp.ones_like(z)), at_start, outside, wanted)
+
+
+def _by_exponentials(log_w: Array, outside: Array, wanted: Array) -> tuple[Array, Array]:
+    log_z = _log_all_walks(log_w)
+    own = jnp.diagonal(log_z)
+    m, n = outside.shape[0], len(log_z)
+    shares = jnp.concatenate([jnp.broadcast_to(outside, (m, n, n)), jnp.ones((1, n, n), log_z.dtype)])
+
+    @jax.checkpoint
+    def row(s: Array) -> Array:
+        known = wanted[s] | (jnp.arange(n) == s)
+        end = jnp.where(known, log_z[s], 0)
+        through = jnp.exp(jnp.where(known, log_z[s][:, None] + log_z - end, NONE))
+        return jnp.matmul(shares[:, s], through, precision=EXACT)
+
+    through = jnp.moveaxis(lax.map(row, jnp.arange(n), batch_size=min(ROWS, n)), 0, 1)
+    visits = through - jnp.diagonal(through, axis1=-2, axis2=-1)[..., None, :]
+    at_start = jnp.exp(own)[:, None] - jnp.exp(jnp.where(wanted, log_z + log_z.T - own, NONE))
+    return _interior(visits[:m], visits[m], at_start, outside, wanted)
+
+
+def _interior(some: Array, total: Array, at_start: Array, outside: Array, wanted: Array) -> tuple[Array, Array]:
+    """The visits less those to the start itself, which lies inside as far as `outside` says."""
+    start_share = jnp.diagonal(jnp.broadcast_to(outside, some.shape), axis1=-2, axis2=-1)[..., None]
+    return jnp.where(wanted, some - start_share * at_start, 0), jnp.where(wanted, total - at_start, 0)
+
+
+@jax.custom_jvp
+def _all_walks(w: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Lifted weights of all walks, lift * (I + W + W^2 + ...), by doubling their length while there are any."""
+    lift = _lift(w.dtype)
+
+    def double(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        walks, power = state  # both lifted
+        shorter = power / lift
+        return walks + jnp.matmul(shorter, walks, precision=EXACT), jnp.matmul(shorter, power, precision=EXACT)
+
+    start = lift * jnp.eye(len(w), dtype=w.dtype), lift * w
+    return lax.while_loop(lambda state: jnp.any(state[1] > 0), double, start)[0]
+
+
+@_all_walks.defjvp
+def _all_walks_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    z = _all_walks(*primals)
+    # In this order the transpose multiplies by the small factor first, and only where there is no edge can it overflow.
+    return z, jnp.matmul(z / _lift(z.dtype), jnp.matmul(tangents[0], z, precision=EXACT), precision=EXACT)
+
+
+@jax.custom_jvp
+def _log_all_walks(log_w: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """log Z, by admitting one point after the other as a stop on the way (Kleene): only sums of positive numbers."""
+    n = len(log_w)
+
+    def admit(v: Array, log_z: Array) -> Array:
+        loops = -jnp.log1p(-jnp.exp(log_z[v, v]))
+        return jnp.logaddexp(log_z, jnp.maximum(log_z[:, v, None] + loops + log_z[v], NONE))
+
+    walks = lax.fori_loop(0, n, admit, log_w)
+    return jnp.maximum(jnp.where(jnp.eye(n, dtype=bool), jnp.logaddexp(walks, 0), walks), NONE)
+
+
+@_log_all_walks.defjvp
+def _log_all_walks_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (log_w,), (tangent,) = primals, tangents
+    log_z = _log_all_walks(log_w)
+    linked = log_z > NONE / 2
+
+    @jax.checkpoint
+    def row(s: Array) -> Array:
+        both = linked[s][:, None] & linked[s]
+        level = jnp.where(linked[s], log_z[s], 0)[:, None]
+        steps = jnp.exp(jnp.where(both & (log_w > NONE / 2), level + log_w - level.T, NONE))
+        rest = jnp.exp(jnp.where(both, level + log_z - level.T, NONE))
+        return jnp.matmul(jnp.sum(steps * tangent, axis=0), rest, precision=EXACT)
+
+    return log_z, lax.map(row, jnp.arange(len(log_w)), batch_size=min(ROWS, len(log_w)))
