@@ -21,6 +21,7 @@ __all__ = ["Cell", "read_results", "run_cells"]
 
 SINGLE_THREAD = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    "NPROC": "1",  # the size of XLA's pool of threads
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "TQDM_DISABLE": "1",

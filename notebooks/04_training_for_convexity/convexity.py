@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from cells import Cell, read_results, run_cells
@@ -36,16 +37,18 @@ def choose(options: Options) -> None:
     """Runs every weight of every grid on validation rows and writes the chosen ones to chosen.json."""
     from objectives import GRIDS  # JAX is for the other processes; this one starts and writes
 
-    cells = [
-        Cell("choose", name, method, float(weight), seed)
-        for name in options.data_sets
-        for method in options.methods
-        for weight in GRIDS[method]
-        for seed in CHOOSE_SEEDS
-    ]
+    def cells(name: str, method: str) -> list[Cell]:
+        return [Cell("choose", name, method, float(w), seed) for w in GRIDS[method] for seed in CHOOSE_SEEDS]
+
+    path = options.out / "choose.jsonl"
+    pairs = [(name, method) for name in options.data_sets for method in options.methods]
     _read_once(options, with_test=False)
-    run_cells(cells, _work(options), options.out / "choose.jsonl", options.processes)
-    chosen = choose_weights(read_results(options.out / "choose.jsonl"))
+    run_cells([cell for pair in pairs for cell in cells(*pair)], _work(options), path, options.processes)
+    # What was run before counts too, but only whole grids, so that no weight is chosen for want of another.
+    rows = {Cell(*(row[field] for field in Cell._fields)): row for row in read_results(path)}
+    known = [(name, method) for name in dict.fromkeys(c.data_set for c in rows) for method in GRIDS]
+    whole = [cells(*pair) for pair in known if rows.keys() >= set(cells(*pair))]
+    chosen = choose_weights([rows[cell] for grid in whole for cell in grid])
     (options.out / "chosen.json").write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
 
 
@@ -75,21 +78,20 @@ def choose_weights(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, flo
     Of the weights whose mean accuracy is at least that of "nothing" less 0.005, the one with the largest mean over seeds
     and hidden layers of the graph convexity of the true classes; the most accurate if none is. Ties go to the smaller.
     """
-    means: dict[tuple[str, str, float], list[tuple[float, float]]] = {}
+    scores: dict[tuple[str, str], dict[float, list[tuple[float, float]]]] = {}
     for row in rows:
-        layers = [value for name, value in row.items() if name.startswith("graph/true/")]
-        score = row["accuracy"], sum(layers) / len(layers)
-        means.setdefault((row["data_set"], row["method"], row["weight"]), []).append(score)
-    mean = {
-        name: tuple(sum(column) / len(scores) for column in zip(*scores, strict=True)) for name, scores in means.items()
-    }
+        convexity = fmean(value for name, value in row.items() if name.startswith("graph/true/"))
+        weights = scores.setdefault((row["data_set"], row["method"]), {})
+        weights.setdefault(row["weight"], []).append((row["accuracy"], convexity))
     chosen: dict[str, dict[str, float]] = {}
-    for name, method, _ in mean:
-        weights = {w: mean[n, m, w] for n, m, w in sorted(mean) if (n, m) == (name, method)}
-        least = next(mean[key][0] for key in mean if key[:2] == (name, "nothing")) - TOLERANCE
-        good = {w: score[1] for w, score in weights.items() if score[0] >= least - 1e-9}
-        ranked = good or {w: score[0] for w, score in weights.items()}
-        chosen.setdefault(name, {})[method] = max(ranked, key=ranked.__getitem__)
+    for (name, method), weights in scores.items():
+        if (name, "nothing") not in scores:
+            raise ValueError(f"{method} on {name} has nothing to be compared with: run the method `nothing` too.")
+        baseline = fmean(accuracy for seeds in scores[name, "nothing"].values() for accuracy, _ in seeds)
+        accuracy, convexity = ({w: fmean(s[i] for s in weights[w]) for w in sorted(weights)} for i in (0, 1))
+        good = [w for w in accuracy if accuracy[w] >= baseline - TOLERANCE - 1e-9]
+        best = max(good, key=convexity.__getitem__) if good else max(accuracy, key=accuracy.__getitem__)
+        chosen.setdefault(name, {})[method] = best
     return chosen
 
 
