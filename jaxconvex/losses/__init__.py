@@ -3,6 +3,7 @@
 from jaxconvex.losses.batches import Memory, balanced_batch, memory, recall, remember
 from jaxconvex.losses.detour import detour_loss
 from jaxconvex.losses.graph_loss import graph_convexity_loss
+from jaxconvex.losses.memberships import path_memberships
 from jaxconvex.losses.segment_loss import euclidean_convexity_loss
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "euclidean_convexity_loss",
     "graph_convexity_loss",
     "memory",
+    "path_memberships",
     "recall",
     "remember",
 ]
