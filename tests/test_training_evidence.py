@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -88,8 +88,13 @@ def slow_scatter(h, y):
 
 def value(code, method, params, x, y, weight, key=None):
     key = jax.random.key(0) if key is None else key
-    objective = jax.jit(partial(code.objectives.OBJECTIVES[method], context=code.objectives.Context(3)))
-    return objective(params, x, y, key, jnp.float32(weight))
+    return compiled(code.objectives.OBJECTIVES[method])(params, x, y, key, jnp.float32(weight))
+
+
+@cache
+def compiled(objective):
+    context = import_module("objectives").Context(3)
+    return jax.jit(partial(objective, context=context))
 
 
 # ------------------------------------------------------------------------------------------------------------- objectives

@@ -181,8 +181,8 @@ OBJECTIVES: dict[str, Objective] = {
 # Four weights a method, the same budget for all; "nothing" has none to choose.
 GRIDS: dict[str, tuple[float, ...]] = {
     "nothing": (0.0,),
-    "label_smoothing": (0.05, 0.1, 0.2, 0.4),
-    "manifold_mixup": (0.25, 0.5, 1.0, 2.0),
-    "supervised_contrastive": (0.1, 0.3, 1.0, 3.0),
-    "within_class_variance": (0.1, 0.3, 1.0, 3.0),
+    "label_smoothing": (0.02, 0.05, 0.1, 0.2),
+    "manifold_mixup": (0.5, 1.0, 2.0, 4.0),
+    "supervised_contrastive": (0.03, 0.1, 0.3, 1.0),
+    "within_class_variance": (0.03, 0.1, 0.3, 1.0),
 }
