@@ -4,8 +4,7 @@ Gaerdenfors' argument: regions are convex where every point belongs to its neare
 concepts should let a few examples, by their mean, stand for a concept never seen. A network is trained on some classes
 (base); in its hidden layers points of the others (novel) are given to the nearest mean of five examples of each class.
 
-Whether convexity is the reason is asked by mediation: for each method the gain over "nothing" in novel accuracy (total
-effect) is divided in what goes with the gain in convexity (indirect) and the rest (direct).
+Whether convexity is the reason is asked in mediation.py.
 
 Source of the argument: Gaerdenfors, Conceptual Spaces, 2000. Of prototypes of few examples: Snell, Swersky and Zemel,
 Prototypical networks for few-shot learning, 2017.
@@ -15,20 +14,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from cells import Cell, read_results, run_cells
 from convexity import CHOOSE_SEEDS, TEST_SEEDS, Options
 from data import Material, Points, read
+from mediation import mediation_table
 from networks import HIDDEN_LAYERS, hidden, logits
 from objectives import OBJECTIVES
 from scoring import GRAPH_POINTS, NEIGHBORS, stratified
-from tables import BASELINE, differences, write
+from tables import differences, write
 from training import RECIPES, Recipe, train
 
 from jaxconvex import graph_convexity, knn_graph, pack
@@ -36,14 +36,11 @@ from jaxconvex import graph_convexity, knn_graph, pack
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["BASE_CLASSES", "Effects", "final", "measure", "mediation", "mediation_table", "novel", "validate"]
+__all__ = ["BASE_CLASSES", "final", "measure", "novel", "validate"]
 
 BASE_CLASSES = {"fashion": 6, "speech": 6, "digits": 6, "text": 47}  # the others are novel
 EXAMPLES = 5  # labelled points of each novel class
 EPISODES = 20  # draws of them
-DRAWS = 2000  # of the bootstrap
-LAYERS = (*map(str, range(HIDDEN_LAYERS)), "mean")
-MODELS = (("base",), ("novel",), ("base", "novel"))  # whose convexity is the mediator
 
 
 def novel(options: Options) -> None:
@@ -171,113 +168,6 @@ def prototype_accuracy(
     asked = np.ones((len(examples), len(y)), bool)
     np.put_along_axis(asked, examples.reshape(len(examples), -1), False, axis=1)
     return float(np.mean(correct[asked]))
-
-
-# Mediation ------------------------------------------------------------------------------------------------------------
-
-
-class Effects(NamedTuple):
-    """Of k mediators and the methods; `...` may be draws of the bootstrap."""
-
-    total: Float[np.ndarray, "... methods"]
-    direct: Float[np.ndarray, "... methods"]
-    indirect: Float[np.ndarray, "... k methods"]
-    gain: Float[np.ndarray, "... k methods"]  # of the mediator
-    slope: Float[np.ndarray, "... k"]
-
-
-def mediation(
-    outcome: Float[np.ndarray, "... methods seeds"],
-    mediators: Float[np.ndarray, "... k methods seeds"],
-    *,
-    seed_effects: bool = False,
-) -> Effects:
-    """The effects of methods on an outcome, divided by the product of coefficients.
-
-    With y_ms and x_kms the gains of method m over the baseline of the same seed s, in the outcome and in mediator k:
-    y_ms = direct_m + sum over k of slope_k x_kms + noise, by least squares with slopes common to all methods;
-    gain_km is the mean of x_kms over seeds, indirect_km = gain_km slope_k, and total_m = direct_m + sum_k indirect_km, which
-    is the mean of y_ms. A mediator that does not vary has slope 0.
-
-    Args:
-        seed_effects: adds a term u_s to the regression (the seed draws the classes, and a draw with more room may let
-            both gain; this takes that out). The slope then comes from what is peculiar to a method on a seed.
-
-    It is a cause only as far as this holds: given method and seed, nothing else moves both the mediator and the outcome; the
-    outcome does not move the mediator; the slope is linear and the same for all methods; the mediator is measured without
-    much noise (noise draws the indirect effect to zero). Nobody set the mediators: that part is correlation.
-
-    Source: Baron and Kenny, The moderator-mediator variable distinction, 1986; of differences within subjects: Judd, Kenny
-    and McClelland, Estimating and testing mediation and moderation in within-subject designs, 2001.
-    """
-    y, x = (_centred(values, seed_effects) for values in (outcome, mediators))
-    gram = np.einsum("...kms,...lms->...kl", x, x)
-    slope = np.einsum("...kl,...lms,...ms->...k", np.linalg.pinv(gram, rcond=1e-10, hermitian=True), x, y)
-    gain, total = mediators.mean(axis=-1), outcome.mean(axis=-1)
-    indirect = gain * slope[..., None]
-    return Effects(total, total - indirect.sum(axis=-2), indirect, gain, slope)
-
-
-def mediation_table(rows: Iterable[Mapping[str, Any]], *, draws: int = DRAWS) -> list[dict[str, Any]]:
-    """The effects on novel accuracy, a line for each data set, layer, model, mediator and method.
-
-    Intervals of 95% are percentiles of a bootstrap that draws whole seeds, all methods of one together. A seed counts if all
-    methods have it. Mediators are the convexity of base classes, of novel classes, or both in one regression.
-    """
-    by_cell: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
-    for row in rows:
-        by_cell.setdefault(row["data_set"], {}).setdefault(row["method"], {})[row["seed"]] = row
-    table = []
-    for name, by_method in by_cell.items():
-        methods = [method for method in by_method if method != BASELINE]
-        seeds = sorted(set.intersection(*(set(of) for of in by_method.values())))
-        if BASELINE not in by_method or not methods or len(seeds) < 3:
-            continue
-        chosen = np.random.default_rng(0).integers(len(seeds), size=(draws, len(seeds)))
-        for layer in LAYERS:
-            gains = {
-                kind: np.array(
-                    [[by_method[m][s][key] - by_method[BASELINE][s][key] for s in seeds] for m in methods], float
-                )
-                for kind, key in {
-                    "outcome": f"novel/{layer}",
-                    "base": f"graph/base/{layer}",
-                    "novel": f"graph/novel/{layer}",
-                }.items()
-            }
-            for model in MODELS:
-                for seed_effects in (False, True) if len(methods) > 1 else (False,):
-                    y, x = gains["outcome"], np.stack([gains[kind] for kind in model])
-                    found = mediation(y, x, seed_effects=seed_effects)
-                    drawn = mediation(
-                        np.moveaxis(y[:, chosen], 1, 0), np.moveaxis(x[:, :, chosen], 2, 0), seed_effects=seed_effects
-                    )
-                    lower, upper = (
-                        Effects(*(np.percentile(of, percent, axis=0) for of in drawn)) for percent in (2.5, 97.5)
-                    )
-                    table += [
-                        {"data_set": name, "layer": layer, "model": "+".join(model), "seed_effects": seed_effects}
-                        | {"mediator": kind, "method": method, "seeds": len(seeds)}
-                        | {
-                            f"{field}{suffix}": _entry(effects, field, k, m)
-                            for field in Effects._fields
-                            for suffix, effects in (("", found), ("_lower", lower), ("_upper", upper))
-                        }
-                        for k, kind in enumerate(model)
-                        for m, method in enumerate(methods)
-                    ]
-    return table
-
-
-def _entry(effects: Effects, field: str, mediator: int, method: int) -> float:
-    places = {"total": (method,), "direct": (method,), "slope": (mediator,)}
-    return float(getattr(effects, field)[places.get(field, (mediator, method))])
-
-
-def _centred(values: np.ndarray, seed_effects: bool) -> np.ndarray:
-    """The residuals of the means of methods, and of seeds if asked."""
-    values = values - values.mean(axis=-1, keepdims=True)
-    return values - values.mean(axis=-2, keepdims=True) if seed_effects else values
 
 
 # Running --------------------------------------------------------------------------------------------------------------
