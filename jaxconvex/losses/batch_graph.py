@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -9,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.distances import euclidean
 
-__all__ = ["ABSENT", "batch_graph", "components", "mean_edge"]
+__all__ = ["ABSENT", "batch_graph", "components", "mean_edge", "varying_as"]
 
 ABSENT = jnp.inf  # the length of an edge that is not there
 SPARE = 6  # candidates beyond k, since products rank with rounding errors
@@ -46,7 +48,14 @@ def components(edge: Bool[Array, "n n"]) -> Int[Array, " n"]:
         least = least[least]  # names point at earlier points of the component, so this only hastens
         return least, jnp.any(least != name)
 
-    return lax.while_loop(lambda state: state[1], spread, (jnp.arange(n, dtype=jnp.int32), jnp.array(True)))[0]
+    start = varying_as((jnp.arange(n, dtype=jnp.int32), jnp.array(True)), edge)
+    return lax.while_loop(lambda state: state[1], spread, start)[0]
+
+
+def varying_as(start: Any, array: Array) -> Any:
+    """The start of a loop, declared to differ between the devices of a shard_map where the array does."""
+    never = array.ravel()[0] > jnp.inf  # the call that only declares it has another name in every version of JAX
+    return jax.tree.map(lambda a: jnp.where(never, jnp.zeros_like(a), a), start)
 
 
 def _nearest(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Int[Array, "n k"]:

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.losses.arguments import as_batch, pairs_of
-from jaxconvex.losses.batch_graph import batch_graph
+from jaxconvex.losses.batch_graph import batch_graph, varying_as
 
 __all__ = ["detour_loss"]
 
@@ -75,7 +75,7 @@ def _paths(lengths: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Int[Array
         nearer = other < best
         return jnp.where(nearer, other, best), jnp.where(nearer, stop[:, v, None], stop)
 
-    direct = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (n, n))
+    direct = varying_as(jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (n, n)), lengths)
     return lax.fori_loop(0, n, through, (jnp.where(own, 0, lengths), direct))
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxconvex.losses.batch_graph import components, mean_edge
+from jaxconvex.losses.batch_graph import components, mean_edge, varying_as
 
 __all__ = ["Visits", "expected_visits", "log_weights"]
 
@@ -60,9 +60,8 @@ def expected_visits(
     name = components(log_w > NONE / 2)
     linked = name[:, None] == name
     wanted = wanted & linked
-    smallest = (
-        1000 * len(log_w) * jnp.finfo(log_w.dtype).tiny
-    )  # its reciprocal, summed over all points, is a number too
+    # Above it, the parts of a walk are numbers with half the lift, and so are reciprocals, summed over all points.
+    smallest = 1000 * len(log_w) * jnp.finfo(log_w.dtype).tiny * _lift(log_w.dtype) ** 0.5
     fits = jnp.all((_all_walks(_weights(lax.stop_gradient(log_w))) > smallest) | ~wanted)
     some, total = lax.cond(fits, _by_products, _by_exponentials, log_w, outside, wanted)
     return Visits(some, total, linked)
@@ -120,21 +119,23 @@ def _interior(some: Array, total: Array, at_start: Array, outside: Array, wanted
 def _all_walks(w: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Lifted weights of all walks, lift * (I + W + W^2 + ...), by doubling their length while there are any."""
     lift = _lift(w.dtype)
+    half = lift**0.5
 
     def double(state: tuple[Array, Array]) -> tuple[Array, Array]:
         walks, power = state  # both lifted
-        shorter = power / lift
-        return walks + jnp.matmul(shorter, walks, precision=EXACT), jnp.matmul(shorter, power, precision=EXACT)
+        shorter = power / half  # each factor keeps half the lift: a part of a walk that counts must not underflow
+        longer = jnp.matmul(shorter, walks / half, precision=EXACT)
+        return walks + longer, jnp.matmul(shorter, power / half, precision=EXACT)
 
-    start = lift * jnp.eye(len(w), dtype=w.dtype), lift * w
+    start = varying_as(lift * jnp.eye(len(w), dtype=w.dtype), w), lift * w
     return lax.while_loop(lambda state: jnp.any(state[1] > 0), double, start)[0]
 
 
 @_all_walks.defjvp
 def _all_walks_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     z = _all_walks(*primals)
-    # In this order the transpose multiplies by the small factor first, and only where there is no edge can it overflow.
-    return z, jnp.matmul(z / _lift(z.dtype), jnp.matmul(tangents[0], z, precision=EXACT), precision=EXACT)
+    half = z / _lift(z.dtype) ** 0.5
+    return z, jnp.matmul(half, jnp.matmul(tangents[0], half, precision=EXACT), precision=EXACT)
 
 
 @jax.custom_jvp
