@@ -372,6 +372,127 @@ def nnconvexity(x, labels, k=10):
     return round(float(np.mean(everything)) * 100, 2), per_class
 
 
+# Losses
+
+
+def batch_adjacency(x, k, where=None):
+    """(indices of the points that count, their k-nearest-neighbour graph): with too few points for k, all are linked."""
+    kept = np.arange(len(x)) if where is None else np.flatnonzero(where)
+    if len(kept) < 2:
+        return kept, np.full((len(kept), len(kept)), np.inf)
+    return kept, knn_adjacency(np.asarray(x, np.float64)[kept], min(k, len(kept) - 1))
+
+
+def walk_costs(adjacency, temperature):
+    """[n n] -log of the weight of each step u -> v: length / (temperature * mean edge) + 1 + log degree(u)."""
+    edge = np.isfinite(adjacency)
+    scale = temperature * adjacency[edge].mean() if edge.any() else 0
+    with np.errstate(divide="ignore"):
+        return (adjacency / scale if scale > 0 else np.where(edge, 0.0, np.inf)) + 1 + np.log(edge.sum(1))[:, None]
+
+
+def walk_visits(costs):
+    """[n n n] expected visits [s, t, v] strictly between s and t of walks that end on reaching t; nan if none does.
+
+    With t absorbing, the visits of walks from s are a row of (I - Q)^-1, and how much reaches t solves (I - Q) h = r.
+    Weighing every walk by its end, visits to v are (I - Q)^-1[s, v] h[v] / h[s]. Steps are first multiplied by
+    exp(least cost from u to t - least cost from v to t), which changes none of this and keeps all numbers near 1.
+    """
+    n = len(costs)
+    visits = np.full((n, n, n), np.nan)
+    for t in range(n):
+        least = dijkstra(csgraph_from_dense(costs.T, null_value=np.inf), directed=True, indices=t)
+        inner = [u for u in range(n) if u != t and np.isfinite(least[u])]
+        if not inner:
+            continue
+        steps = np.exp(least[:, None][inner] - costs[inner] - np.where(np.isfinite(least), least, 0))
+        through = np.linalg.inv(np.eye(len(inner)) - steps[:, inner])
+        reach = through @ steps[:, t]
+        for row, s in enumerate(inner):
+            visits[s, t] = 0
+            visits[s, t, inner] = through[row] * reach / reach[row]
+            visits[s, t, s] = 0
+    return visits
+
+
+def enumerated_walk_visits(costs, least=1e-9):
+    """As walk_visits, by listing walks until they are too improbable; for tiny graphs."""
+    n = len(costs)
+    visits, weights = np.zeros((n, n, n)), np.zeros((n, n))
+
+    def walk(path, weight, t):
+        for v in np.flatnonzero(np.isfinite(costs[path[-1]])).tolist():
+            onward = weight * math.exp(-costs[path[-1], v])
+            if v == t:
+                weights[path[0], t] += onward
+                for stop in path[1:]:
+                    visits[path[0], t, stop] += onward * (stop != path[0])
+            elif onward > least:
+                walk([*path, v], onward, t)
+
+    for s, t in itertools.permutations(range(n), 2):
+        walk([s], 1.0, t)
+    with np.errstate(invalid="ignore"):
+        return visits / weights[:, :, None]
+
+
+def graph_loss(x, labels, k, temperature, where=None, visits_of=walk_visits):
+    """(1 - soft graph convexity, number of unordered pairs), for labels [n] or probabilities [n c]."""
+    kept, adjacency = batch_adjacency(x, k, where)
+    labels = np.asarray(labels)[kept]
+    if labels.ndim == 1:
+        labels = (labels[:, None] == np.arange(max(labels.max(initial=-1) + 1, 1))).astype(np.float64)
+    visits = visits_of(walk_costs(adjacency, temperature))
+    loss, pairs = 0.0, 0.0
+    for s, t in itertools.permutations(range(len(kept)), 2):
+        for c in range(labels.shape[1]):
+            weight = labels[s, c] * labels[t, c]
+            score = 0.0
+            if not np.isnan(visits[s, t, 0]):
+                score = 1 - (visits[s, t] * (1 - labels[:, c])).sum() / max(visits[s, t].sum(), 1)
+            loss += weight * (1 - score)
+            pairs += weight
+    return (loss / pairs if pairs else 0.0), pairs / 2
+
+
+def detour(x, labels, k, where=None):
+    """(mean over same-class pairs of 1 - shortest path / shortest path inside the class, number of pairs)."""
+    import networkx
+
+    kept, adjacency = batch_adjacency(x, k, where)
+    labels = np.asarray(labels)[kept]
+    graph = networkx.Graph()
+    graph.add_nodes_from(range(len(kept)))
+    graph.add_weighted_edges_from((u, v, adjacency[u, v]) for u, v in np.argwhere(np.isfinite(adjacency)).tolist())
+    losses = []
+    for c in sorted(set(labels[labels >= 0].tolist())):
+        members = np.flatnonzero(labels == c).tolist()
+        anywhere = {s: networkx.single_source_dijkstra_path_length(graph, s) for s in members}
+        inside = {s: networkx.single_source_dijkstra_path_length(graph.subgraph(members), s) for s in members}
+        for s, t in itertools.combinations(members, 2):
+            if t not in inside[s]:
+                losses.append(1.0)
+            else:
+                losses.append(1 - anywhere[s][t] / inside[s][t] if inside[s][t] > 0 else 0.0)
+    return (float(np.mean(losses)) if losses else 0.0), len(losses)
+
+
+def segment_losses(predict, x, labels, num_points, kind, temperature):
+    """[n n] mean loss at the equally spaced points of every ordered pair of a class, one pair at a time."""
+    x, labels = np.asarray(x, np.float64), np.asarray(labels)
+    losses = np.full((len(x), len(x)), np.nan)
+    for i, j in itertools.permutations(range(len(x)), 2):
+        if labels[i] == labels[j] >= 0:
+            found = []
+            for point in segment(x[i], x[j], num_points):
+                logits = np.asarray(predict(point[None]))[0] / temperature
+                rest = np.delete(logits, labels[i]) - logits[labels[i]]
+                cross_entropy = np.logaddexp.reduce([0.0, *rest])
+                found.append(cross_entropy if kind == "cross_entropy" else -np.expm1(-cross_entropy))
+            losses[i, j] = np.mean(found)
+    return losses
+
+
 # Cases and comparison
 
 
