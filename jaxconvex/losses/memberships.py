@@ -19,7 +19,7 @@ __all__ = ["path_memberships"]
 
 BLOCK = 64  # targets at a time: memory is edges x this
 TOLERANCE = 1e-6  # relative change at which walks are long enough
-ROUNDING = 1e-3  # visits that are a smaller part of the two numbers they are the difference of are none
+ROUNDINGS = 8  # by which a logarithm may be wrong
 
 
 def path_memberships(
@@ -56,9 +56,10 @@ def path_memberships(
             small for points far from all paths. Rows of labelled points are zeros.
 
     Rows of labelled points are one-hot. Rows of points that no walk passes are zeros: those in a part of the graph
-    without two labelled points of one class, and dead ends behind a labelled point. A class with one labelled point has
-    no walks, so nothing belongs to it. Pairs that no walk links do not count. The shares do not depend on the scale of
-    x, and no gradient passes. A point that counts and is not finite makes all shares nan.
+    without two labelled points of one class, and those so far from all paths that their visits are no number of the
+    type. A class with one labelled point has no walks, so nothing belongs to it. Pairs that no walk links do not count.
+    The shares do not depend on the scale of x, and no gradient passes. A point that counts and is not finite makes all
+    shares nan.
 
     Raises:
         ValueError: shapes that differ; labels that are no integers or out of range; k not below the number of points;
@@ -128,7 +129,7 @@ def _log_walks(
         first = jnp.where(start, 0, NONE).astype(lengths.dtype)
         best, _ = lax.while_loop(lambda state: state[1], longer, (first, jnp.array(True)))
         reached = best > NONE / 2
-        s = jnp.where(reached[rows], jnp.exp(log_s + best[columns] - best[rows]), 0)
+        s = jnp.where(reached[rows], jnp.exp(log_s + (best[columns] - best[rows])), 0)
 
         def sweep(state: tuple[Array, Array]) -> tuple[Array, Array]:
             z, _ = state
@@ -155,7 +156,8 @@ def _visits(
     def add(s: Array, visits: Array) -> Array:
         through = jnp.exp(jnp.where(wanted[s], log_n[:, s, None] + log_n - jnp.where(wanted[s], between[s], 0), NONE))
         again = jnp.exp(jnp.where(wanted[s], 2 * log_n - own, NONE))  # of walks that had been at t before
-        of_pairs = jnp.where(through - again > ROUNDING * through, through - again, 0)
+        rounding = ROUNDINGS * jnp.finfo(log_n.dtype).eps * (1000 + jnp.abs(between[s]))
+        of_pairs = jnp.where(through - again > jnp.minimum(rounding, 1) * through, through - again, 0)
         return visits.at[:, classes[s]].add(jnp.sum(of_pairs, axis=1))  # class -1 adds zeros
 
     visits = lax.fori_loop(0, len(classes), add, jnp.zeros((len(log_n), num_classes), log_n.dtype))
