@@ -12,7 +12,7 @@ from cells import Cell, read_results
 
 from jaxconvex.statistics import paired_difference
 
-__all__ = ["Criteria", "Difference", "differences", "means", "success", "tables", "with_room"]
+__all__ = ["Criteria", "Difference", "differences", "means", "success", "tables", "with_room", "write"]
 
 BASELINE = "nothing"
 ROOM = 0.92  # a layer whose baseline is below has room
