@@ -4,6 +4,7 @@ from jaxconvex.losses.batches import Memory, balanced_batch, memory, recall, rem
 from jaxconvex.losses.detour import detour_loss
 from jaxconvex.losses.graph_loss import graph_convexity_loss
 from jaxconvex.losses.memberships import path_memberships
+from jaxconvex.losses.scaling import with_unit_gradient
 from jaxconvex.losses.segment_loss import euclidean_convexity_loss
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "path_memberships",
     "recall",
     "remember",
+    "with_unit_gradient",
 ]

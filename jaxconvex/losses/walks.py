@@ -38,8 +38,8 @@ class Visits(NamedTuple):
 def log_weights(lengths: Float[Array, "n n"], temperature: float | Array) -> Float[Array, "n n"]:
     """log W of a graph's lengths (inf: no edge), for a temperature in units of the mean edge."""
     edge = jnp.isfinite(lengths)
-    scale = temperature * mean_edge(lengths)
-    known = jnp.where(edge, lengths, 0) / jnp.where(scale > 0, scale, 1)
+    mean = mean_edge(lengths)
+    known = jnp.where(edge, lengths, 0) / jnp.where(mean > 0, mean, 1) / temperature  # their product may be too small
     degree = jnp.maximum(jnp.sum(edge, axis=1, keepdims=True), 1).astype(lengths.dtype)
     return jnp.where(edge, -known - HOP - jnp.log(degree), NONE)
 
@@ -79,7 +79,7 @@ def _by_products(log_w: Array, outside: Array, wanted: Array) -> tuple[Array, Ar
     lift = _lift(log_w.dtype)
     z = _all_walks(_weights(log_w))  # lift * Z
     # exp(-log) is 1 / z whose gradient has no square of z, which would underflow.
-    inverse = jnp.exp(-jnp.log(jnp.where(wanted, z, 1))) / lift
+    inverse = jnp.exp(-jnp.log(jnp.where(wanted & (z > 0), z, 1))) / lift
     own = jnp.diagonal(z) / lift
 
     def visits(share: Array) -> Array:
@@ -100,7 +100,9 @@ def _by_exponentials(log_w: Array, outside: Array, wanted: Array) -> tuple[Array
     def row(s: Array) -> Array:
         known = wanted[s] | (jnp.arange(n) == s)
         end = jnp.where(known, log_z[s], 0)
-        through = jnp.exp(jnp.where(known, log_z[s][:, None] + log_z - end, NONE))
+        through = log_z[s][:, None] + log_z - end
+        through = jnp.minimum(through, own[:, None])  # a bound that rounding may break at the lowest temperatures
+        through = jnp.exp(jnp.where(known, through, NONE))
         return jnp.matmul(shares[:, s], through, precision=EXACT)
 
     through = jnp.moveaxis(lax.map(row, jnp.arange(n), batch_size=min(ROWS, n)), 0, 1)
@@ -161,8 +163,10 @@ def _log_all_walks_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tup
     def row(s: Array) -> Array:
         both = linked[s][:, None] & linked[s]
         level = jnp.where(linked[s], log_z[s], 0)[:, None]
-        steps = jnp.exp(jnp.where(both & (log_w > NONE / 2), level + log_w - level.T, NONE))
-        rest = jnp.exp(jnp.where(both, level + log_z - level.T, NONE))
+        steps = jnp.minimum(level + log_w - level.T, 0)  # both bounds hold but for rounding
+        rest = jnp.minimum(level + log_z - level.T, jnp.diagonal(log_z)[:, None])
+        steps = jnp.exp(jnp.where(both & (log_w > NONE / 2), steps, NONE))
+        rest = jnp.exp(jnp.where(both, rest, NONE))
         return jnp.matmul(jnp.sum(steps * tangent, axis=0), rest, precision=EXACT)
 
     return log_z, lax.map(row, jnp.arange(len(log_w)), batch_size=min(ROWS, len(log_w)))
