@@ -33,7 +33,7 @@ from jaxconvex.study.splits import split, stratified_split
 __all__ = ["DATA_SETS", "Material", "Points", "read"]
 
 SHARES = (0.5, 0.2, 0.3)  # to train, to validate and to test on, where the authors fixed nothing
-SPEAKERS = (("george", "jackson", "lucas"), ("nicolas",), ("theo", "yweweler"))
+SPEAKERS = (("george", "jackson"), ("lucas", "nicolas"), ("theo", "yweweler"))
 SECONDS = 0.64  # of a recording; the longer ones are cut
 TOKENS = 32  # of a text
 PICTURE = 64  # pixels a side of a cell

@@ -16,6 +16,8 @@ import networks
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxconvex.losses import detour_loss, euclidean_convexity_loss, graph_convexity_loss, with_unit_gradient
+
 __all__ = [
     "GRIDS",
     "OBJECTIVES",
@@ -91,8 +93,68 @@ def within_class_variance(
 
 
 # ------------------------------------------------------------------------------------------------------------------ ours
-# Here: graph_convexity, euclidean_convexity, graph_and_contrastive, graph_and_mixup, from jaxconvex.losses; then a line
-# each in OBJECTIVES and in GRIDS. `mean_over_layers`, `mixed_cross_entropy` and the terms below are there to be combined.
+# The mean over the hidden layers of a surrogate, its gradient brought to a standard length; the defaults of the package.
+
+
+def graph_convexity(params: Params, x: Array, y: Array, key: PRNGKeyArray, weight: Array, context: Context) -> Array:
+    """Cross entropy + weight * the mean over hidden layers of the graph convexity loss."""
+    return _with_term(params, x, y, weight, lambda h: graph_term(h, y))
+
+
+def graph_convexity_raw(
+    params: Params, x: Array, y: Array, key: PRNGKeyArray, weight: Array, context: Context
+) -> Array:
+    """The same, with the gradient as it is."""
+    return _with_term(params, x, y, weight, lambda h: graph_convexity_loss(h, y))
+
+
+def detour(params: Params, x: Array, y: Array, key: PRNGKeyArray, weight: Array, context: Context) -> Array:
+    """Cross entropy + weight * the mean over hidden layers of the detour loss."""
+    return _with_term(params, x, y, weight, lambda h: with_unit_gradient(lambda h: detour_loss(h, y), h))
+
+
+def euclidean_convexity(
+    params: Params, x: Array, y: Array, key: PRNGKeyArray, weight: Array, context: Context
+) -> Array:
+    """Cross entropy + weight * the mean over hidden layers of the cross entropy at points between pairs of a class."""
+    return cross_entropy(networks.logits(params, x), y) + weight * euclidean_term(params, x, y, key)
+
+
+def graph_and_euclidean(
+    params: Params, x: Array, y: Array, key: PRNGKeyArray, weight: Array, context: Context
+) -> Array:
+    """Both surrogates, each by the weight."""
+    return graph_convexity(params, x, y, key, weight, context) + weight * euclidean_term(params, x, y, key)
+
+
+def graph_and_mixup(params: Params, x: Array, y: Array, key: PRNGKeyArray, weight: Array, context: Context) -> Array:
+    """Manifold Mixup with shares from Beta(1, 1), and the graph convexity loss by the weight."""
+    _, term = mean_over_layers(params, x, lambda h: graph_term(h, y))
+    return mixed_cross_entropy(params, x, y, key, jnp.ones(())) + weight * term
+
+
+def graph_and_contrastive(
+    params: Params, x: Array, y: Array, key: PRNGKeyArray, weight: Array, context: Context
+) -> Array:
+    """The supervised contrastive loss by the weight, and the graph convexity loss by its default weight of 1."""
+    return _with_term(params, x, y, weight, lambda h: supervised_contrastive_term(h, y) + graph_term(h, y) / weight)
+
+
+def graph_term(h: Float[Array, "n d"], y: Int[Array, " n"]) -> Float[Array, ""]:
+    """The graph convexity loss of a layer, with a gradient of standard length."""
+    return with_unit_gradient(lambda h: graph_convexity_loss(h, y), h)
+
+
+def euclidean_term(params: Params, x: Array, y: Array, key: PRNGKeyArray) -> Float[Array, ""]:
+    """The mean over hidden layers of the Euclidean convexity loss."""
+    return jnp.mean(
+        jnp.stack(
+            [
+                euclidean_convexity_loss(partial(networks.rest, params, i), h, y, key=jax.random.fold_in(key, i))
+                for i, h in enumerate(networks.hidden(params, x))
+            ]
+        )
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- terms
@@ -176,6 +238,13 @@ OBJECTIVES: dict[str, Objective] = {
     "manifold_mixup": manifold_mixup,
     "supervised_contrastive": supervised_contrastive,
     "within_class_variance": within_class_variance,
+    "graph_convexity": graph_convexity,
+    "graph_convexity_default": graph_convexity,
+    "detour": detour,
+    "euclidean_convexity": euclidean_convexity,
+    "graph_and_euclidean": graph_and_euclidean,
+    "graph_and_mixup": graph_and_mixup,
+    "graph_and_contrastive": graph_and_contrastive,
 }
 
 # Four weights a method, the same budget for all; "nothing" has none to choose.
@@ -185,4 +254,11 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "manifold_mixup": (0.5, 1.0, 2.0, 4.0),
     "supervised_contrastive": (0.03, 0.1, 0.3, 1.0),
     "within_class_variance": (0.03, 0.1, 0.3, 1.0),
+    "graph_convexity": (0.3, 1.0, 3.0, 10.0),
+    "graph_convexity_default": (1.0,),  # what one gets without choosing
+    "detour": (0.3, 1.0, 3.0, 10.0),
+    "euclidean_convexity": (0.1, 0.3, 1.0, 3.0),
+    "graph_and_euclidean": (0.1, 0.3, 1.0, 3.0),
+    "graph_and_mixup": (0.3, 1.0, 3.0, 10.0),
+    "graph_and_contrastive": (0.03, 0.1, 0.3, 1.0),
 }
