@@ -22,6 +22,7 @@ from scipy import stats
 
 FOLDER = Path(__file__).parents[1] / "notebooks" / "04_training_for_convexity"
 NAMES = ("cells", "networks", "objectives", "training", "convexity", "tables")
+RIVALS = ("nothing", "label_smoothing", "manifold_mixup", "supervised_contrastive", "within_class_variance")
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the notebooks are not part of this distribution")
 
 
@@ -151,7 +152,8 @@ def test_mixing_draws_layers_evenly_and_shares_from_the_beta_distribution(code):
 def test_gradients_are_finite_for_dead_layers_and_equal_points(code):
     x, y = batch()
     dead = tuple((w, b - 1e3) for w, b in random_params())
-    for method, objective in code.objectives.OBJECTIVES.items():
+    for method in RIVALS:  # the package's losses have tests of their own
+        objective = code.objectives.OBJECTIVES[method]
         slope = jax.jit(jax.grad(partial(objective, context=code.objectives.Context(3))))
         for params, points in ((dead, x), (random_params(), np.ones_like(x))):
             params = jax.tree.map(jnp.float32, params)
@@ -159,10 +161,10 @@ def test_gradients_are_finite_for_dead_layers_and_equal_points(code):
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)), method
 
 
-def test_every_method_has_a_grid_of_four_weights(code):
+def test_every_method_to_be_chosen_for_has_a_grid_of_four_weights(code):
     grids = code.objectives.GRIDS
     assert grids.keys() == code.objectives.OBJECTIVES.keys()
-    assert all(len(set(grid)) == 4 for method, grid in grids.items() if method != "nothing")
+    assert {method for method, grid in grids.items() if len(set(grid)) != 4} <= {"nothing", "graph_convexity_default"}
 
 
 # --------------------------------------------------------------------------------------------------------------- training
