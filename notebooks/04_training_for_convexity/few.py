@@ -1,0 +1,147 @@
+"""Part B of the evidence: few labels, many unlabelled points.
+
+Five labelled points a class, up to 1,500 unlabelled ones of the same pool. A seed draws which, and the initial weights,
+the same for every method. Settings are chosen by validation accuracy on seeds that the final stage does not use.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from cells import Cell, run_cells
+from convexity import CHOOSE_SEEDS, TEST_SEEDS, Options
+
+if TYPE_CHECKING:
+    from data import Material
+    from few_methods import Task
+    from jaxtyping import Int
+
+__all__ = ["UNLABELLED", "choose", "choose_settings", "draw", "few", "final", "measure"]
+
+LABELLED = 5  # of each class
+UNLABELLED = 1500  # at most
+METHODS = (
+    "nothing",
+    "label_smoothing",
+    "manifold_mixup",
+    "supervised_contrastive",
+    "within_class_variance",
+    "entropy",
+    "pseudo_labels",
+    "graph_convexity",
+    "propagation",
+    "propagation_in_layers",
+    "paths",
+    "paths_in_layers",
+)
+
+
+def few(options: Options) -> None:
+    """Both stages: settings on validation rows, then 20 seeds on test rows."""
+    choose(options)
+    final(options)
+
+
+def choose(options: Options) -> list[dict[str, Any]]:
+    """Runs every setting of every method on validation rows and writes the most accurate ones to few_chosen.json."""
+    from few_methods import SETTINGS
+
+    cells = [
+        Cell("few_choose", name, method, float(setting), seed)
+        for name in options.data_sets
+        for method in METHODS
+        for setting in range(len(SETTINGS[method]))
+        for seed in CHOOSE_SEEDS
+    ]
+    rows = _run(cells, options, "few_choose", with_test=False)
+    chosen = choose_settings(rows)
+    (options.out / "few_chosen.json").write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
+    return rows
+
+
+def final(options: Options) -> list[dict[str, Any]]:
+    """The chosen settings with the seeds of the test, on test rows.
+
+    Raises:
+        ValueError: no settings were chosen, or none for one of the methods.
+    """
+    path = options.out / "few_chosen.json"
+    chosen = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    pairs = [(name, method) for name in options.data_sets for method in METHODS]
+    missing = [f"{method} on {name}" for name, method in pairs if method not in chosen.get(name, {})]
+    if missing:
+        raise ValueError(
+            f"test rows are read only after the settings are chosen, and {path} has none for {', '.join(missing)}."
+        )
+    cells = [Cell("few", name, method, chosen[name][method], seed) for name, method in pairs for seed in TEST_SEEDS]
+    return _run(cells, options, "few", with_test=True)
+
+
+def choose_settings(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The number of each method's setting with the largest mean accuracy on each data set; of equal ones the first."""
+    found: dict[tuple[str, str, float], list[float]] = {}
+    for row in rows:
+        found.setdefault((row["data_set"], row["method"], row["weight"]), []).append(row["accuracy"])
+    chosen: dict[str, dict[str, float]] = {}
+    for name, method, _ in found:
+        mean = {w: np.mean(found[n, m, w]) for n, m, w in sorted(found) if (n, m) == (name, method)}
+        chosen.setdefault(name, {})[method] = max(mean, key=mean.__getitem__)
+    return chosen
+
+
+def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> Mapping[str, float]:
+    """What a method is worth on validation rows for "few_choose" and on test rows for "few".
+
+    accuracy: of the network. pool: of the network on the unlabelled points; targets: of the soft targets there, those
+    without any counting as wrong. seconds: all of it.
+    """
+    import few_methods
+    from networks import logits
+
+    material = _material(cell.data_set, data, models, folder, cell.experiment == "few")
+    task, hidden_labels = draw(material, seed=cell.seed)
+    began = time.perf_counter()
+    method, setting = few_methods.METHODS[cell.method], few_methods.SETTINGS[cell.method][int(cell.weight)]
+    params, targets = method(task, setting, cell.seed)
+    found = {"seconds": time.perf_counter() - began}
+    points = material.test if cell.experiment == "few" else material.validation
+    found["accuracy"] = np.mean(np.argmax(logits(params, points.x), axis=1) == points.y)
+    found["pool"] = np.mean(np.argmax(logits(params, task.x[len(task.y) :]), axis=1) == hidden_labels)
+    if targets is not None:
+        found["targets"] = np.mean((targets.argmax(axis=1) == hidden_labels) & (targets.max(axis=1) > 0))
+    return found
+
+
+def draw(material: Material, *, seed: int) -> tuple[Task, Int[np.ndarray, " u"]]:
+    """A task from the train pool, and the labels that it hides."""
+    from few_methods import Task
+
+    pool, random = material.train, np.random.default_rng([seed, 7])
+    order = random.permutation(len(pool.y))
+    y = pool.y[order]
+    labelled = np.concatenate([order[y == label][:LABELLED] for label in range(material.num_classes)])
+    others = np.setdiff1d(order, labelled)
+    rows = np.concatenate([labelled, random.permutation(others)[:UNLABELLED]])
+    y = pool.y[rows]
+    return Task(pool.x[rows], y[: len(labelled)], material.num_classes), y[len(labelled) :]
+
+
+def _run(cells: list[Cell], options: Options, stage: str, *, with_test: bool) -> list[dict[str, Any]]:
+    for name in options.data_sets:  # once here, so that the processes do not all make the files
+        _material(name, options.data, options.models, options.cache, with_test)
+    _material.cache_clear()
+    work = partial(measure, data=options.data, models=options.models, folder=options.cache)
+    return run_cells(cells, work, options.out / f"{stage}.jsonl", options.processes)
+
+
+@cache
+def _material(name: str, data: Path, models: Path, folder: Path, with_test: bool) -> Material:
+    from data import read
+
+    return read(name, data, models, folder, with_test=with_test)
