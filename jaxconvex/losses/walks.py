@@ -62,8 +62,9 @@ def expected_visits(
     wanted = wanted & linked
     # Above it, the parts of a walk are numbers with half the lift, and so are reciprocals, summed over all points.
     smallest = 1000 * len(log_w) * jnp.finfo(log_w.dtype).tiny * _lift(log_w.dtype) ** 0.5
-    fits = jnp.all((_all_walks(_weights(lax.stop_gradient(log_w))) > smallest) | ~wanted)
-    some, total = lax.cond(fits, _by_products, _by_exponentials, log_w, outside, wanted)
+    walks = _all_walks(_weights(log_w))
+    fits = jnp.all((lax.stop_gradient(walks) > smallest) | ~wanted)
+    some, total = lax.cond(fits, _by_products, _by_exponentials, walks, log_w, outside, wanted)
     return Visits(some, total, linked)
 
 
@@ -75,9 +76,8 @@ def _lift(dtype: jnp.dtype) -> float:
     return float(jnp.finfo(dtype).max) ** LIFT
 
 
-def _by_products(log_w: Array, outside: Array, wanted: Array) -> tuple[Array, Array]:
-    lift = _lift(log_w.dtype)
-    z = _all_walks(_weights(log_w))  # lift * Z
+def _by_products(z: Array, log_w: Array, outside: Array, wanted: Array) -> tuple[Array, Array]:
+    lift = _lift(z.dtype)  # which z has
     # exp(-log) is 1 / z whose gradient has no square of z, which would underflow.
     inverse = jnp.exp(-jnp.log(jnp.where(wanted & (z > 0), z, 1))) / lift
     own = jnp.diagonal(z) / lift
@@ -90,7 +90,7 @@ def _by_products(log_w: Array, outside: Array, wanted: Array) -> tuple[Array, Ar
     return _interior(visits(outside), visits(jnp.ones_like(z)), at_start, outside, wanted)
 
 
-def _by_exponentials(log_w: Array, outside: Array, wanted: Array) -> tuple[Array, Array]:
+def _by_exponentials(z: Array, log_w: Array, outside: Array, wanted: Array) -> tuple[Array, Array]:
     log_z = _log_all_walks(log_w)
     own = jnp.diagonal(log_z)
     m, n = outside.shape[0], len(log_z)
