@@ -11,7 +11,18 @@ from typing import Any, NamedTuple
 
 from cells import Cell, read_results, run_cells
 
-__all__ = ["CHOOSE_SEEDS", "TEST_SEEDS", "TOLERANCE", "Options", "choose", "choose_weights", "measure", "test"]
+__all__ = [
+    "CHOOSE_SEEDS",
+    "TEST_SEEDS",
+    "TOLERANCE",
+    "Options",
+    "choose",
+    "choose_weights",
+    "measure",
+    "read_once",
+    "score_run",
+    "test",
+]
 
 CHOOSE_SEEDS = (1000, 1001, 1002)
 TEST_SEEDS = tuple(range(20))
@@ -42,7 +53,7 @@ def choose(options: Options) -> None:
 
     path = options.out / "choose.jsonl"
     pairs = [(name, method) for name in options.data_sets for method in options.methods]
-    _read_once(options, with_test=False)
+    read_once(options, with_test=False)
     run_cells([cell for pair in pairs for cell in cells(*pair)], _work(options), path, options.processes)
     # What was run before counts too, but only whole grids, so that no weight is chosen for want of another.
     rows = {Cell(*(row[field] for field in Cell._fields)): row for row in read_results(path)}
@@ -68,7 +79,7 @@ def test(options: Options) -> None:
             "Run `choose` with the same --out first."
         )
     cells = [Cell("test", name, method, chosen[name][method], seed) for name, method in pairs for seed in TEST_SEEDS]
-    _read_once(options, with_test=True)
+    read_once(options, with_test=True)
     run_cells(cells, _work(options), options.out / "test.jsonl", options.processes)
 
 
@@ -97,17 +108,23 @@ def choose_weights(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, flo
 
 def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> dict[str, float]:
     """The scores of one training run, on validation rows for "choose" and on test rows for "test"."""
-    import jax
     from objectives import OBJECTIVES
+
+    return score_run(cell, OBJECTIVES[cell.method], cell.weight, data=data, models=models, folder=folder)
+
+
+def score_run(cell: Cell, objective: Any, weight: float, *, data: Path, models: Path, folder: Path) -> dict[str, float]:
+    """The scores of a network trained by an objective on a cell's data and seed; on test rows for "test" alone."""
+    import jax
     from scoring import score
     from training import RECIPES, train
 
     material = _material(cell.data_set, data, models, folder, cell.experiment == "test")
     params, seconds = train(
-        OBJECTIVES[cell.method],
+        objective,
         material.train,
         num_classes=material.num_classes,
-        weight=cell.weight,
+        weight=weight,
         seed=cell.seed,
         recipe=RECIPES[cell.data_set],
     )
@@ -128,7 +145,7 @@ def _material(name: str, data: Path, models: Path, folder: Path, with_test: bool
     return read(name, data, models, folder, with_test=with_test)
 
 
-def _read_once(options: Options, *, with_test: bool) -> None:
+def read_once(options: Options, *, with_test: bool) -> None:
     """Fills the cache of files here, so that the processes do not all compute it."""
     for name in options.data_sets:
         _material(name, options.data, options.models, options.cache, with_test)

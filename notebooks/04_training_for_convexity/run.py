@@ -18,6 +18,7 @@ from convexity import Options
 # In the order of `all`. Each is a function of Options, imported only when it is asked for.
 EXPERIMENTS = {
     "choose": ("convexity", "choose", "every weight of every method, on validation rows; writes OUT/chosen.json"),
+    "settings": ("settings", "settings", "the loss's own settings, one changed at a time, on validation rows"),
     "test": ("convexity", "test", "20 seeds with the chosen weights, on test rows; refuses without OUT/chosen.json"),
     "few": ("few", "few", "few labels and many unlabelled points"),
     "novel": ("novel", "novel", "new classes from few examples"),
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="run.py",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="The evidence of training for convexity. Stop it at any time; the same command goes on.",
-        epilog=f"experiments:\n{experiments}\n  all      these five, in this order",
+        epilog=f"experiments:\n{experiments}\n  all      all of these, in this order",
     )
     parser.add_argument("experiment", choices=[*EXPERIMENTS, "all"], metavar="EXPERIMENT", help="one of those below")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")

@@ -16,7 +16,7 @@ __all__ = ["Criteria", "Difference", "differences", "means", "success", "tables"
 
 BASELINE = "nothing"
 ROOM = 0.92  # a layer whose baseline is below has room
-IN_LAYERS_WITH_ROOM = "graph/true/room"
+SCORES = ("graph/true", "graph/predicted", "euclidean/true", "euclidean/predicted")
 
 
 class Difference(NamedTuple):
@@ -67,20 +67,32 @@ def differences(rows: Iterable[Row], *, baseline: str = BASELINE, confidence: fl
 
 
 def with_room(rows: Iterable[Row], *, baseline: str = BASELINE, room: float = ROOM) -> list[dict[str, Any]]:
-    """The rows, each with "graph/true/room": its mean over the layers where the baseline's mean over seeds is below `room`.
+    """The rows, each with the mean of a score over the hidden layers, and over those that have room.
 
-    nan for a data set none of whose layers has room.
+    "graph/true/mean" and so on are means over all hidden layers; "graph/true/room" and "graph/predicted/room" are over the
+    layers where the baseline's mean over seeds of that score is below `room`, nan for a data set none of whose layers is.
     """
     rows = [dict(row) for row in rows]
-    below: dict[str, list[str]] = {}
+    below: dict[tuple[str, str], list[str]] = {}
     for (name, method, _, metric), values in _series(rows).items():
-        layers = below.setdefault(name, [])
-        if method == baseline and metric.startswith("graph/true/") and np.nanmean([*values.values()]) < room:
-            layers.append(metric)
+        if (
+            method == baseline
+            and metric[-1].isdigit()
+            and metric.startswith(SCORES)
+            and np.nanmean([*values.values()]) < room
+        ):
+            below.setdefault((name, metric.rsplit("/", 1)[0]), []).append(metric)
     for row in rows:
-        layers = below[row["data_set"]]
-        row[IN_LAYERS_WITH_ROOM] = float(np.mean([row[layer] for layer in layers])) if layers else float("nan")
+        for score in SCORES:
+            layers = [metric for metric in row if metric.startswith(score + "/") and metric[-1].isdigit()]
+            with_room = below.get((row["data_set"], score), [])
+            row |= {f"{score}/mean": _mean(row[m] for m in layers), f"{score}/room": _mean(row[m] for m in with_room)}
     return rows
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return float(np.mean(values)) if values else float("nan")
 
 
 def means(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -103,23 +115,26 @@ def means(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def success(found: Sequence[Difference], criteria: Criteria = Criteria()) -> list[dict[str, Any]]:
-    """For each method, on which data sets it meets the criteria, and whether on enough of them.
+    """For each method, by true and by predicted classes, on which data sets it meets the criteria, and whether on enough.
 
     Args:
         found: of rows that went through `with_room`.
     """
     by_name = {(d.method, d.data_set, d.metric): d for d in found}
     table = []
-    for method in dict.fromkeys(d.method for d in found):
-        met = [
-            name
-            for name in dict.fromkeys(d.data_set for d in found)
-            if _meets(
-                by_name.get((method, name, IN_LAYERS_WITH_ROOM)), by_name.get((method, name, "accuracy")), criteria
+    for score in SCORES[:2]:
+        for method in dict.fromkeys(d.method for d in found):
+            met = [
+                name
+                for name in dict.fromkeys(d.data_set for d in found)
+                if _meets(
+                    by_name.get((method, name, f"{score}/room")), by_name.get((method, name, "accuracy")), criteria
+                )
+            ]
+            answer = "yes" if len(met) >= criteria.data_sets else "no"
+            table.append(
+                {"score": score, "method": method, "data_sets_met": " ".join(met), "count": len(met), "success": answer}
             )
-        ]
-        answer = "yes" if len(met) >= criteria.data_sets else "no"
-        table.append({"method": method, "data_sets_met": " ".join(met), "count": len(met), "success": answer})
     return table
 
 
