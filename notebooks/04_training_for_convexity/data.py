@@ -30,7 +30,7 @@ from jaxconvex import encoders, extract, model_source
 from jaxconvex.study.datasets import Dataset, read_dataset, take
 from jaxconvex.study.splits import split, stratified_split
 
-__all__ = ["DATA_SETS", "Material", "Points", "read"]
+__all__ = ["DATA_SETS", "PICTURE", "SECONDS", "TOKENS", "Material", "Points", "grey", "read", "read_raw"]
 
 SHARES = (0.5, 0.2, 0.3)  # to train, to validate and to test on, where the authors fixed nothing
 SPEAKERS = (("george", "jackson"), ("lucas", "nicolas"), ("theo", "yweweler"))
@@ -96,17 +96,30 @@ def read(name: str, data: str | Path, models: str | Path, cache: str | Path, *, 
     return Material(name, len(classes), parts["train"], parts["validation"], parts.get("test"), classes)
 
 
-def _make(name: str, data: Path, models: Path, *, parts: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The vectors and labels of these parts, and the names of the classes."""
+def read_raw(name: str, data: Path, parts: tuple[str, ...]) -> tuple[np.ndarray, dict[str, tuple[Dataset, np.ndarray]]]:
+    """Returns the names of the classes and, of each part that is asked for, its points as they are and their classes.
+
+    A part is "train", "validation" or "test"; its rows are those of `read`, in the same order.
+    """
     recipe = RECIPES[name]
     dataset = recipe.load(data)
     rows = dict(zip(("train", "validation", "test"), recipe.divide(dataset), strict=True))
     labels = next(iter(dataset.labelings.values()))
     classes = np.unique(labels[rows["train"]])
+    found = {
+        part: (take(dataset, rows[part]), np.searchsorted(classes, labels[rows[part]]).astype(np.int32))
+        for part in parts
+    }
+    return classes, found
+
+
+def _make(name: str, data: Path, models: Path, *, parts: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The vectors and labels of these parts, and the names of the classes."""
+    classes, raw = read_raw(name, data, parts)
     made = {"classes": classes}
-    for part in parts:
-        made[f"{part}_x"] = recipe.vectors(take(dataset, rows[part]), models).astype(np.float32)
-        made[f"{part}_y"] = np.searchsorted(classes, labels[rows[part]]).astype(np.int32)
+    for part, (dataset, y) in raw.items():
+        made[f"{part}_x"] = RECIPES[name].vectors(dataset, models).astype(np.float32)
+        made[f"{part}_y"] = y
     return made
 
 
@@ -193,10 +206,10 @@ def _states(
 
 def _grey_states(dataset: Dataset, models: Path, **options: Any) -> np.ndarray:
     """As `_states`, of the pictures without their stain."""
-    return _states(dataset._replace(inputs=[_grey(picture) for picture in dataset.inputs]), models, **options)
+    return _states(dataset._replace(inputs=[grey(picture) for picture in dataset.inputs]), models, **options)
 
 
-def _grey(picture: np.ndarray) -> np.ndarray:
+def grey(picture: np.ndarray) -> np.ndarray:
     """The picture in grey, uint8 [h, w], of mean 128 and standard deviation 48 before it is clipped."""
     grey = picture.mean(axis=-1)
     return np.clip(128 + 48 * (grey - grey.mean()) / max(grey.std(), 1e-6), 0, 255).astype(np.uint8)
