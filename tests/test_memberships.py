@@ -21,50 +21,76 @@ def sample(seed, n=60, d=2, labelled=12):
     return x, labels
 
 
-def oracle(x, labels, k, temperature, num_classes=CLASSES):
-    """Walks that stop on reaching t, as powers of a matrix without t's row; nothing in closed form but the inverse."""
+def oracle(x, labels, k, temperature, hop=0.1, nearness=0.5, num_classes=CLASSES):
+    """Walks that stop on reaching t, by the inverse of a matrix without t's row; pairs one by one."""
     lengths = oracles.undirected(*oracles.neighbors(x, k))
     edge = np.isfinite(lengths)
     mean = lengths[edge].mean()
-    w = np.where(edge, np.exp(-np.where(edge, lengths, 0) / (temperature * (mean or 1)) - 1), 0)
-    w /= np.maximum(edge.sum(1), 1)[:, None]
+    w = np.where(edge, np.exp(-np.where(edge, lengths, 0) / (temperature * (mean or 1)) - hop), 0)
+    degree = np.maximum(edge.sum(1), 1)
+    w /= degree[:, None]
     n = len(x)
-    visits, pairs = np.zeros((n, num_classes)), np.zeros(num_classes)
+    free = np.linalg.inv(np.eye(n) - w)
+    visits, total = np.zeros((n, num_classes)), np.zeros(num_classes)
     for t in np.flatnonzero(labels >= 0):
         absorbed = w.copy()
         absorbed[t] = 0
         z = np.linalg.inv(np.eye(n) - absorbed)
         for s in np.flatnonzero(labels == labels[t]):
-            if s != t and z[s, t] > 0:
-                visits[:, labels[t]] += z[s] * z[:, t] / z[s, t]
-                pairs[labels[t]] += 1
-    visits /= np.maximum(pairs, 1)
+            if free[s, t] > 0:
+                of_pair = z[s] * z[:, t] / z[s, t] if s != t else free[s] * free[:, s] / free[s, s]
+                scale = np.sqrt(degree[s] / degree[t]) * free[s, t] / free[t, t]
+                visits[:, labels[t]] += scale**nearness * of_pair
+                total[labels[t]] += scale**nearness
+    visits /= np.where(total > 0, total, 1)
     visits[labels >= 0] = 0
-    total = visits.sum(1, keepdims=True)
-    shares = np.divide(visits, total, out=np.zeros_like(visits), where=total > 0)
+    sums = visits.sum(1, keepdims=True)
+    shares = np.divide(visits, sums, out=np.zeros_like(visits), where=sums > 0)
     shares[labels >= 0] = np.eye(num_classes)[labels[labels >= 0]]
     return shares, visits
 
 
-@pytest.mark.parametrize("temperature", [0.1, 0.3, 1.0])
-@pytest.mark.parametrize("seed", range(4))
-def test_shares_are_those_of_all_walks(seed, temperature):
+@pytest.mark.parametrize(("hop", "nearness"), [(0.1, 0.5), (1.0, 0.0), (0.3, 1.0)])
+@pytest.mark.parametrize("temperature", [0.1, 0.3, 3.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_shares_are_those_of_all_walks(seed, temperature, hop, nearness):
     x, labels = sample(seed)
-    shares, visits = path_memberships(x, labels, num_classes=CLASSES, k=5, temperature=temperature, return_visits=True)
-    want, want_visits = oracle(x, labels, 5, temperature)
-    np.testing.assert_allclose(visits, want_visits, rtol=1e-3, atol=1e-6)
-    clear = want_visits.max(1) > 1e-3
-    assert clear.sum() > 10
+    shares, visits = path_memberships(
+        x,
+        labels,
+        num_classes=CLASSES,
+        k=5,
+        temperature=temperature,
+        hop=hop,
+        nearness=nearness,
+        return_visits=True,
+    )
+    want, want_visits = oracle(x, labels, 5, temperature, hop, nearness)
+    np.testing.assert_allclose(visits, want_visits, rtol=1e-3, atol=1e-15)
+    clear = want_visits.max(1) > 1e-12
+    assert clear.sum() > 15
     np.testing.assert_allclose(np.asarray(shares)[clear], want[clear], rtol=1e-3, atol=1e-5)
+
+
+def test_leaving_one_out_is_unlabelling_it():
+    x, labels = sample(8)
+    options = {"num_classes": CLASSES, "k": 5}
+    left_out = path_memberships(x, labels, leave_one_out=True, **options)
+    for v in range(60):
+        without = np.where(np.arange(60) == v, -1, labels)
+        np.testing.assert_allclose(left_out[v], path_memberships(x, without, **options)[v], rtol=1e-3, atol=1e-5)
 
 
 def test_long_chains_do_not_underflow():
     x = np.arange(300.0)[:, None] * [1.0, 0.0]
     labels = np.full(300, -1)
     labels[[50, 250]] = 0
-    shares, visits = path_memberships(x, labels, num_classes=2, k=2, temperature=0.05, return_visits=True)
+    shares, visits = path_memberships(
+        x, labels, num_classes=2, k=2, temperature=0.05, hop=1, nearness=0, return_visits=True
+    )
+    visits = visits * 2  # half of the pairs are of a point with itself
     np.testing.assert_allclose(shares[51:250, 0], 1)
-    np.testing.assert_allclose(visits[51:250, 0], 1, rtol=3e-3)
+    np.testing.assert_allclose(visits[60:240, 0], 1, rtol=3e-3)
     assert (visits[260:] == 0).all() and (shares[260:] == 0).all()  # too far off to be seen
 
 
@@ -79,20 +105,22 @@ def test_points_lie_where_the_paths_of_their_class_do():
     assert (shares.argmax(1) == y)[passed].mean() > 0.95
 
 
-def test_classes_without_walks_have_no_points():
+def test_parts_of_the_graph_without_labels_have_no_shares():
     x = np.concatenate([np.arange(5.0), 100 + np.arange(5.0)])[:, None]
-    labels = np.array([0, -1, 1, -1, 1, 0, -1, -1, -1, -1])  # the two of class 0 are not linked
+    labels = np.array([0, -1, 1, -1, 1, -1, -1, -1, -1, -1])
     shares, visits = path_memberships(x, labels, num_classes=3, k=1, temperature=0.3, return_visits=True)
     np.testing.assert_array_equal(shares[labels >= 0], np.eye(3)[labels[labels >= 0]])
-    np.testing.assert_allclose(shares[3], [0, 1, 0])
-    assert (shares[6:] == 0).all() and (visits[:, [0, 2]] == 0).all()
+    assert shares[3, 1] > 0.9 and (visits[:, 2] == 0).all()
+    np.testing.assert_array_equal(shares[5:], 0)
 
 
 def test_no_labels_and_one_label():
     x = sample(0)[0]
-    for labels in (np.full(60, -1), np.where(np.arange(60) == 7, 2, -1)):
-        shares, visits = path_memberships(x, labels, num_classes=CLASSES, return_visits=True)
-        assert shares.sum() == (labels >= 0).sum() and visits.sum() == 0
+    options = {"num_classes": CLASSES, "return_visits": True}
+    shares, visits = path_memberships(x, np.full(60, -1), **options)
+    assert (shares == 0).all() and (visits == 0).all()
+    shares, _ = path_memberships(x, np.where(np.arange(60) == 7, 2, -1), **options)
+    np.testing.assert_allclose(shares, np.tile([0, 0, 1], (60, 1)), rtol=1e-6)
 
 
 def test_under_jit_with_traced_labels():
