@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "test": ("convexity", "test", "20 seeds with the chosen weights, on test rows; refuses without OUT/chosen.json"),
     "few": ("few", "few", "few labels and many unlabelled points"),
     "novel": ("novel", "novel", "new classes from few examples"),
+    "confirm": ("confirm", "confirm", "whole networks, nothing frozen, at the default weight, on test rows"),
     "tables": ("tables", "tables", "tables of what was run, as CSV files in OUT/tables"),
 }
 
