@@ -387,7 +387,7 @@ def walk_costs(adjacency, temperature):
     """[n n] -log of the weight of each step u -> v: length / (temperature * mean edge) + 1 + log degree(u)."""
     edge = np.isfinite(adjacency)
     scale = temperature * adjacency[edge].mean() if edge.any() else 0
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return (adjacency / scale if scale > 0 else np.where(edge, 0.0, np.inf)) + 1 + np.log(edge.sum(1))[:, None]
 
 
@@ -440,6 +440,7 @@ def graph_loss(x, labels, k, temperature, where=None, visits_of=walk_visits):
     """(1 - soft graph convexity, number of unordered pairs), for labels [n] or probabilities [n c]."""
     kept, adjacency = batch_adjacency(x, k, where)
     labels = np.asarray(labels)[kept]
+    labels = labels.astype(np.float64) if labels.ndim == 2 else labels
     if labels.ndim == 1:
         labels = (labels[:, None] == np.arange(max(labels.max(initial=-1) + 1, 1))).astype(np.float64)
     visits = visits_of(walk_costs(adjacency, temperature))
@@ -510,6 +511,37 @@ def awkward_labels(rng, n, num_classes):
     labels[labels <= 1] = -1
     labels[rng.permutation(n)[:3]] = [0, 1, 1]
     return labels.astype(np.int32)
+
+
+def awkward_batches(n=14, d=3):
+    """name -> (x [n d], labels [n], where [n]): what a batch may come to, at worst."""
+    rng = np.random.default_rng(0)
+    x, labels, all_ = rng.normal(size=(n, d)), rng.integers(0, 3, n), np.ones(n, bool)
+    near, outlier = np.arange(n) < n // 2, np.where(np.arange(n) == 0, 1e6, 1)[:, None]
+    few = np.arange(n) < 3
+    batches = {
+        "duplicates": (np.where(near[:, None], x, np.roll(x, n - n // 2, axis=0)), labels, all_),
+        "all points equal": (np.ones((n, d)), labels, all_),
+        "a class in one point": (np.where((labels == 1)[:, None], 1.0, x), labels, all_),
+        "two far components": (x + 1000 * (np.arange(n) % 2)[:, None], np.arange(n) % 4 // 2, all_),
+        "a class of one": (x, np.where(np.arange(n) == 0, 1, 0), all_),
+        "classes of one": (x, np.arange(n), all_),
+        "all background": (x, np.full(n, -1), all_),
+        "an outlier": (x * outlier, labels, all_),
+        "an enormous outlier": (x * outlier**5, labels, all_),
+        "tiny": (x * 1e-15, labels, all_),
+        "huge": (x * 1e15, labels, all_),
+        "none counts": (x, labels, ~all_),
+        "one counts": (x, labels, np.arange(n) == 1),
+        "fewer count than neighbours": (x, np.zeros(n, int), few),
+    }
+    return {name: (a.astype(np.float32), b.astype(np.int32), c) for name, (a, b, c) in batches.items()}
+
+
+def slope(function, x, direction, step=1e-6):
+    """The derivative of a function of an array along a direction, by central differences in float64."""
+    x, direction = np.asarray(x, np.float64), np.asarray(direction, np.float64)
+    return (function(x + step * direction) - function(x - step * direction)) / (2 * step)
 
 
 def dense(senders, receivers, lengths, n):
