@@ -77,6 +77,7 @@ def euclidean_convexity_loss(
     one_of(kind, ("cross_entropy", "probability"), "kind")
     positive_integer(num_points, "num_points")
     positive(temperature, "temperature")
+    x = jax.tree.map(jnp.asarray, x)  # NumPy's arrays cannot be indexed by what is being traced
     leaves = jax.tree.leaves(x)
     labels, n = jnp.asarray(labels), len(leaves[0]) if leaves and jnp.ndim(leaves[0]) else 0
     if n == 0 or any(jnp.shape(leaf)[:1] != (n,) for leaf in leaves):
@@ -87,7 +88,10 @@ def euclidean_convexity_loss(
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise ValueError(f"labels must be integers, one a point: ({n},); got {labels.dtype} of shape {labels.shape}.")
     labels = labels.astype(jnp.int32)
-    valid = labels >= 0 if where is None else (labels >= 0) & jnp.asarray(where)
+    counts = jnp.ones(n, bool) if where is None else jnp.asarray(where)
+    if counts.shape != (n,) or counts.dtype != bool:
+        raise ValueError(f"where must be a boolean a point, shape ({n},); got {counts.dtype} of shape {counts.shape}.")
+    valid = (labels >= 0) & counts
     key_of_partners, key_of_points = jax.random.split(key)
     everyone, all_labels, all_valid, own = x, labels, valid, jnp.arange(n)
     if axis_name is not None:
