@@ -34,11 +34,13 @@ METHODS = (
     "within_class_variance",
     "entropy",
     "pseudo_labels",
-    "graph_convexity",
     "propagation",
+    "propagation_here",
     "propagation_in_layers",
     "paths",
+    "paths_if_trusted",
     "paths_in_layers",
+    "graph_convexity",
 )
 
 
@@ -54,8 +56,8 @@ def choose(options: Options) -> list[dict[str, Any]]:
 
     cells = [
         Cell("few_choose", name, method, float(setting), seed)
-        for name in options.data_sets
         for method in METHODS
+        for name in options.data_sets
         for setting in range(len(SETTINGS[method]))
         for seed in CHOOSE_SEEDS
     ]

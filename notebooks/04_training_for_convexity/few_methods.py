@@ -16,15 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import objectives
-from networks import hidden, logits
-from objectives import Context, cross_entropy, mean_over_layers
+from networks import hidden, logits, rest
+from objectives import Context, cross_entropy
+from sklearn.neighbors import kneighbors_graph
 from sklearn.semi_supervised import LabelSpreading
 from training import Recipe, train
 
 from jaxconvex.losses import graph_convexity_loss, path_memberships
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Bool, Float, Int
 
 __all__ = ["METHODS", "SETTINGS", "Outcome", "Task"]
 
@@ -86,17 +87,16 @@ def _pseudo_labels(params: Any, x: Array, y: Array, key: Any, threshold: Array, 
 def _graph_convexity(params: Any, x: Array, y: Array, key: Any, weight: Array, context: Context) -> Array:
     """Cross entropy + weight * the loss of the hidden layers' graphs of labelled and unlabelled points together.
 
-    An unlabelled point belongs to the classes with the probabilities that the network gives it.
+    An unlabelled point belongs to the class that the network gives more than half of the probability, else to none: the
+    probabilities themselves, a product of matrices a class, would take more than the time of a run.
     """
     both = jnp.concatenate([x, context.unlabelled])
-    known = jax.nn.one_hot(y, context.num_classes)
-    shares = jnp.concatenate([known, jax.nn.softmax(logits(params, context.unlabelled))])
-
-    def term(h: Array) -> Array:
-        return graph_convexity_loss(h, shares, k=5, temperature=0.2)
-
-    outputs, value = mean_over_layers(params, both, term)
-    return cross_entropy(outputs[: len(x)], y) + context.progress * weight * value
+    layers = hidden(params, both)
+    outputs = rest(params, len(layers) - 1, layers[-1])
+    likeliest = jnp.where(jnp.max(jax.nn.softmax(outputs), axis=1) > 0.5, jnp.argmax(outputs, axis=1), -1)
+    labels = jnp.concatenate([y, likeliest[len(x) :]])
+    term = jnp.mean(jnp.stack([graph_convexity_loss(h, labels, k=5, temperature=0.2) for h in layers]))
+    return cross_entropy(outputs[: len(x)], y) + context.progress * weight * term
 
 
 def _with_unlabelled(objective: Any, task: Task, weight: float, seed: int) -> Outcome:
@@ -117,9 +117,20 @@ def propagated(x: Any, task: Task, *, k: int, alpha: float) -> Float[np.ndarray,
     return np.nan_to_num(spread[len(task.y) :]).astype(np.float32)
 
 
-def on_paths(x: Any, task: Task, *, k: int, temperature: float) -> Float[np.ndarray, "u c"]:
+def propagated_here(x: Any, task: Task, *, k: int, alpha: float) -> Float[np.ndarray, "u c"]:
+    """The same in closed form, (I - alpha S)^-1 Y, on the graph that ours reads: linked if either lists the other."""
+    edge = kneighbors_graph(np.asarray(x), k).toarray() > 0
+    edge |= edge.T
+    degree = edge.sum(axis=1)
+    s = edge / np.sqrt(degree[:, None] * degree)
+    known = np.eye(task.num_classes)[task.y]
+    walks = np.linalg.solve(np.eye(len(s)) - alpha * s, np.eye(len(s), len(known)))[len(known) :] @ known
+    return (walks / np.maximum(walks.sum(axis=1, keepdims=True), 1e-30)).astype(np.float32)
+
+
+def on_paths(x: Any, task: Task, **setting: float) -> Float[np.ndarray, "u c"]:
     """Ours: the shares of the walks between labelled points."""
-    shares = path_memberships(x, task.labels, num_classes=task.num_classes, k=k, temperature=temperature)
+    shares = path_memberships(x, task.labels, num_classes=task.num_classes, **setting)
     return np.asarray(shares)[len(task.y) :]
 
 
@@ -135,6 +146,32 @@ def _from_layers(targets: Targets, task: Task, setting: dict[str, float], seed: 
         found = targets(_last_layer(params, task.x), task, **setting)
         params = _train_on(found, task, seed)
     return Outcome(params, found)
+
+
+def _if_trusted(task: Task, setting: dict[str, float], seed: int) -> Outcome:
+    """Ours, but labels only where the graph is wrong about left-out labelled points significantly more often than the
+    network: where the points that the network alone is right about exceed those of the graph alone by two standard errors.
+    """
+    options = {"num_classes": task.num_classes, **setting}
+    shares = path_memberships(task.x, task.labels, leave_one_out=True, **options)
+    of_graph = np.argmax(shares[: len(task.y)], axis=1) == task.y
+    of_network = _left_out_right(task, seed)
+    lost, won = np.sum(of_network & ~of_graph), np.sum(of_graph & ~of_network)
+    if lost - won > 2 * np.sqrt(lost + won):
+        return Outcome(_train(objectives.nothing, task, 0.0, seed))
+    return _from_inputs(on_paths, task, setting, seed)
+
+
+def _left_out_right(task: Task, seed: int) -> Bool[np.ndarray, " l"]:
+    """Whether the network that learns from labels only is right, with one point of each class left out at a time."""
+    labelled = task.x[: len(task.y)]
+    place = np.arange(len(task.y)) % (len(task.y) // task.num_classes)  # classes stand one after the other
+    right = np.zeros(len(task.y), bool)
+    for left_out in (place == fold for fold in np.unique(place)):
+        part = Task(labelled[~left_out], task.y[~left_out], task.num_classes)
+        params = _train(objectives.nothing, part, 0.0, seed)
+        right[left_out] = np.argmax(logits(params, labelled[left_out]), axis=1) == task.y[left_out]
+    return right
 
 
 @jax.jit
@@ -187,15 +224,23 @@ def _train(objective: Any, task: Task, weight: float, seed: int, unlabelled: Any
 
 # Four settings a method, the same budget for all; "nothing" has none to choose.
 SPREADING = tuple({"k": k, "alpha": alpha} for k, alpha in ((5, 0.5), (10, 0.5), (10, 0.9), (20, 0.8)))
-PATHS = tuple({"k": k, "temperature": t} for k, t in ((5, 0.3), (10, 0.1), (10, 0.5), (20, 2.0)))
+CLOSED_FORM = tuple({"k": k, "alpha": alpha} for k, alpha in ((5, 0.9), (10, 0.6), (10, 0.8), (10, 0.95)))
+PATHS = (
+    {"k": 5, "temperature": 3.0, "hop": 0.1, "nearness": 0.3},
+    {"k": 10, "temperature": 10.0, "hop": 0.1, "nearness": 0.3},
+    {"k": 10, "temperature": 10.0, "hop": 0.1, "nearness": 0.6},
+    {"k": 10, "temperature": 0.5, "hop": 0.1, "nearness": 0.5},
+)
 METHODS: dict[str, Method] = {
     **{name: partial(_labelled_only, objective) for name, objective in objectives.OBJECTIVES.items()},
     "entropy": partial(_with_unlabelled, _entropy),
     "pseudo_labels": partial(_with_unlabelled, _pseudo_labels),
     "graph_convexity": partial(_with_unlabelled, _graph_convexity),
     "propagation": partial(_from_inputs, propagated),
-    "propagation_in_layers": partial(_from_layers, propagated),
+    "propagation_here": partial(_from_inputs, propagated_here),
+    "propagation_in_layers": partial(_from_layers, propagated_here),
     "paths": partial(_from_inputs, on_paths),
+    "paths_if_trusted": _if_trusted,
     "paths_in_layers": partial(_from_layers, on_paths),
 }
 SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -204,7 +249,9 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "pseudo_labels": (0.5, 0.7, 0.9, 0.95),
     "graph_convexity": (0.3, 1.0, 3.0, 10.0),
     "propagation": SPREADING,
-    "propagation_in_layers": SPREADING,
+    "propagation_here": CLOSED_FORM,
+    "propagation_in_layers": CLOSED_FORM,
     "paths": PATHS,
+    "paths_if_trusted": PATHS,
     "paths_in_layers": PATHS,
 }
