@@ -85,7 +85,7 @@ def _pseudo_labels(params: Any, x: Array, y: Array, key: Any, threshold: Array, 
 
 
 def _graph_convexity(params: Any, x: Array, y: Array, key: Any, weight: Array, context: Context) -> Array:
-    """Cross entropy + weight * the loss of the hidden layers' graphs of labelled and unlabelled points together.
+    """Cross entropy + weight * the loss of the last hidden layer's graph of labelled and unlabelled points together.
 
     An unlabelled point belongs to the class that the network gives more than half of the probability, else to none: the
     probabilities themselves, a product of matrices a class, would take more than the time of a run.
@@ -95,7 +95,7 @@ def _graph_convexity(params: Any, x: Array, y: Array, key: Any, weight: Array, c
     outputs = rest(params, len(layers) - 1, layers[-1])
     likeliest = jnp.where(jnp.max(jax.nn.softmax(outputs), axis=1) > 0.5, jnp.argmax(outputs, axis=1), -1)
     labels = jnp.concatenate([y, likeliest[len(x) :]])
-    term = jnp.mean(jnp.stack([graph_convexity_loss(h, labels, k=5, temperature=0.2) for h in layers]))
+    term = graph_convexity_loss(layers[-1], labels, k=5, temperature=0.3)
     return cross_entropy(outputs[: len(x)], y) + context.progress * weight * term
 
 
