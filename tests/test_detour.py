@@ -92,8 +92,10 @@ def test_second_derivatives():
     want = (ends[0] - ends[1]) / (2 * step)
     assert np.abs(want).max() > 1e-3
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * np.abs(want).max() + 1e-8)
-    hessian = jax.jit(jax.hessian(lambda x: detour_loss(x, [0, 1, 0, 0, 1], k=2)))(x[:5])
-    square = np.reshape(hessian, (15, 15))
+    around = np.array(
+        [[0, 0], [1, 0.1], [2, 0], [1, 1]], np.float32
+    )  # the second point is on the way, not of the class
+    square = np.reshape(jax.jit(jax.hessian(lambda x: detour_loss(x, [0, 1, 0, 0], k=2)))(around), (8, 8))
     assert np.isfinite(square).all() and np.abs(square).max() > 1e-3
     np.testing.assert_allclose(square, square.T, rtol=0, atol=1e-5)
 
@@ -108,17 +110,15 @@ def test_eager_jit_and_vmap_are_one():
     np.testing.assert_allclose(detour_loss(xs[2], labels[2], k=3, where=wheres[2]), loss, rtol=0, atol=1e-6)
 
 
-def test_other_types_are_computed_in_float32():
-    x, labels, _ = batch(3)
-    for dtype in ("bfloat16", "float16"):
-        narrow = jnp.asarray(x).astype(dtype)
-        (loss, _), slope = measure(narrow, labels)
-        (want, _), want_slope = measure(narrow.astype(jnp.float32), labels)
-        assert loss.dtype == jnp.float32 and slope.dtype == narrow.dtype
-        np.testing.assert_allclose(loss, want, rtol=1e-6)
-        np.testing.assert_allclose(
-            np.asarray(slope, np.float32), want_slope, rtol=0, atol=np.abs(want_slope).max() / 100
-        )
+def test_bfloat16_is_computed_in_float32():
+    x, labels, where = batch(5, classes=1)
+    narrow = jnp.asarray(x).astype(jnp.bfloat16)
+    (loss, _), slope = measure(narrow, labels, where)
+    (want, _), want_slope = measure(narrow.astype(jnp.float32), labels, where)
+    assert loss.dtype == jnp.float32 and slope.dtype == jnp.bfloat16
+    np.testing.assert_allclose(loss, want, rtol=1e-6)
+    assert np.abs(want_slope).max() > 1e-3
+    np.testing.assert_allclose(np.asarray(slope, np.float32), want_slope, rtol=0.01, atol=1e-6)
 
 
 def test_invariances():

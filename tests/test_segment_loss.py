@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ KEY = jax.random.key(0)
 D, CLASSES = 3, 4
 
 
+@cache
 def network(seed, d=D, classes=CLASSES):
     """A predict_fn on NumPy or JAX arrays, of a bent surface."""
     rng = np.random.default_rng(seed)
@@ -36,15 +37,19 @@ def pairs_of_two(seed):
     return rng.normal(size=(len(labels), D)).astype(np.float32), labels.astype(np.int32)
 
 
+STATIC = ("predict_fn", "points", "kind", "num_points", "reduce", "return_num_pairs")
+compiled = jax.jit(euclidean_convexity_loss, static_argnames=STATIC)
+
+
 def loss_of(predict, x, labels, key=KEY, **options):
-    return euclidean_convexity_loss(predict, x, labels, key=key, **options)
+    return compiled(predict, x, labels, key=key, **options)
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "probability"])
 @pytest.mark.parametrize("num_points", [1, 4])
 def test_is_the_oracles_number(kind, num_points):
     for seed, temperature in enumerate((0.1, 1.0, 3.0)):
-        (x, labels), predict = pairs_of_two(seed), network(seed)
+        (x, labels), predict = pairs_of_two(seed), network(0)
         losses = oracles.segment_losses(predict, x, labels, num_points, kind, temperature)
         want, paired = np.nan_to_num(np.nansum(losses, axis=1)), ~np.isnan(losses).all(axis=1)
         options = {"points": "equal", "kind": kind, "num_points": num_points, "temperature": temperature}
@@ -136,15 +141,16 @@ def test_gradients_reach_the_network():
 
 
 def test_eager_jit_and_vmap_are_one():
-    predict, (labels, keys) = network(2), (larger_batch()[1], jax.random.split(KEY, 3))
+    predict, labels, keys = network(2), larger_batch()[1], jax.random.split(KEY, 3)
     xs = np.random.default_rng(0).normal(size=(3, len(labels), D)).astype(np.float32)
-    loss = jax.value_and_grad(lambda x, key: loss_of(predict, x, labels, key, num_points=2))
+    loss = jax.value_and_grad(lambda x, key: euclidean_convexity_loss(predict, x, labels, key=key, num_points=2))
     many, one = jax.jit(jax.vmap(loss))(xs, keys), jax.jit(loss)
     for i in range(3):
-        for got in (jax.tree.map(lambda a, i=i: a[i], many), one(xs[i], keys[i])):
-            for a, b in zip(got, loss(xs[i], keys[i]), strict=True):
-                np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
-    assert float(many[0][0]) != float(one(xs[0], keys[1])[0])
+        for a, b in zip(many, one(xs[i], keys[i]), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=0, atol=1e-6)
+    eager = euclidean_convexity_loss(predict, xs[0], labels, key=keys[0], num_points=2)
+    np.testing.assert_allclose(eager, many[0][0], rtol=0, atol=1e-6)
+    assert float(eager) != float(one(xs[0], keys[1])[0])
 
 
 def test_whole_activations_and_pytrees():
@@ -189,16 +195,19 @@ def test_invariances():
         np.testing.assert_allclose(loss(lambda h: predict((h - 5) @ undo), x @ matrix + 5, labels), want, rtol=1e-9)
 
 
+@partial(jax.jit, static_argnames="kind")
+def with_slope(kind, x, labels, temperature, where):
+    options = {"key": KEY, "kind": kind, "temperature": temperature, "where": where}
+    return jax.value_and_grad(lambda x: euclidean_convexity_loss(network(0, classes=14), x, labels, **options))(x)
+
+
 @pytest.mark.parametrize("kind", ["cross_entropy", "probability"])
 @pytest.mark.parametrize("name", oracles.awkward_batches())
 def test_awkward_batches(name, kind):
     x, labels, where = oracles.awkward_batches()[name]
     predict = network(0, classes=len(x))
-    with_slope = jax.jit(
-        jax.value_and_grad(lambda x, t: loss_of(predict, x, labels, kind=kind, temperature=t, where=where))
-    )
     for temperature in (1e-8, 1e-3, 1e3, 1e8):
-        loss, slope = with_slope(x, temperature)
+        loss, slope = with_slope(kind, x, labels, temperature, where)
         assert np.isfinite(loss) and np.isfinite(slope).all()
         assert loss >= 0 and (kind == "cross_entropy" or loss <= 1 + 1e-6)
     counts = np.bincount(labels[where & (labels >= 0)])
