@@ -40,6 +40,8 @@ METHODS = (
     "paths",
     "paths_if_trusted",
     "paths_in_layers",
+    "propagation_and_contrastive",
+    "paths_and_contrastive",
     "graph_convexity",
 )
 

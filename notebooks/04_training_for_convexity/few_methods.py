@@ -139,6 +139,14 @@ def _from_inputs(targets: Targets, task: Task, setting: dict[str, float], seed: 
     return Outcome(_train_on(found, task, seed), found)
 
 
+def _with_contrastive(targets: Targets, task: Task, setting: dict[str, float], seed: int) -> Outcome:
+    """Targets from the graph of the inputs, and the supervised contrastive loss of the labelled points by `contrastive`."""
+    setting = dict(setting)
+    weight = setting.pop("contrastive")
+    found = targets(task.x, task, **setting)
+    return Outcome(_train_on(found, task, seed, weight), found)
+
+
 def _from_layers(targets: Targets, task: Task, setting: dict[str, float], seed: int) -> Outcome:
     """Targets from the graph of the last hidden layer: first of a network that saw labels only, then of its successor."""
     params, found = _train(objectives.nothing, task, 0.0, seed), None
@@ -179,8 +187,10 @@ def _last_layer(params: Any, x: Array) -> Array:
     return hidden(params, x)[-1]
 
 
-def _train_on(targets: Float[np.ndarray, "u c"], task: Task, seed: int) -> Any:
+def _train_on(targets: Float[np.ndarray, "u c"], task: Task, seed: int, contrastive: float | None = None) -> Any:
     rows = np.concatenate([task.x[len(task.y) :], confident(targets)], axis=1)
+    if contrastive is not None:
+        return _train(_soft_targets_and_contrastive, task, contrastive, seed, rows)
     return _train(_soft_targets, task, 1.0, seed, rows)
 
 
@@ -196,6 +206,12 @@ def _soft_targets(params: Any, x: Array, y: Array, key: Any, weight: Array, cont
     features, targets = jnp.split(context.unlabelled, [x.shape[1]], axis=1)
     term = -jnp.sum(targets * jax.nn.log_softmax(logits(params, features))) / jnp.maximum(jnp.sum(targets), 1)
     return cross_entropy(logits(params, x), y) + weight * term
+
+
+def _soft_targets_and_contrastive(params: Any, x: Array, y: Array, key: Any, weight: Array, context: Context) -> Array:
+    """`_soft_targets` by 1, and the supervised contrastive loss of the labelled points by the weight."""
+    _, term = objectives.mean_over_layers(params, x, lambda h: objectives.supervised_contrastive_term(h, y))
+    return _soft_targets(params, x, y, key, jnp.ones(()), context) + weight * term
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -231,6 +247,9 @@ PATHS = (
     {"k": 10, "temperature": 10.0, "hop": 0.1, "nearness": 0.6},
     {"k": 10, "temperature": 0.5, "hop": 0.1, "nearness": 0.5},
 )
+# The two middle ones of each, beside two weights of the contrastive loss.
+SPREADING_AND = tuple({**s, "contrastive": w} for s in CLOSED_FORM[1:3] for w in (0.3, 1.0))
+PATHS_AND = tuple({**s, "contrastive": w} for s in PATHS[1:3] for w in (0.3, 1.0))
 METHODS: dict[str, Method] = {
     **{name: partial(_labelled_only, objective) for name, objective in objectives.OBJECTIVES.items()},
     "entropy": partial(_with_unlabelled, _entropy),
@@ -242,6 +261,8 @@ METHODS: dict[str, Method] = {
     "paths": partial(_from_inputs, on_paths),
     "paths_if_trusted": _if_trusted,
     "paths_in_layers": partial(_from_layers, on_paths),
+    "propagation_and_contrastive": partial(_with_contrastive, propagated_here),
+    "paths_and_contrastive": partial(_with_contrastive, on_paths),
 }
 SETTINGS: dict[str, tuple[Any, ...]] = {
     **objectives.GRIDS,
@@ -254,4 +275,6 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "paths": PATHS,
     "paths_if_trusted": PATHS,
     "paths_in_layers": PATHS,
+    "propagation_and_contrastive": SPREADING_AND,
+    "paths_and_contrastive": PATHS_AND,
 }
