@@ -1,8 +1,8 @@
 """One confirmation a data set: whole networks, nothing frozen, with the graph convexity loss and without.
 
 Fashion and digits are learned from pixels by a small convolutional network; speech, text and blood by the pretrained
-encoders whose frozen first blocks part A reads, here trained from end to end, under a linear classifier that is first
-fitted to the frozen network. The loss and the score see some layers spread over the depth, each point as the mean of
+encoders whose frozen first blocks part A reads, here trained from end to end, under a linear classifier that is zero at
+first or, for speech and text, fitted to the frozen network. The loss and the score see some layers spread over the depth, each point as the mean of
 its tokens or positions. Both methods of a seed share the points, the batches and the initial weights; seeds of a
 pretrained network differ by the first two. Weight, k and temperature are the defaults.
 
@@ -244,9 +244,8 @@ SETTINGS = {
         partial(_pretrained, model="efficientnet-lite0", family="efficientnet-lite0", stain=False, size=PICTURE),
         ("blocks/0", "blocks/4", "blocks/10", "blocks/15"),
         Recipe(100, 3, 33),
-        16,
+        24,
         1e-3,
-        probed=True,
     ),
 }
 
