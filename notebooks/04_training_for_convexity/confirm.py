@@ -2,9 +2,9 @@
 
 Fashion and digits are learned from pixels by a small convolutional network; speech, text and blood by the pretrained
 encoders whose frozen first blocks part A reads, here trained from end to end, under a linear classifier that is zero at
-first or, for speech and text, fitted to the frozen network. The loss and the score see some layers spread over the depth, each point as the mean of
-its tokens or positions. Both methods of a seed share the points, the batches and the initial weights; seeds of a
-pretrained network differ by the first two. Weight, k and temperature are the defaults.
+first or, for speech and text, fitted to the frozen network. The loss and the score see some layers spread over the
+depth, each point as the mean of its tokens or positions. Both methods of a seed share the points, the batches and the
+initial weights; seeds of a pretrained network differ by the first two. Weight, k and temperature are the defaults.
 
 Sizes are small, so that all of it takes some minutes on two cores; every result tells them.
 """
