@@ -62,7 +62,9 @@ def _nearest(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Int[Ar
     """The k nearest valid points of each, itself left out: ranked by products first, the best again by differences."""
     n = len(x)
     count = jnp.maximum(jnp.sum(valid), 1)
-    centred = x - jnp.sum(jnp.where(valid[:, None], x, 0), axis=0) / count
+    mean = jnp.sum(jnp.where(valid[:, None], x, 0), axis=0) / count
+    # A point near the mean: a far outlier moves the mean away from all others, and rounding grows with the distance.
+    centred = x - x[jnp.argmin(jnp.where(valid, jnp.sum(jnp.square(x - mean), axis=1), jnp.inf))]
     centred = jnp.where(valid[:, None], centred, 0)
     half = 0.5 * jnp.sum(jnp.square(centred), axis=1)
     scores = half - jnp.matmul(centred, centred.T, precision=lax.Precision.HIGHEST)

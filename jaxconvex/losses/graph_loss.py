@@ -29,7 +29,8 @@ def graph_convexity_loss(
     mean edge)), less for every hop. A pair scores 1 - (expected visits outside) / max(expected visits, 1), counted
     strictly between s and t, and 0 if no walk leads from s to t. The loss is 1 minus the mean over all pairs. It
     stands for `graph_convexity(...).micro`: as the temperature goes to 0, 1 - loss goes to that score, where no two
-    paths are equally long (of those it takes a mean, the score the best).
+    paths are equally long (of those it takes a mean, the score the best). At a temperature of 0.03 the two differ by
+    less than 0.015 on batches of 60 points of seven kinds, by up to 0.043 on pure noise in 200 dimensions.
 
     Args:
         x: activations, one point a row, pooled; any float type, computed in float32 at least.
@@ -42,7 +43,8 @@ def graph_convexity_loss(
             matrix products: about 20 times the time on a CPU.
         where: points that count; all others are left out of the graph too, as if they were not in the batch.
         axis_name: gather the batch over this axis of a shard_map or pmap first. Every device then returns the same
-            loss of the whole batch; mean the gradients over devices, as for any other loss.
+            loss of the whole batch. As for any other loss, mean the gradients over devices; or, in a shard_map that
+            checks what varies (its default), the loss, by lax.pmean inside grad.
         return_num_pairs: return (loss, number of unordered pairs) instead; a sum of weights for probabilities.
 
     A class with one point contributes nothing; a batch without pairs has loss 0. Points that coincide are linked by

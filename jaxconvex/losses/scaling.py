@@ -41,10 +41,10 @@ def with_unit_gradient(loss_fn: Callable[[Array], Array], x: Float[Array, "n ...
     wide = fixed.astype(gradient.dtype)
     # Dividing by the largest entry first keeps the squares from underflowing.
     largest = jnp.max(jnp.abs(gradient))
-    direction = gradient / jnp.where(largest > 0, largest, 1)
+    direction = gradient / jnp.where(largest == 0, 1, largest)
     length = jnp.sqrt(jnp.sum(jnp.square(direction)))
     spread = jnp.sqrt(jnp.sum(jnp.square(wide - jnp.mean(wide, axis=0))) / len(x))
     scale = length * spread * jnp.sqrt(jnp.asarray(len(x), gradient.dtype))
-    push = lax.stop_gradient(jnp.where(scale > 0, direction / jnp.where(scale > 0, scale, 1), 0))
+    push = lax.stop_gradient(jnp.where(scale == 0, 0, direction / jnp.where(scale == 0, 1, scale)))
     # The sum is 0, and its gradient is the push.
     return lax.stop_gradient(value) + jnp.sum((x - fixed).astype(push.dtype) * push).astype(value.dtype)

@@ -36,8 +36,9 @@ def euclidean_convexity_loss(
     Every point of the batch is paired with a random other one of its class. At points t x + (1 - t) y of their
     segment the rest of the network gives logits; the loss is the cross-entropy -log p of the class there, or 1 - p,
     with p from softmax(logits / temperature). With kind="probability" it stands for `euclidean_convexity(...)`: with
-    equally spaced points, over all pairs, 1 - loss goes to that score as the temperature goes to 0. The cross-entropy
-    is larger than 1 - p and has a gradient where the network is wrong and sure.
+    equally spaced points the expectation of 1 - loss goes, as the temperature goes to 0, to the mean of that score over
+    classes, each weighted by its number of points. The cross-entropy is larger than 1 - p and has a gradient where the
+    network is wrong and sure.
 
     Args:
         predict_fn: the rest of the network: (b, ...) -> (b, c) logits, such as `run_from` at a layer. It may close
