@@ -363,6 +363,6 @@ def test_tables_are_written(code, tmp_path):
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
     code.tables.tables(SimpleNamespace(out=tmp_path))
     lines = (tmp_path / "tables" / "test_differences.csv").read_text().splitlines()
-    assert lines[0].startswith("data_set,method,weight,metric,baseline") 
+    assert lines[0].startswith("data_set,method,weight,metric,baseline")
     assert {line.split(",")[3] for line in lines[1:]} >= {"accuracy", "graph/true/mean", "graph/true/room"}
     assert (tmp_path / "tables" / "success.csv").exists() and (tmp_path / "tables" / "test_means.csv").exists()
