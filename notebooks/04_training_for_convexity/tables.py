@@ -9,13 +9,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from cells import Cell, read_results
+from scipy.stats import ttest_rel
 
 from jaxconvex.statistics import paired_difference
 
-__all__ = ["Criteria", "Difference", "differences", "means", "success", "tables", "with_room", "write"]
+__all__ = [
+    "Criteria",
+    "Difference",
+    "against",
+    "differences",
+    "holm",
+    "means",
+    "success",
+    "tables",
+    "with_room",
+    "write",
+]
 
 BASELINE = "nothing"
 ROOM = 0.92  # a layer whose baseline is below has room
+OURS = ("paths", "paths_if_trusted", "paths_and_contrastive")  # with few labels
 SCORES = ("graph/true", "graph/predicted", "euclidean/true", "euclidean/predicted")
 
 
@@ -138,6 +151,45 @@ def success(found: Sequence[Difference], criteria: Criteria = Criteria()) -> lis
     return table
 
 
+def against(rows: Iterable[Row], method: str, *, metric: str = "accuracy") -> list[dict[str, Any]]:
+    """The method less every other one on each data set, paired by seed, with p values of t tests corrected by Holm's rule.
+
+    The correction is over the other methods of a data set. `better` and `worse` say what stands at 5 percent.
+    """
+    series = {key: values for key, values in _series(rows).items() if key[3] == metric}
+    found = []
+    for name in dict.fromkeys(key[0] for key in series):
+        of = {m: values for (n, m, _, _), values in series.items() if n == name}
+        if method not in of:
+            continue
+        table = []
+        for other, values in of.items():
+            seeds = sorted(values.keys() & of[method].keys())
+            if other != method and len(seeds) > 1:
+                ours, theirs = (np.array([v[seed] for seed in seeds]) for v in (of[method], values))
+                ends = _t_interval(theirs, ours, 0.95)
+                p = float(ttest_rel(ours, theirs).pvalue) if np.ptp(ours - theirs) else float(not np.any(ours - theirs))
+                table.append({"data_set": name, "method": method, "other": other, "difference": ends[0]})
+                table[-1] |= {"lower": ends[1], "upper": ends[2], "p": p, "seeds": len(seeds)}
+        for row, corrected in zip(table, holm([row["p"] for row in table]), strict=True):
+            row["p_holm"] = corrected
+            row["better"], row["worse"] = (corrected < 0.05 and sign * row["difference"] > 0 for sign in (1, -1))
+        found += table
+    return found
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values corrected for their number: the i-th smallest of m times m - i, none below a smaller one's.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1))
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(stepped, 1)
+    return corrected.tolist()
+
+
 def tables(options: Any) -> None:
     """Writes the CSV files of the experiments that were run to OUT/tables."""
     folder = Path(options.out) / "tables"
@@ -148,6 +200,9 @@ def tables(options: Any) -> None:
         found = differences(with_room(rows))
         write(folder / "test_differences.csv", [d._asdict() for d in found])
         write(folder / "success.csv", success(found))
+    rows = read_results(Path(options.out) / "few.jsonl")
+    if rows:
+        write(folder / "few_against.csv", [row for ours in OURS for row in against(rows, ours)])
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
