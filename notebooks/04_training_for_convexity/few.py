@@ -42,6 +42,7 @@ METHODS = (
     "paths_in_layers",
     "propagation_and_contrastive",
     "paths_and_contrastive",
+    "paths_and_graph",
     "graph_convexity",
 )
 

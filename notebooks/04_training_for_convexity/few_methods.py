@@ -22,7 +22,7 @@ from sklearn.neighbors import kneighbors_graph
 from sklearn.semi_supervised import LabelSpreading
 from training import Recipe, train
 
-from jaxconvex.losses import graph_convexity_loss, path_memberships
+from jaxconvex.losses import graph_convexity_loss, path_memberships, with_unit_gradient
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -139,12 +139,12 @@ def _from_inputs(targets: Targets, task: Task, setting: dict[str, float], seed: 
     return Outcome(_train_on(found, task, seed), found)
 
 
-def _with_contrastive(targets: Targets, task: Task, setting: dict[str, float], seed: int) -> Outcome:
-    """Targets from the graph of the inputs, and the supervised contrastive loss of the labelled points by `contrastive`."""
+def _beside(objective: Any, targets: Targets, task: Task, setting: dict[str, float], seed: int) -> Outcome:
+    """Targets from the graph of the inputs, and an objective that has another term beside them, by `weight`."""
     setting = dict(setting)
-    weight = setting.pop("contrastive")
+    weight = setting.pop("weight")
     found = targets(task.x, task, **setting)
-    return Outcome(_train_on(found, task, seed, weight), found)
+    return Outcome(_train_on(found, task, seed, objective, weight), found)
 
 
 def _from_layers(targets: Targets, task: Task, setting: dict[str, float], seed: int) -> Outcome:
@@ -187,11 +187,11 @@ def _last_layer(params: Any, x: Array) -> Array:
     return hidden(params, x)[-1]
 
 
-def _train_on(targets: Float[np.ndarray, "u c"], task: Task, seed: int, contrastive: float | None = None) -> Any:
+def _train_on(
+    targets: Float[np.ndarray, "u c"], task: Task, seed: int, objective: Any = None, weight: float = 1.0
+) -> Any:
     rows = np.concatenate([task.x[len(task.y) :], confident(targets)], axis=1)
-    if contrastive is not None:
-        return _train(_soft_targets_and_contrastive, task, contrastive, seed, rows)
-    return _train(_soft_targets, task, 1.0, seed, rows)
+    return _train(objective or _soft_targets, task, weight, seed, rows)
 
 
 def confident(targets: Float[np.ndarray, "u c"]) -> Float[np.ndarray, "u c"]:
@@ -212,6 +212,19 @@ def _soft_targets_and_contrastive(params: Any, x: Array, y: Array, key: Any, wei
     """`_soft_targets` by 1, and the supervised contrastive loss of the labelled points by the weight."""
     _, term = objectives.mean_over_layers(params, x, lambda h: objectives.supervised_contrastive_term(h, y))
     return _soft_targets(params, x, y, key, jnp.ones(()), context) + weight * term
+
+
+def _soft_targets_and_graph(params: Any, x: Array, y: Array, key: Any, weight: Array, context: Context) -> Array:
+    """`_soft_targets` by 1, and the graph convexity loss of the last two layers by the weight, with a unit gradient.
+
+    An unlabelled point belongs to the class that has more than half of its confident target, else to none.
+    """
+    features, targets = jnp.split(context.unlabelled, [x.shape[1]], axis=1)
+    likeliest = jnp.where(jnp.max(targets, axis=1) > 0.5, jnp.argmax(targets, axis=1), -1)
+    labels = jnp.concatenate([y, likeliest])
+    layers = hidden(params, jnp.concatenate([x, features]))[1:]
+    terms = [with_unit_gradient(lambda h: graph_convexity_loss(h, labels), h) for h in layers]
+    return _soft_targets(params, x, y, key, jnp.ones(()), context) + weight * jnp.mean(jnp.stack(terms))
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -247,9 +260,9 @@ PATHS = (
     {"k": 10, "temperature": 10.0, "hop": 0.1, "nearness": 0.6},
     {"k": 10, "temperature": 0.5, "hop": 0.1, "nearness": 0.5},
 )
-# The two middle ones of each, beside two weights of the contrastive loss.
-SPREADING_AND = tuple({**s, "contrastive": w} for s in CLOSED_FORM[1:3] for w in (0.3, 1.0))
-PATHS_AND = tuple({**s, "contrastive": w} for s in PATHS[1:3] for w in (0.3, 1.0))
+# Two of each, beside two weights of the contrastive loss.
+SPREADING_AND = tuple({**s, "weight": w} for s in CLOSED_FORM[:2] for w in (0.3, 1.0))
+PATHS_AND = tuple({**s, "weight": w} for s in PATHS[2:] for w in (0.3, 1.0))
 METHODS: dict[str, Method] = {
     **{name: partial(_labelled_only, objective) for name, objective in objectives.OBJECTIVES.items()},
     "entropy": partial(_with_unlabelled, _entropy),
@@ -261,8 +274,9 @@ METHODS: dict[str, Method] = {
     "paths": partial(_from_inputs, on_paths),
     "paths_if_trusted": _if_trusted,
     "paths_in_layers": partial(_from_layers, on_paths),
-    "propagation_and_contrastive": partial(_with_contrastive, propagated_here),
-    "paths_and_contrastive": partial(_with_contrastive, on_paths),
+    "propagation_and_contrastive": partial(_beside, _soft_targets_and_contrastive, propagated_here),
+    "paths_and_contrastive": partial(_beside, _soft_targets_and_contrastive, on_paths),
+    "paths_and_graph": partial(_beside, _soft_targets_and_graph, on_paths),
 }
 SETTINGS: dict[str, tuple[Any, ...]] = {
     **objectives.GRIDS,
@@ -277,4 +291,5 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "paths_in_layers": PATHS,
     "propagation_and_contrastive": SPREADING_AND,
     "paths_and_contrastive": PATHS_AND,
+    "paths_and_graph": PATHS_AND,
 }

@@ -28,7 +28,7 @@ __all__ = [
 
 BASELINE = "nothing"
 ROOM = 0.92  # a layer whose baseline is below has room
-OURS = ("paths", "paths_if_trusted", "paths_and_contrastive")  # with few labels
+OURS = ("paths", "paths_if_trusted", "paths_and_contrastive", "paths_and_graph")  # with few labels
 SCORES = ("graph/true", "graph/predicted", "euclidean/true", "euclidean/predicted")
 
 
