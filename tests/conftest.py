@@ -25,6 +25,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than some seconds; run with --runslow")
+    config.addinivalue_line("markers", "long: trains networks or starts processes; continuous integration runs it once")
     config.addinivalue_line("markers", "check_shapes(on=True): check arguments and results against the signatures")
 
 

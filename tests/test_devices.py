@@ -14,6 +14,8 @@ import pytest
 
 import jaxconvex
 
+pytestmark = pytest.mark.long
+
 EIGHT_DEVICES = """
 import jax, numpy as np
 from jaxconvex import graph_convexity, knn_graph, pack

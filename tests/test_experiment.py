@@ -26,6 +26,8 @@ from jaxconvex.study.material import prepare
 from jaxconvex.study.results import TABLES, read_study
 from jaxconvex.study.steps import kept
 
+pytestmark = pytest.mark.long
+
 SMALL = """
 train = 48
 validation = 15

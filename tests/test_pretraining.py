@@ -14,6 +14,8 @@ from jaxconvex import encoders
 from jaxconvex.study import training
 from jaxconvex.study.pretraining import change_time, cut, masked_patches, movement_tasks, movements
 
+pytestmark = pytest.mark.long
+
 patches_module = importlib.import_module(
     "jaxconvex.study.pretraining.masked_patches"
 )  # its name is the function's, too

@@ -14,6 +14,8 @@ from jaxconvex.study.analyses.sensitivity import left_out, sensitivity
 from jaxconvex.study.analyses.variants import summary
 from jaxconvex.study.results import VariantRow
 
+pytestmark = pytest.mark.long
+
 ABOUT = {"network": "pretrained", "seed": None, "key": jax.random.key(5), "k": 5}
 
 

@@ -13,6 +13,8 @@ from jaxconvex.study.splits import stratified_split
 from jaxconvex.study.transformer import VisionTransformer
 from jaxconvex.study.transformer_training import _features, pretrain, probe
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def digits():
