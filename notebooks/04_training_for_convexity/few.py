@@ -103,11 +103,13 @@ def choose_settings(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> Mapping[str, float]:
     """What a method is worth on validation rows for "few_choose" and on test rows for "few".
 
-    accuracy: of the network. pool: of the network on the unlabelled points; targets: of the soft targets there, those
+    accuracy: of the network; for "few" all that `scoring.score` measures. pool: of the network on the unlabelled points; targets: of the soft targets there, those
     without any counting as wrong. seconds: all of it.
     """
     import few_methods
+    import jax
     from networks import logits
+    from scoring import score
 
     material = _material(cell.data_set, data, models, folder, cell.experiment == "few")
     task, hidden_labels = draw(material, seed=cell.seed)
@@ -116,7 +118,11 @@ def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> Mapping[st
     params, targets = method(task, setting, cell.seed)
     found = {"seconds": time.perf_counter() - began}
     points = material.test if cell.experiment == "few" else material.validation
-    found["accuracy"] = np.mean(np.argmax(logits(params, points.x), axis=1) == points.y)
+    if cell.experiment == "few":
+        key = jax.random.key(cell.seed)
+        found |= score(params, points, material.validation, num_classes=material.num_classes, key=key)
+    else:
+        found["accuracy"] = np.mean(np.argmax(logits(params, points.x), axis=1) == points.y)
     found["pool"] = np.mean(np.argmax(logits(params, task.x[len(task.y) :]), axis=1) == hidden_labels)
     if targets is not None:
         found["targets"] = np.mean((targets.argmax(axis=1) == hidden_labels) & (targets.max(axis=1) > 0))
