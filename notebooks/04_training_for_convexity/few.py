@@ -103,8 +103,8 @@ def choose_settings(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> Mapping[str, float]:
     """What a method is worth on validation rows for "few_choose" and on test rows for "few".
 
-    accuracy: of the network; for "few" all that `scoring.score` measures. pool: of the network on the unlabelled points; targets: of the soft targets there, those
-    without any counting as wrong. seconds: all of it.
+    accuracy: of the network; for "few" all that `scoring.score` measures. pool: of the network on the unlabelled points;
+    targets: of the soft targets there, those without any counting as wrong. seconds: of the training, targets included.
     """
     import few_methods
     import jax
