@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cells import Cell, read_results, run_cells
+
+if TYPE_CHECKING:
+    from data import Material
 
 __all__ = [
     "CHOOSE_SEEDS",
@@ -18,6 +21,7 @@ __all__ = [
     "Options",
     "choose",
     "choose_weights",
+    "material",
     "measure",
     "read_once",
     "score_run",
@@ -119,18 +123,18 @@ def score_run(cell: Cell, objective: Any, weight: float, *, data: Path, models: 
     from scoring import score
     from training import RECIPES, train
 
-    material = _material(cell.data_set, data, models, folder, cell.experiment == "test")
+    data_set = material(cell.data_set, data, models, folder, cell.experiment == "test")
     params, seconds = train(
         objective,
-        material.train,
-        num_classes=material.num_classes,
+        data_set.train,
+        num_classes=data_set.num_classes,
         weight=weight,
         seed=cell.seed,
         recipe=RECIPES[cell.data_set],
     )
-    points = material.test if cell.experiment == "test" else material.validation
+    points = data_set.test if cell.experiment == "test" else data_set.validation
     key = jax.random.key(cell.seed)  # of the noise and the pairs: the same for every method
-    scores = score(params, points, material.validation, num_classes=material.num_classes, key=key)
+    scores = score(params, points, data_set.validation, num_classes=data_set.num_classes, key=key)
     return {**scores, "seconds_per_step": seconds}
 
 
@@ -139,14 +143,15 @@ def _work(options: Options) -> Any:
 
 
 @cache
-def _material(name: str, data: Path, models: Path, folder: Path, with_test: bool) -> Any:
+def material(name: str, data: Path, models: Path, folder: Path, with_test: bool) -> Material:
+    """A data set, read from the cache of files once a process."""
     from data import read
 
     return read(name, data, models, folder, with_test=with_test)
 
 
-def read_once(options: Options, *, with_test: bool) -> None:
-    """Fills the cache of files here, so that the processes do not all compute it."""
-    for name in options.data_sets:
-        _material(name, options.data, options.models, options.cache, with_test)
-    _material.cache_clear()
+def read_once(options: Options, names: Iterable[str] | None = None, *, with_test: bool) -> None:
+    """Fills the cache of files here, so that the processes do not all compute it; of all data sets by default."""
+    for name in options.data_sets if names is None else names:
+        material(name, options.data, options.models, options.cache, with_test)
+    material.cache_clear()

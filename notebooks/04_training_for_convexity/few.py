@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cells import Cell, run_cells
-from convexity import CHOOSE_SEEDS, TEST_SEEDS, Options
+from convexity import CHOOSE_SEEDS, TEST_SEEDS, Options, material, read_once
 
 if TYPE_CHECKING:
     from data import Material
@@ -111,16 +111,16 @@ def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> Mapping[st
     from networks import logits
     from scoring import score
 
-    material = _material(cell.data_set, data, models, folder, cell.experiment == "few")
-    task, hidden_labels = draw(material, seed=cell.seed)
+    data_set = material(cell.data_set, data, models, folder, cell.experiment == "few")
+    task, hidden_labels = draw(data_set, seed=cell.seed)
     began = time.perf_counter()
     method, setting = few_methods.METHODS[cell.method], few_methods.SETTINGS[cell.method][int(cell.weight)]
     params, targets = method(task, setting, cell.seed)
     found = {"seconds": time.perf_counter() - began}
-    points = material.test if cell.experiment == "few" else material.validation
+    points = data_set.test if cell.experiment == "few" else data_set.validation
     if cell.experiment == "few":
         key = jax.random.key(cell.seed)
-        found |= score(params, points, material.validation, num_classes=material.num_classes, key=key)
+        found |= score(params, points, data_set.validation, num_classes=data_set.num_classes, key=key)
     else:
         found["accuracy"] = np.mean(np.argmax(logits(params, points.x), axis=1) == points.y)
     found["pool"] = np.mean(np.argmax(logits(params, task.x[len(task.y) :]), axis=1) == hidden_labels)
@@ -129,30 +129,21 @@ def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> Mapping[st
     return found
 
 
-def draw(material: Material, *, seed: int) -> tuple[Task, Int[np.ndarray, " u"]]:
+def draw(data_set: Material, *, seed: int) -> tuple[Task, Int[np.ndarray, " u"]]:
     """A task from the train pool, and the labels that it hides."""
     from few_methods import Task
 
-    pool, random = material.train, np.random.default_rng([seed, 7])
+    pool, random = data_set.train, np.random.default_rng([seed, 7])
     order = random.permutation(len(pool.y))
     y = pool.y[order]
-    labelled = np.concatenate([order[y == label][:LABELLED] for label in range(material.num_classes)])
+    labelled = np.concatenate([order[y == label][:LABELLED] for label in range(data_set.num_classes)])
     others = np.setdiff1d(order, labelled)
     rows = np.concatenate([labelled, random.permutation(others)[:UNLABELLED]])
     y = pool.y[rows]
-    return Task(pool.x[rows], y[: len(labelled)], material.num_classes), y[len(labelled) :]
+    return Task(pool.x[rows], y[: len(labelled)], data_set.num_classes), y[len(labelled) :]
 
 
 def _run(cells: list[Cell], options: Options, stage: str, *, with_test: bool) -> list[dict[str, Any]]:
-    for name in options.data_sets:  # once here, so that the processes do not all make the files
-        _material(name, options.data, options.models, options.cache, with_test)
-    _material.cache_clear()
+    read_once(options, with_test=with_test)
     work = partial(measure, data=options.data, models=options.models, folder=options.cache)
     return run_cells(cells, work, options.out / f"{stage}.jsonl", options.processes)
-
-
-@cache
-def _material(name: str, data: Path, models: Path, folder: Path, with_test: bool) -> Material:
-    from data import read
-
-    return read(name, data, models, folder, with_test=with_test)

@@ -15,15 +15,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from cells import Cell, read_results, run_cells
-from convexity import CHOOSE_SEEDS, TEST_SEEDS, Options
-from data import Material, Points, read
+from convexity import CHOOSE_SEEDS, TEST_SEEDS, Options, material, read_once
+from data import Points
 from mediation import mediation_table
 from networks import HIDDEN_LAYERS, hidden, logits
 from objectives import OBJECTIVES
@@ -87,17 +87,17 @@ def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> dict[str, 
         in the graph, so that a class is convex among all others.
     """
     with_test = cell.experiment == "novel"
-    material = _material(cell.data_set, data, models, folder, with_test)
-    base = draw_base_classes(material.num_classes, BASE_CLASSES[cell.data_set], seed=cell.seed)
+    data_set = material(cell.data_set, data, models, folder, with_test)
+    base = draw_base_classes(data_set.num_classes, BASE_CLASSES[cell.data_set], seed=cell.seed)
     params, seconds = train(
         OBJECTIVES[cell.method],
-        base_points(material.train, base, seed=cell.seed),
+        base_points(data_set.train, base, seed=cell.seed),
         num_classes=len(base),
         weight=cell.weight,
         seed=cell.seed,
         recipe=_recipe(RECIPES[cell.data_set], len(base)),
     )
-    points = material.test if with_test else material.validation
+    points = data_set.test if with_test else data_set.validation
     layers, outputs = (jax.tree.map(np.asarray, function(params, points.x)) for function in (_hidden, _logits))
     is_base = np.isin(points.y, base)
     found = {"accuracy": np.mean(base[outputs[is_base].argmax(axis=1)] == points.y[is_base])}
@@ -108,10 +108,10 @@ def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> dict[str, 
     found |= {f"novel/{name}": prototype_accuracy(h[~is_base], y, examples) for name, h in spaces.items()}
 
     rows = stratified(points.y, GRAPH_POINTS)
-    is_novel_class = ~np.isin(np.arange(material.num_classes), base)
+    is_novel_class = ~np.isin(np.arange(data_set.num_classes), base)
     for layer, h in enumerate(layers):
         graph = pack(knn_graph(h[rows], k=NEIGHBORS))
-        of_class = np.asarray(graph_convexity(graph, points.y[rows], num_classes=material.num_classes).per_class)
+        of_class = np.asarray(graph_convexity(graph, points.y[rows], num_classes=data_set.num_classes).per_class)
         found[f"graph/base/{layer}"] = np.nanmean(of_class[~is_novel_class])
         found[f"graph/novel/{layer}"] = np.nanmean(of_class[is_novel_class])
     for name in ("novel", "graph/base", "graph/novel"):
@@ -176,16 +176,10 @@ def prototype_accuracy(
 _hidden, _logits = jax.jit(hidden), jax.jit(logits)
 
 
-@cache
-def _material(name: str, data: Path, models: Path, folder: Path, with_test: bool) -> Material:
-    return read(name, data, models, folder, with_test=with_test)
-
-
 def _run(
     options: Options, stage: str, names: Sequence[str], weights: Mapping[str, Mapping[str, float]], seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
-    for name in names:  # once here, so that the processes do not all make the files
-        read(name, options.data, options.models, options.cache, with_test=stage == "novel")
+    read_once(options, names, with_test=stage == "novel")
     cells = [
         Cell(stage, name, method, float(weights[name][method]), seed)
         for name in names
