@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import linen, nnx
 
 from jaxconvex import detour_loss, euclidean_convexity_loss, from_linen, from_nnx, graph_convexity_loss, run_from
 from jaxconvex.losses import memory, recall, remember
+
+pytestmark = pytest.mark.long
 
 EIGHT_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np

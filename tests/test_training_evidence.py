@@ -23,7 +23,10 @@ from scipy import stats
 FOLDER = Path(__file__).parents[1] / "notebooks" / "04_training_for_convexity"
 NAMES = ("cells", "networks", "objectives", "training", "convexity", "tables")
 RIVALS = ("nothing", "label_smoothing", "manifold_mixup", "supervised_contrastive", "within_class_variance")
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the notebooks are not part of this distribution")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not FOLDER.is_dir(), reason="the notebooks are not part of this distribution"),
+]
 
 
 @pytest.fixture(scope="module")
