@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-__all__ = ["as_labels", "as_points", "is_concrete", "one_of", "positive_integer"]
+__all__ = ["as_labels", "as_points", "is_concrete", "one_of", "positive_integer", "shared_length"]
 
 
 def is_concrete(*values: Any) -> bool:
@@ -33,6 +33,20 @@ def positive_integer(value: Any, name: str, *, most: int | None = None, why: str
         limit = "at least 1" if most is None else f"between 1 and {most}"
         raise ValueError(f"{name} must be {limit}{why}; got {value}.")
     return int(value)
+
+
+def shared_length(x: Any, name: str = "x") -> int:
+    """The length of the first axis, which all arrays share. Raises ValueError for anything else in the pytree."""
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
+    if () in shapes or len({shape[0] for shape in shapes}) != 1:
+        what = f"shapes {shapes}" if shapes else "no array"
+        raise ValueError(
+            f"{name} must be an array, or a tuple or a dict of arrays that share their first axis, one entry a point; got "
+            f"{what}. Bind what is no array to the function (functools.partial)."
+        )
+    if shapes[0][0] == 0:
+        raise ValueError(f"{name} must hold at least one point; got shapes {shapes}.")
+    return shapes[0][0]
 
 
 def as_points(x: Any, name: str = "x", *, rank: int | None = 2, narrow: bool = False) -> Float[Array, "n ..."]:

@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxconvex.aggregates import ConvexityScore, PairSums, summarise
-from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer
+from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer, shared_length
 from jaxconvex.graphs import bucket
 from jaxconvex.pairs import same_class_pairs, segment_points
 
@@ -85,7 +85,7 @@ def euclidean_convexity(
 
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 1.
     """
-    checked = as_labels(labels, _num_points(x), num_classes)
+    checked = as_labels(labels, shared_length(x), num_classes)
     segments = euclidean_segments(
         predict_fn,
         x,
@@ -115,7 +115,7 @@ def euclidean_segments(
     mesh: Mesh | None = None,
 ) -> Segments:
     """The pairs behind `euclidean_convexity` and the score of each: `Segments`. Arguments as there."""
-    checked = as_labels(labels, _num_points(x), num_classes)
+    checked = as_labels(labels, shared_length(x), num_classes)
     points = jax.tree.map_with_path(_activations, x)
     positive_integer(num_points, "num_points")
     pairs = same_class_pairs(checked, num_classes=num_classes, max_pairs=max_pairs, key=key)
@@ -154,17 +154,6 @@ def euclidean_segments(
         shares = np.asarray(shares)  # from all devices of the mesh to the default one
     complete = (sizes * (sizes - 1.0)) / 2 <= pairs.valid.shape[1]
     return Segments(*map(jnp.asarray, (first, second, keep, shares, complete)))
-
-
-def _num_points(x: Any) -> int:
-    """The length that all arrays of the pytree share."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
-    if not shapes or any(shape[:1] != shapes[0][:1] for shape in shapes) or not shapes[0]:
-        raise ValueError(
-            "x must be an array (n, ...) or a pytree of arrays that share their first axis, one entry a point; "
-            f"got shapes {shapes}."
-        )
-    return shapes[0][0]
 
 
 def _activations(path: Any, leaf: Any) -> Array:

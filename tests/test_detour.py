@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import oracles
 import pytest
 from hypothesis import given, settings
+from loss_cases import GRID, exact_scores_of_moved_points
 
 from jaxconvex import detour_loss, graph_convexity, knn_graph
 
@@ -178,33 +177,13 @@ def test_errors():
 
 
 def test_some_steps_raise_the_exact_score():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 40).astype(np.int32)
-    x = jnp.asarray(rng.normal(size=(40, 2)) + 0.7 * labels[:, None], jnp.float32)
-
-    def exact(x):
-        return float(graph_convexity(knn_graph(x, k=4), labels, num_classes=3).micro)
-
-    optimiser = optax.adam(0.03)
-
-    @jax.jit
-    def step(x, state):
-        updates, state = optimiser.update(jax.grad(lambda x: detour_loss(x, labels, k=4))(x), state)
-        return optax.apply_updates(x, updates), state
-
-    before, state = exact(x), optimiser.init(x)
-    for _ in range(60):
-        x, state = step(x, state)
+    before, after = exact_scores_of_moved_points(partial(detour_loss, k=4))
     assert before < 0.8
-    assert exact(x) > before + 0.1
+    assert after > before + 0.1
 
 
 @settings(settings.get_profile("fewer"))
-@given(
-    points=st.lists(st.tuples(*3 * [st.integers(-1, 1)]), min_size=14, max_size=14),
-    labels=st.lists(st.integers(-1, 2), min_size=14, max_size=14),
-    where=st.lists(st.booleans(), min_size=14, max_size=14),
-)
+@given(**GRID)
 def test_ties_and_duplicates(points, labels, where):
     (loss, pairs), slope = measure(np.array(points, np.float32), np.array(labels), np.array(where))
     assert -1e-6 <= loss <= 1 + 1e-6

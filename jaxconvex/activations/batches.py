@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxconvex.activations.calls import array_hash
-from jaxconvex.checks import positive_integer
+from jaxconvex.checks import positive_integer, shared_length
 
-__all__ = ["Batches", "as_batches", "batch_hash", "checked_batch", "chosen_batches", "num_points", "padded", "take"]
+__all__ = ["Batches", "as_batches", "batch_hash", "checked_batch", "chosen_batches", "padded", "take"]
 
 
 class Batches(NamedTuple):
@@ -36,7 +36,7 @@ def as_batches(inputs: Any, batch_size: int | None) -> Batches:
         return inputs
     if batch_size is not None:
         size = positive_integer(batch_size, "batch_size")
-        n = num_points(inputs, "the inputs")
+        n = shared_length(inputs, "the inputs")
         return chosen_batches(inputs, np.arange(n), size)
     if hasattr(inputs, "shape") or isinstance(inputs, Mapping) or hasattr(inputs, "_fields"):
         raise ValueError(
@@ -68,29 +68,15 @@ def chosen_batches(inputs: Any, rows: Int[np.ndarray, " n"], batch_size: int) ->
             whole = len(chosen) == chosen[-1] - chosen[0] + 1  # a slice copies nothing
             return take(inputs, slice(chosen[0], chosen[-1] + 1) if whole else chosen)
         batch = inputs(chosen)
-        if num_points(batch, "a batch") != len(chosen):
+        if shared_length(batch, "a batch") != len(chosen):
             raise ValueError(
                 f"the function of row numbers must give one point a row; for {len(chosen)} rows it gave "
-                f"{num_points(batch, 'a batch')} points."
+                f"{shared_length(batch, 'a batch')} points."
             )
         return batch
 
     starts = range(0, len(rows), batch_size)
     return Batches(cut(0), map(cut, starts), len(starts), len(rows))
-
-
-def num_points(batch: Any, name: str) -> int:
-    """The length of the first axis, which all arrays share. Raises ValueError for anything else in the batch."""
-    leaves = jax.tree.leaves(batch)
-    shapes = [np.shape(leaf) for leaf in leaves]
-    if not leaves or any(len(shape) == 0 or shape[0] != shapes[0][0] for shape in shapes):
-        raise ValueError(
-            f"{name} must be an array, a tuple or a dict of arrays that share their first axis, one entry a point; got "
-            f"{shapes or 'no array'}. Bind what is no array to the function (functools.partial)."
-        )
-    if shapes[0][0] == 0:
-        raise ValueError(f"{name} must hold at least one point; got shapes {shapes}.")
-    return shapes[0][0]
 
 
 def take(inputs: Any, rows: Any) -> Any:
@@ -101,7 +87,7 @@ def take(inputs: Any, rows: Any) -> Any:
 def checked_batch(batch: Any, number: int, first: Any) -> Any:
     """The batch as arrays, if it is built as the first one. Raises ValueError otherwise, saying how it differs."""
     name = f"batch {number}"
-    num_points(batch, name)
+    shared_length(batch, name)
     structure: Any = jax.tree.structure(batch)
     if structure != jax.tree.structure(first):
         raise ValueError(

@@ -16,11 +16,11 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from jaxconvex.activations import shards
-from jaxconvex.activations.batches import as_batches, batch_hash, checked_batch, num_points
+from jaxconvex.activations.batches import as_batches, batch_hash, checked_batch
 from jaxconvex.activations.calls import as_call, program_hash, weights_hash
 from jaxconvex.activations.layer_reading import OUTPUTS, Kind, Pool, kinds_of, read_layers
 from jaxconvex.activations.passes import Found, checked_results, results, unfinished
-from jaxconvex.checks import one_of
+from jaxconvex.checks import one_of, shared_length
 from jaxconvex.messages import listed
 
 __all__ = ["Activations", "extract", "read_activations"]
@@ -148,7 +148,7 @@ def extract(
             "pool": _named(pool),
             "mask": _named(mask),
             "kinds": {name: [list(kind.shape), kind.dtype] for name, kind in kinds.items()},
-            "batch size": num_points(first, "batch 0"),
+            "batch size": shared_length(first, "batch 0"),
             "points": given.points,
             "batches": given.number,
             "first batch": batch_hash(first),
@@ -168,7 +168,7 @@ def extract(
     bar = tqdm(total=given.number, initial=len(known), desc="batches", unit="batch", disable=not progress, leave=False)
     with bar:
         todo = unfinished(given.stream, first, known, folder)
-        found = results(run, calls, todo, num_points(first, "batch 0"), mesh)
+        found = results(run, calls, todo, shared_length(first, "batch 0"), mesh)
         return store(checked_results(found, kinds, bar))
 
 

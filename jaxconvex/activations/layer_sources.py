@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jaxconvex.activations import model_sources
-from jaxconvex.activations.batches import num_points
 from jaxconvex.activations.calls import array_hash, as_call, program_hash, weights_hash
 from jaxconvex.activations.extraction import Activations
 from jaxconvex.activations.model_sources import ModelSource
+from jaxconvex.checks import shared_length
 
 __all__ = ["LayerSource", "check_columns", "check_source", "open_source", "predicted_labels"]
 
@@ -44,9 +44,9 @@ def check_source(representations: Any, n: int, pool: Any, heads: Mapping[str, An
                 "heads= here."
             )
         inputs = representations.inputs
-        if not callable(inputs) and num_points(inputs, "the inputs") != n:
+        if not callable(inputs) and shared_length(inputs, "the inputs") != n:
             raise ValueError(
-                f"the inputs must hold one point for each of {n} labels; got {num_points(inputs, 'inputs')}."
+                f"the inputs must hold one point for each of {n} labels; got {shared_length(inputs, 'inputs')}."
             )
         return
     layers = _as_mapping(representations)

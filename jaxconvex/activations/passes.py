@@ -13,8 +13,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 from tqdm import tqdm
 
-from jaxconvex.activations.batches import batch_hash, checked_batch, num_points, padded
+from jaxconvex.activations.batches import batch_hash, checked_batch, padded
 from jaxconvex.activations.layer_reading import Kind
+from jaxconvex.checks import shared_length
 from jaxconvex.messages import listed
 
 __all__ = ["Found", "checked_results", "results", "unfinished"]
@@ -36,7 +37,7 @@ def unfinished(
     number = -1
     for number, given in enumerate(stream):
         batch = checked_batch(given, number, first)
-        size, digest = num_points(batch, "batch"), "" if folder is None else batch_hash(batch)
+        size, digest = shared_length(batch, "batch"), "" if folder is None else batch_hash(batch)
         if number not in known:
             yield number, size, digest, batch
         elif (size, digest) != known[number]:

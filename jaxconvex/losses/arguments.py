@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxconvex.checks import positive_integer
 
-__all__ = ["Batch", "as_batch", "pairs_of", "positive"]
+__all__ = ["Batch", "as_batch", "as_integer_labels", "as_where", "pairs_of", "positive"]
 
 
 class Batch(NamedTuple):
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     broken: Bool[Array, ""]  # whether a point that counts is not finite
 
 
-def as_batch(x: Any, labels: Any, where: Any, axis_name: str | None, *, k: int | None, soft: bool) -> Batch:
+def as_batch(x: Any, labels: Any, where: Any, axis_name: str | None, *, k: int, soft: bool) -> Batch:
     """The checked batch; points that do not count are zeros, so that what they held reaches neither value nor gradient."""
     points = jnp.asarray(x)
     if points.ndim != 2:
@@ -36,23 +36,33 @@ def as_batch(x: Any, labels: Any, where: Any, axis_name: str | None, *, k: int |
         if len(labels) != n:
             raise ValueError(f"probabilities must have one row a point, ({n}, classes); got shape {labels.shape}.")
         labels = jnp.asarray(labels, points.dtype)
-    elif labels.shape == (n,) and labels.dtype.kind in "iu":
-        labels = jnp.asarray(labels).astype(jnp.int32)
     else:
-        also = f", or probabilities ({n}, classes)" if soft else ""
-        raise ValueError(
-            f"labels must be integers, one a point: ({n},){also}; got {labels.dtype} of shape {labels.shape}."
-        )
-    valid = jnp.ones(n, bool) if where is None else jnp.asarray(where)
-    if valid.shape != (n,) or valid.dtype != bool:
-        raise ValueError(f"where must be a boolean a point, shape ({n},); got {valid.dtype} of shape {valid.shape}.")
+        labels = as_integer_labels(labels, n, f", or probabilities ({n}, classes)" if soft else "")
+    valid = as_where(where, n)
     if axis_name is not None:
         points, labels, valid = (lax.all_gather(a, axis_name, tiled=True) for a in (points, labels, valid))
-    if k is not None:
-        positive_integer(k, "k", most=len(points) - 1, why=f" for a batch of {len(points)} points")
+    positive_integer(k, "k", most=len(points) - 1, why=f" for a batch of {len(points)} points")
     broken = jnp.any(~jnp.isfinite(points) & valid[:, None])
     points = jnp.where(valid[:, None] & jnp.isfinite(points), points, 0)
     return Batch(points, labels, valid, broken)
+
+
+def as_integer_labels(labels: Any, n: int, also: str = "") -> Int[Array, " n"]:
+    """The labels as int32, background among them. Raises ValueError for all but n integers."""
+    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels must be integers, one a point: ({n},){also}; got {labels.dtype} of shape {labels.shape}."
+        )
+    return jnp.asarray(labels).astype(jnp.int32)
+
+
+def as_where(where: Any, n: int) -> Bool[Array, " n"]:
+    """Which points count: all, if it is None. Raises ValueError for all but n booleans."""
+    counts = jnp.ones(n, bool) if where is None else jnp.asarray(where)
+    if counts.shape != (n,) or counts.dtype != bool:
+        raise ValueError(f"where must be a boolean a point, shape ({n},); got {counts.dtype} of shape {counts.shape}.")
+    return counts
 
 
 def positive(value: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.distances import euclidean
 
-__all__ = ["ABSENT", "batch_graph", "components", "mean_edge", "varying_as"]
+__all__ = ["ABSENT", "batch_graph", "components", "degrees", "in_mean_edges", "varying_as"]
 
 ABSENT = jnp.inf  # the length of an edge that is not there
 SPARE = 6  # candidates beyond k, since products rank with rounding errors
@@ -32,10 +32,17 @@ def batch_graph(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Flo
     return jnp.where(jnp.isinf(directed), directed.T, directed)
 
 
-def mean_edge(lengths: Float[Array, "n n"]) -> Float[Array, ""]:
-    """The mean length of the edges of a graph; 0 where it has none."""
+def in_mean_edges(lengths: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The lengths divided by their mean over the edges; 0 where there is no edge, or where all have length 0."""
     edge = jnp.isfinite(lengths)
-    return jnp.sum(jnp.where(edge, lengths, 0)) / jnp.maximum(jnp.sum(edge), 1)
+    known = jnp.where(edge, lengths, 0)
+    mean = jnp.sum(known) / jnp.maximum(jnp.sum(edge), 1)
+    return known / jnp.where(mean > 0, mean, 1)
+
+
+def degrees(edge: Bool[Array, "n n"], dtype: Any) -> Float[Array, " n"]:
+    """How many edges each point has, but 1 at least."""
+    return jnp.maximum(jnp.sum(edge, axis=1), 1).astype(dtype)
 
 
 def components(edge: Bool[Array, "n n"]) -> Int[Array, " n"]:

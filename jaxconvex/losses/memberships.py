@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.checks import as_labels, is_concrete, positive_integer
 from jaxconvex.losses.arguments import Batch, as_batch, positive
-from jaxconvex.losses.batch_graph import batch_graph, mean_edge
+from jaxconvex.losses.batch_graph import batch_graph, degrees, in_mean_edges
 from jaxconvex.losses.walks import NONE
 
 __all__ = ["path_memberships"]
@@ -125,11 +125,10 @@ def _log_walks(
     """
     n, m = len(lengths), len(targets)
     edge = jnp.isfinite(lengths)
-    degree = jnp.maximum(jnp.sum(edge, axis=1), 1).astype(lengths.dtype)
+    degree = degrees(edge, lengths.dtype)
     rows, columns = jnp.nonzero(edge, size=2 * n * k, fill_value=n - 1)  # the diagonal is no edge
     there = edge[rows, columns]
-    mean = mean_edge(lengths)
-    cost = jnp.where(there, lengths[rows, columns], 0) / jnp.where(mean > 0, mean, 1) / temperature + hop
+    cost = in_mean_edges(lengths)[rows, columns] / temperature + hop
     log_s = jnp.where(there, -cost - 0.5 * jnp.log(degree[rows] * degree[columns]), NONE)[:, None]
 
     def block(targets: Int[Array, " b"]) -> Float[Array, "n b"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -10,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from jaxconvex.checks import one_of, positive_integer
-from jaxconvex.losses.arguments import positive
+from jaxconvex.checks import one_of, positive_integer, shared_length
+from jaxconvex.losses.arguments import as_integer_labels, as_where, positive
 
 __all__ = ["euclidean_convexity_loss"]
 
@@ -78,43 +79,28 @@ def euclidean_convexity_loss(
     one_of(kind, ("cross_entropy", "probability"), "kind")
     positive_integer(num_points, "num_points")
     positive(temperature, "temperature")
+    n = shared_length(x)
     x = jax.tree.map(jnp.asarray, x)  # NumPy's arrays cannot be indexed by what is being traced
-    leaves = jax.tree.leaves(x)
-    labels, n = jnp.asarray(labels), len(leaves[0]) if leaves and jnp.ndim(leaves[0]) else 0
-    if n == 0 or any(jnp.shape(leaf)[:1] != (n,) for leaf in leaves):
-        shapes = [jnp.shape(leaf) for leaf in leaves]
-        raise ValueError(
-            f"x must be arrays (n, ...) that share their first axis, one entry a point; got shapes {shapes}."
-        )
-    if labels.shape != (n,) or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels must be integers, one a point: ({n},); got {labels.dtype} of shape {labels.shape}.")
-    labels = labels.astype(jnp.int32)
-    counts = jnp.ones(n, bool) if where is None else jnp.asarray(where)
-    if counts.shape != (n,) or counts.dtype != bool:
-        raise ValueError(f"where must be a boolean a point, shape ({n},); got {counts.dtype} of shape {counts.shape}.")
-    valid = (labels >= 0) & counts
+    labels = as_integer_labels(labels, n)
+    valid = (labels >= 0) & as_where(where, n)
     key_of_partners, key_of_points = jax.random.split(key)
-    everyone, all_labels, all_valid, own = x, labels, valid, jnp.arange(n)
+
+    everyone, number = (x, labels, valid), jnp.arange(n)
     if axis_name is not None:
-        everyone, all_labels, all_valid = lax.all_gather((x, labels, valid), axis_name, tiled=True)
-        own = own + n * lax.axis_index(axis_name)
-        key_of_partners, key_of_points = (
-            jax.random.fold_in(k, lax.axis_index(axis_name)) for k in (key_of_partners, key_of_points)
-        )
-    partner, paired = _partners(key_of_partners, labels, valid, own, all_labels, all_valid)
+        device = lax.axis_index(axis_name)
+        everyone, number = lax.all_gather(everyone, axis_name, tiled=True), number + n * device
+        key_of_partners, key_of_points = (jax.random.fold_in(k, device) for k in (key_of_partners, key_of_points))
+    all_x, all_labels, all_valid = everyone
+    same = (labels[:, None] == all_labels) & valid[:, None] & all_valid
+    same &= number[:, None] != jnp.arange(len(all_labels))
+    paired = jnp.any(same, axis=1)
+    partner = jnp.argmax(jnp.where(same, jax.random.uniform(key_of_partners, same.shape), -1), axis=1)
+
+    shares = (jnp.arange(1, num_points + 1) / (num_points + 1))[:, None]
     if points == "random":
         shares = jax.random.uniform(key_of_points, (num_points, n))
-    else:
-        shares = jnp.broadcast_to((jnp.arange(1, num_points + 1) / (num_points + 1))[:, None], (num_points, n))
-
-    def between(own: Array, all_: Array) -> Array:
-        dtype = jnp.promote_types(own.dtype, jnp.bfloat16) if jnp.issubdtype(own.dtype, jnp.floating) else jnp.float32
-        t = shares.reshape(num_points, n, *[1] * (own.ndim - 1)).astype(dtype)
-        kept = paired.reshape(n, *[1] * (own.ndim - 1))
-        first, second = (jnp.where(kept, a, 0).astype(dtype) for a in (own, all_[partner]))
-        return (t * first + (1 - t) * second).reshape(num_points * n, *own.shape[1:])
-
-    logits = predict_fn(jax.tree.map(between, x, everyone))
+    between = partial(_between, shares=shares, kept=paired)
+    logits = predict_fn(jax.tree.map(lambda leaf, all_: between(leaf, all_[partner]), x, all_x))
     if logits.ndim != 2 or len(logits) != num_points * n:
         raise ValueError(
             f"predict_fn must give logits (points, classes), here ({num_points * n}, classes); got shape {logits.shape}."
@@ -130,13 +116,13 @@ def euclidean_convexity_loss(
     return (losses, count) if return_num_pairs else losses
 
 
-def _partners(
-    key: PRNGKeyArray, labels: Array, valid: Array, own: Array, all_labels: Array, all_valid: Array
-) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
-    """A random other point of each point's class, and whether there is one."""
-    same = (labels[:, None] == all_labels) & valid[:, None] & all_valid & (own[:, None] != jnp.arange(len(all_labels)))
-    draws = jnp.where(same, jax.random.uniform(key, same.shape), -1)
-    return jnp.argmax(draws, axis=1), jnp.any(same, axis=1)
+def _between(first: Array, second: Array, *, shares: Float[Array, "p _"], kept: Bool[Array, " n"]) -> Array:
+    """The points of all segments at each of p shares in turn; zeros for the pairs that are not kept."""
+    dtype = jnp.promote_types(first.dtype, jnp.bfloat16) if jnp.issubdtype(first.dtype, jnp.floating) else jnp.float32
+    ones = [1] * (first.ndim - 1)
+    t = shares.reshape(*shares.shape, *ones).astype(dtype)
+    first, second = (jnp.where(kept.reshape(-1, *ones), a, 0).astype(dtype) for a in (first, second))
+    return (t * first + (1 - t) * second).reshape(-1, *first.shape[1:])
 
 
 def _class_losses(logits: Array, labels: Array, kind: str, temperature: float | Array) -> Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxconvex.losses.batch_graph import components, mean_edge, varying_as
+from jaxconvex.losses.batch_graph import components, degrees, in_mean_edges, varying_as
 
 __all__ = ["Visits", "expected_visits", "log_weights"]
 
@@ -38,10 +38,10 @@ class Visits(NamedTuple):
 def log_weights(lengths: Float[Array, "n n"], temperature: float | Array) -> Float[Array, "n n"]:
     """log W of a graph's lengths (inf: no edge), for a temperature in units of the mean edge."""
     edge = jnp.isfinite(lengths)
-    mean = mean_edge(lengths)
-    known = jnp.where(edge, lengths, 0) / jnp.where(mean > 0, mean, 1) / temperature  # their product may be too small
-    degree = jnp.maximum(jnp.sum(edge, axis=1, keepdims=True), 1).astype(lengths.dtype)
-    return jnp.where(edge, -known - HOP - jnp.log(degree), NONE)
+    cost = (
+        in_mean_edges(lengths) / temperature
+    )  # two divisions, since the product of mean and temperature may underflow
+    return jnp.where(edge, -cost - HOP - jnp.log(degrees(edge, lengths.dtype))[:, None], NONE)
 
 
 def expected_visits(

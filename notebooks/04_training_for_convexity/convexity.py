@@ -21,6 +21,7 @@ __all__ = [
     "Options",
     "choose",
     "choose_weights",
+    "chosen_before",
     "material",
     "measure",
     "read_once",
@@ -47,6 +48,11 @@ class Options(NamedTuple):
     def cache(self) -> Path:
         return self.out / "cache"
 
+    @property
+    def folders(self) -> dict[str, Path]:
+        """What a worker reads its data from, beside the cell."""
+        return {"data": self.data, "models": self.models, "folder": self.cache}
+
 
 def choose(options: Options) -> None:
     """Runs every weight of every grid on validation rows and writes the chosen ones to chosen.json."""
@@ -58,7 +64,9 @@ def choose(options: Options) -> None:
     path = options.out / "choose.jsonl"
     pairs = [(name, method) for name in options.data_sets for method in options.methods]
     read_once(options, with_test=False)
-    run_cells([cell for pair in pairs for cell in cells(*pair)], _work(options), path, options.processes)
+    run_cells(
+        [cell for pair in pairs for cell in cells(*pair)], partial(measure, **options.folders), path, options.processes
+    )
     # What was run before counts too, but only whole grids, so that no weight is chosen for want of another.
     rows = {Cell(*(row[field] for field in Cell._fields)): row for row in read_results(path)}
     known = [(name, method) for name in dict.fromkeys(c.data_set for c in rows) for method in GRIDS]
@@ -73,18 +81,27 @@ def test(options: Options) -> None:
     Raises:
         ValueError: no weights were chosen, or none for one of the methods.
     """
-    path = options.out / "chosen.json"
-    chosen = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     pairs = [(name, method) for name in options.data_sets for method in options.methods]
+    chosen = chosen_before(options.out / "chosen.json", pairs)
+    cells = [Cell("test", name, method, chosen[name][method], seed) for name, method in pairs for seed in TEST_SEEDS]
+    read_once(options, with_test=True)
+    run_cells(cells, partial(measure, **options.folders), options.out / "test.jsonl", options.processes)
+
+
+def chosen_before(path: Path, pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, float]]:
+    """What a stage before this one chose for each of these data sets and methods.
+
+    Raises:
+        ValueError: nothing was chosen, or nothing for one of them.
+    """
+    chosen = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     missing = [f"{method} on {name}" for name, method in pairs if method not in chosen.get(name, {})]
     if missing:
         raise ValueError(
-            f"test rows are read only after the weights are chosen, and {path} has none for {', '.join(missing)}. "
-            "Run `choose` with the same --out first."
+            f"test rows are read only after the settings are chosen, and {path} has none for {', '.join(missing)}. "
+            "Run `choose` first, with the same --out."
         )
-    cells = [Cell("test", name, method, chosen[name][method], seed) for name, method in pairs for seed in TEST_SEEDS]
-    read_once(options, with_test=True)
-    run_cells(cells, _work(options), options.out / "test.jsonl", options.processes)
+    return chosen
 
 
 def choose_weights(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -136,10 +153,6 @@ def score_run(cell: Cell, objective: Any, weight: float, *, data: Path, models: 
     key = jax.random.key(cell.seed)  # of the noise and the pairs: the same for every method
     scores = score(params, points, data_set.validation, num_classes=data_set.num_classes, key=key)
     return {**scores, "seconds_per_step": seconds}
-
-
-def _work(options: Options) -> Any:
-    return partial(measure, data=options.data, models=options.models, folder=options.cache)
 
 
 @cache

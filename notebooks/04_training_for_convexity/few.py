@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cells import Cell, run_cells
-from convexity import CHOOSE_SEEDS, TEST_SEEDS, Options, material, read_once
+from convexity import CHOOSE_SEEDS, TEST_SEEDS, Options, chosen_before, material, read_once
 
 if TYPE_CHECKING:
     from data import Material
-    from few_methods import Task
+    from few_targets import Task
     from jaxtyping import Int
 
 __all__ = ["UNLABELLED", "choose", "choose_settings", "draw", "few", "final", "measure"]
@@ -76,14 +76,8 @@ def final(options: Options) -> list[dict[str, Any]]:
     Raises:
         ValueError: no settings were chosen, or none for one of the methods.
     """
-    path = options.out / "few_chosen.json"
-    chosen = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     pairs = [(name, method) for name in options.data_sets for method in METHODS]
-    missing = [f"{method} on {name}" for name, method in pairs if method not in chosen.get(name, {})]
-    if missing:
-        raise ValueError(
-            f"test rows are read only after the settings are chosen, and {path} has none for {', '.join(missing)}."
-        )
+    chosen = chosen_before(options.out / "few_chosen.json", pairs)
     cells = [Cell("few", name, method, chosen[name][method], seed) for name, method in pairs for seed in TEST_SEEDS]
     return _run(cells, options, "few", with_test=True)
 
@@ -131,7 +125,7 @@ def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> Mapping[st
 
 def draw(data_set: Material, *, seed: int) -> tuple[Task, Int[np.ndarray, " u"]]:
     """A task from the train pool, and the labels that it hides."""
-    from few_methods import Task
+    from few_targets import Task
 
     pool, random = data_set.train, np.random.default_rng([seed, 7])
     order = random.permutation(len(pool.y))
@@ -145,5 +139,4 @@ def draw(data_set: Material, *, seed: int) -> tuple[Task, Int[np.ndarray, " u"]]
 
 def _run(cells: list[Cell], options: Options, stage: str, *, with_test: bool) -> list[dict[str, Any]]:
     read_once(options, with_test=with_test)
-    work = partial(measure, data=options.data, models=options.models, folder=options.cache)
-    return run_cells(cells, work, options.out / f"{stage}.jsonl", options.processes)
+    return run_cells(cells, partial(measure, **options.folders), options.out / f"{stage}.jsonl", options.processes)

@@ -16,34 +16,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import objectives
+from data import Points
+from few_targets import Task, confident, on_paths, propagated, propagated_here
 from networks import hidden, logits, rest
 from objectives import Context, cross_entropy
-from sklearn.neighbors import kneighbors_graph
-from sklearn.semi_supervised import LabelSpreading
 from training import Recipe, train
 
 from jaxconvex.losses import graph_convexity_loss, path_memberships, with_unit_gradient
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from jaxtyping import Array, Bool, Float
 
-__all__ = ["METHODS", "SETTINGS", "Outcome", "Task"]
+__all__ = ["METHODS", "SETTINGS", "Outcome"]
 
 STEPS = 300
 ROUNDS = 2  # of targets from the graph of a network trained before
 CLASSES = 16  # of a batch, at most
-
-
-class Task(NamedTuple):
-    """Points of which the first are labelled."""
-
-    x: Float[np.ndarray, "n d"]
-    y: Int[np.ndarray, " l"]  # of the first l
-    num_classes: int
-
-    @property
-    def labels(self) -> Int[np.ndarray, " n"]:
-        return np.concatenate([self.y, np.full(len(self.x) - len(self.y), -1)]).astype(np.int32)
 
 
 class Outcome(NamedTuple):
@@ -106,34 +94,6 @@ def _with_unlabelled(objective: Any, task: Task, weight: float, seed: int) -> Ou
 # With targets from a graph --------------------------------------------------------------------------------------------
 
 
-def propagated(x: Any, task: Task, *, k: int, alpha: float) -> Float[np.ndarray, "u c"]:
-    """Label spreading on the k-nearest-neighbour graph.
-
-    Source: Zhou et al., Learning with local and global consistency, 2003.
-    """
-    spreading = LabelSpreading(kernel="knn", n_neighbors=k, alpha=alpha, max_iter=100)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        spread = spreading.fit(np.asarray(x), task.labels).label_distributions_
-    return np.nan_to_num(spread[len(task.y) :]).astype(np.float32)
-
-
-def propagated_here(x: Any, task: Task, *, k: int, alpha: float) -> Float[np.ndarray, "u c"]:
-    """The same in closed form, (I - alpha S)^-1 Y, on the graph that ours reads: linked if either lists the other."""
-    edge = kneighbors_graph(np.asarray(x), k).toarray() > 0
-    edge |= edge.T
-    degree = edge.sum(axis=1)
-    s = edge / np.sqrt(degree[:, None] * degree)
-    known = np.eye(task.num_classes)[task.y]
-    walks = np.linalg.solve(np.eye(len(s)) - alpha * s, np.eye(len(s), len(known)))[len(known) :] @ known
-    return (walks / np.maximum(walks.sum(axis=1, keepdims=True), 1e-30)).astype(np.float32)
-
-
-def on_paths(x: Any, task: Task, **setting: float) -> Float[np.ndarray, "u c"]:
-    """Ours: the shares of the walks between labelled points."""
-    shares = path_memberships(x, task.labels, num_classes=task.num_classes, **setting)
-    return np.asarray(shares)[len(task.y) :]
-
-
 def _from_inputs(targets: Targets, task: Task, setting: dict[str, float], seed: int) -> Outcome:
     found = targets(task.x, task, **setting)
     return Outcome(_train_on(found, task, seed), found)
@@ -194,13 +154,6 @@ def _train_on(
     return _train(objective or _soft_targets, task, weight, seed, rows)
 
 
-def confident(targets: Float[np.ndarray, "u c"]) -> Float[np.ndarray, "u c"]:
-    """The targets times their confidence."""
-    log_p = np.log(np.maximum(targets, 1e-12))
-    weight = 1 + (targets * log_p).sum(axis=1, keepdims=True) / np.log(targets.shape[1])
-    return (targets * np.clip(weight, 0, 1)).astype(np.float32)  # rows of zeros stay
-
-
 def _soft_targets(params: Any, x: Array, y: Array, key: Any, weight: Array, context: Context) -> Array:
     """Cross entropy + weight * that of the unlabelled points, whose rows hold their targets behind their features."""
     features, targets = jnp.split(context.unlabelled, [x.shape[1]], axis=1)
@@ -230,18 +183,13 @@ def _soft_targets_and_graph(params: Any, x: Array, y: Array, key: Any, weight: A
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-class _Labelled(NamedTuple):
-    x: Any
-    y: Any
-
-
 def _train(objective: Any, task: Task, weight: float, seed: int, unlabelled: Any = None) -> Any:
     per_class = len(task.y) // task.num_classes
     classes = min(task.num_classes, CLASSES)
     points = max(per_class, 48 // classes)  # a class with fewer repeats them
     return train(
         objective,
-        _Labelled(task.x[: len(task.y)], task.y),
+        Points(task.x[: len(task.y)], task.y),
         num_classes=task.num_classes,
         weight=weight,
         seed=seed,

@@ -12,7 +12,6 @@ Prototypical networks for few-shot learning, 2017.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 from cells import Cell, read_results, run_cells
-from convexity import CHOOSE_SEEDS, TEST_SEEDS, Options, material, read_once
+from convexity import CHOOSE_SEEDS, TEST_SEEDS, Options, chosen_before, material, read_once
 from data import Points
 from mediation import mediation_table
 from networks import HIDDEN_LAYERS, hidden, logits
@@ -58,15 +57,8 @@ def final(options: Options) -> list[dict[str, Any]]:
     Raises:
         ValueError: no weights were chosen, or none for one of the methods.
     """
-    path = options.out / "chosen.json"
-    chosen = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     names = _with_novel_classes(options.data_sets)
-    missing = [f"{m} on {name}" for name in names for m in options.methods if m not in chosen.get(name, {})]
-    if missing:
-        raise ValueError(
-            f"the weights are those that `choose` found, and {path} has none for {', '.join(missing)}. "
-            "Run `choose` with the same --out first."
-        )
+    chosen = chosen_before(options.out / "chosen.json", [(name, m) for name in names for m in options.methods])
     return _run(options, "novel", names, chosen, TEST_SEEDS)
 
 
@@ -186,8 +178,7 @@ def _run(
         for method in options.methods
         for seed in seeds
     ]
-    work = partial(measure, data=options.data, models=options.models, folder=options.cache)
-    return run_cells(cells, work, options.out / f"{stage}.jsonl", options.processes)
+    return run_cells(cells, partial(measure, **options.folders), options.out / f"{stage}.jsonl", options.processes)
 
 
 def _with_novel_classes(names: Sequence[str]) -> tuple[str, ...]:

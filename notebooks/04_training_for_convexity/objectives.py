@@ -27,6 +27,7 @@ __all__ = [
     "label_smoothing",
     "manifold_mixup",
     "mixed_cross_entropy",
+    "mixed_logits",
     "mean_over_layers",
     "nothing",
     "scatter_ratio",
@@ -174,7 +175,15 @@ def mean_over_layers(params: Params, x: Array, term: Callable[[Array], Array]) -
 def mixed_cross_entropy(
     params: Params, x: Float[Array, "n d"], y: Int[Array, " n"], key: PRNGKeyArray, alpha: Array
 ) -> Float[Array, ""]:
-    """s CE(f(s h + (1 - s) h'), y) + (1 - s) CE(.., y'), h' and y' a permutation of the batch, s ~ Beta(alpha, alpha).
+    """s CE(f(s h + (1 - s) h'), y) + (1 - s) CE(.., y'), as `mixed_logits` mixes."""
+    logits, share, order = mixed_logits(params, x, key, alpha)
+    return share * cross_entropy(logits, y) + (1 - share) * cross_entropy(logits, y[order])
+
+
+def mixed_logits(
+    params: Params, x: Float[Array, "n d"], key: PRNGKeyArray, alpha: Array
+) -> tuple[Float[Array, "n c"], Float[Array, ""], Int[Array, " n"]]:
+    """f(s h + (1 - s) h') with h' a permutation of the batch and s ~ Beta(alpha, alpha); s; and the permutation.
 
     The layer of h is drawn evenly among the input and the hidden layers, s and the permutation once a batch.
     """
@@ -184,12 +193,11 @@ def mixed_cross_entropy(
         h = (x, *networks.hidden(params, x))[layer]
         return networks.rest(params, layer - 1, share * h + (1 - share) * h[order])
 
-    logits = lax.switch(layer, [partial(mixed_at, i) for i in range(len(params))])
-    return share * cross_entropy(logits, y) + (1 - share) * cross_entropy(logits, y[order])
+    return lax.switch(layer, [partial(mixed_at, i) for i in range(len(params))]), share, order
 
 
 def mixing(key: PRNGKeyArray, n: int, num_layers: int, alpha: Array) -> tuple[Array, Array, Array]:
-    """The layer (0 is the input), the share and the permutation of `mixed_cross_entropy`."""
+    """The layer (0 is the input), the share and the permutation of `mixed_logits`."""
     of_layer, of_share, of_order = jax.random.split(key, 3)
     return (
         jax.random.randint(of_layer, (), 0, num_layers),

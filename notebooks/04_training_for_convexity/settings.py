@@ -30,8 +30,7 @@ def settings(options: Options) -> None:
         for value in values
         for seed in CHOOSE_SEEDS
     ]
-    work = partial(measure, data=options.data, models=options.models, folder=options.cache)
-    run_cells(cells, work, options.out / "settings.jsonl", options.processes)
+    run_cells(cells, partial(measure, **options.folders), options.out / "settings.jsonl", options.processes)
 
 
 def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> dict[str, float]:

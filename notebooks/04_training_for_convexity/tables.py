@@ -12,13 +12,13 @@ from cells import Cell, read_results
 from scipy.stats import ttest_rel
 
 from jaxconvex.statistics import paired_difference
+from jaxconvex.study.claims.layers import holm
 
 __all__ = [
     "Criteria",
     "Difference",
     "against",
     "differences",
-    "holm",
     "means",
     "success",
     "tables",
@@ -171,23 +171,11 @@ def against(rows: Iterable[Row], method: str, *, metric: str = "accuracy") -> li
                 p = float(ttest_rel(ours, theirs).pvalue) if np.ptp(ours - theirs) else float(not np.any(ours - theirs))
                 table.append({"data_set": name, "method": method, "other": other, "difference": ends[0]})
                 table[-1] |= {"lower": ends[1], "upper": ends[2], "p": p, "seeds": len(seeds)}
-        for row, corrected in zip(table, holm([row["p"] for row in table]), strict=True):
+        for row, corrected in zip(table, holm([row["p"] for row in table]).tolist(), strict=True):
             row["p_holm"] = corrected
             row["better"], row["worse"] = (corrected < 0.05 and sign * row["difference"] > 0 for sign in (1, -1))
         found += table
     return found
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p values corrected for their number: the i-th smallest of m times m - i, none below a smaller one's.
-
-    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
-    """
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(stepped, 1)
-    return corrected.tolist()
 
 
 def tables(options: Any) -> None:

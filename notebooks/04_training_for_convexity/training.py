@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from objectives import Context, Objective
+
+if TYPE_CHECKING:
+    from data import Points
 
 __all__ = ["RECIPES", "Recipe", "draw_subset", "draw_batches", "train"]
 
@@ -41,7 +44,7 @@ RECIPES = {
 
 def train(
     objective: Objective,
-    points: Any,
+    points: Points,
     *,
     num_classes: int,
     weight: float,
@@ -81,7 +84,7 @@ def train(
     return state[0], float(np.median(seconds))
 
 
-def draw_subset(points: Any, per_class: int | None, *, seed: int) -> Any:
+def draw_subset(points: Points, per_class: int | None, *, seed: int) -> Points:
     """At most `per_class` points of each class, drawn by the seed; all of them if it is None."""
     if per_class is None:
         return points
