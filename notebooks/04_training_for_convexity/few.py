@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,21 +45,26 @@ METHODS = (
     "paths_and_graph",
     "graph_convexity",
 )
+# Made after the first test, on validation rows. All methods are tested again, on other seeds.
+SECOND_METHODS = (*METHODS, "mixup_and_contrastive", "propagation_mixed", "paths_mixed")
+SECOND_SEEDS = tuple(range(20, 40))
 
 
 def few(options: Options) -> None:
-    """Both stages: settings on validation rows, then 20 seeds on test rows."""
+    """All stages: settings on validation rows, then 20 seeds on test rows; then the second round, with more methods."""
     choose(options)
     final(options)
+    choose(options, SECOND_METHODS)
+    final(options, "few_second", SECOND_METHODS, SECOND_SEEDS)
 
 
-def choose(options: Options) -> list[dict[str, Any]]:
+def choose(options: Options, methods: Sequence[str] = METHODS) -> list[dict[str, Any]]:
     """Runs every setting of every method on validation rows and writes the most accurate ones to few_chosen.json."""
     from few_methods import SETTINGS
 
     cells = [
         Cell("few_choose", name, method, float(setting), seed)
-        for method in METHODS
+        for method in methods
         for name in options.data_sets
         for setting in range(len(SETTINGS[method]))
         for seed in CHOOSE_SEEDS
@@ -70,16 +75,18 @@ def choose(options: Options) -> list[dict[str, Any]]:
     return rows
 
 
-def final(options: Options) -> list[dict[str, Any]]:
+def final(
+    options: Options, stage: str = "few", methods: Sequence[str] = METHODS, seeds: Sequence[int] = TEST_SEEDS
+) -> list[dict[str, Any]]:
     """The chosen settings with the seeds of the test, on test rows.
 
     Raises:
         ValueError: no settings were chosen, or none for one of the methods.
     """
-    pairs = [(name, method) for name in options.data_sets for method in METHODS]
+    pairs = [(name, method) for name in options.data_sets for method in methods]
     chosen = chosen_before(options.out / "few_chosen.json", pairs)
-    cells = [Cell("few", name, method, chosen[name][method], seed) for name, method in pairs for seed in TEST_SEEDS]
-    return _run(cells, options, "few", with_test=True)
+    cells = [Cell(stage, name, method, chosen[name][method], seed) for name, method in pairs for seed in seeds]
+    return _run(cells, options, stage, with_test=True)
 
 
 def choose_settings(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -95,7 +102,7 @@ def choose_settings(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> Mapping[str, float]:
-    """What a method is worth on validation rows for "few_choose" and on test rows for "few".
+    """What a method is worth on validation rows for "few_choose" and on test rows for "few" and "few_second".
 
     accuracy: of the network; for "few" all that `scoring.score` measures. pool: of the network on the unlabelled points;
     targets: of the soft targets there, those without any counting as wrong. seconds: of the training, targets included.
@@ -105,13 +112,14 @@ def measure(cell: Cell, *, data: Path, models: Path, folder: Path) -> Mapping[st
     from networks import logits
     from scoring import score
 
-    data_set = material(cell.data_set, data, models, folder, cell.experiment == "few")
+    tested = cell.experiment != "few_choose"
+    data_set = material(cell.data_set, data, models, folder, tested)
     task, hidden_labels = draw(data_set, seed=cell.seed)
     began = time.perf_counter()
     method, setting = few_methods.METHODS[cell.method], few_methods.SETTINGS[cell.method][int(cell.weight)]
     params, targets = method(task, setting, cell.seed)
     found = {"seconds": time.perf_counter() - began}
-    points = data_set.test if cell.experiment == "few" else data_set.validation
+    points = data_set.test if tested else data_set.validation
     if cell.experiment == "few":
         key = jax.random.key(cell.seed)
         found |= score(params, points, data_set.validation, num_classes=data_set.num_classes, key=key)

@@ -25,7 +25,7 @@ from training import Recipe, train
 from jaxconvex.losses import graph_convexity_loss, path_memberships, with_unit_gradient
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Bool, Float, Int
 
 __all__ = ["METHODS", "SETTINGS", "Outcome"]
 
@@ -167,14 +167,44 @@ def _soft_targets_and_contrastive(params: Any, x: Array, y: Array, key: Any, wei
     return _soft_targets(params, x, y, key, jnp.ones(()), context) + weight * term
 
 
+def _mixup_and_contrastive(params: Any, x: Array, y: Array, key: Any, weight: Array, context: Context) -> Array:
+    """Manifold Mixup with shares from Beta(alpha, alpha), and the supervised contrastive loss by its own weight."""
+    alpha, contrastive = weight
+    _, term = objectives.mean_over_layers(params, x, lambda h: objectives.supervised_contrastive_term(h, y))
+    return objectives.mixed_cross_entropy(params, x, y, key, alpha) + contrastive * term
+
+
+def _mixed_targets_and_contrastive(params: Any, x: Array, y: Array, key: Any, weight: Array, context: Context) -> Array:
+    """Manifold Mixup of labelled and unlabelled points together, and the contrastive loss of all that have a class.
+
+    A labelled point is mixed with its class and an unlabelled one with its confident target; all labelled points weigh as
+    much as all unlabelled ones. For the contrastive loss an unlabelled point has the class of its target, as below.
+    """
+    alpha, contrastive = weight
+    features, targets = jnp.split(context.unlabelled, [x.shape[1]], axis=1)
+    of_labelled = jax.nn.one_hot(y, context.num_classes) / len(y)
+    of_both = jnp.concatenate([of_labelled, targets / jnp.maximum(jnp.sum(targets), 1)])
+    both = jnp.concatenate([x, features])
+    outputs, share, order = objectives.mixed_logits(params, both, key, alpha)
+    mixed = -jnp.sum((share * of_both + (1 - share) * of_both[order]) * jax.nn.log_softmax(outputs))
+    labels = jnp.concatenate([y, _confident_classes(targets)])
+    _, term = objectives.mean_over_layers(params, both, lambda h: objectives.supervised_contrastive_term(h, labels))
+    return mixed + contrastive * term
+
+
+def _confident_classes(targets: Float[Array, "u c"]) -> Int[Array, " u"]:
+    """The class that has more than half of a point's confident target; if none has, a number below 0 of the point's own."""
+    none = -1 - jnp.arange(len(targets))
+    return jnp.where(jnp.max(targets, axis=1) > 0.5, jnp.argmax(targets, axis=1), none)
+
+
 def _soft_targets_and_graph(params: Any, x: Array, y: Array, key: Any, weight: Array, context: Context) -> Array:
     """`_soft_targets` by 1, and the graph convexity loss of the last two layers by the weight, with a unit gradient.
 
-    An unlabelled point belongs to the class that has more than half of its confident target, else to none.
+    An unlabelled point has the class of its target, as above.
     """
     features, targets = jnp.split(context.unlabelled, [x.shape[1]], axis=1)
-    likeliest = jnp.where(jnp.max(targets, axis=1) > 0.5, jnp.argmax(targets, axis=1), -1)
-    labels = jnp.concatenate([y, likeliest])
+    labels = jnp.concatenate([y, _confident_classes(targets)])
     layers = hidden(params, jnp.concatenate([x, features]))[1:]
     terms = [with_unit_gradient(lambda h: graph_convexity_loss(h, labels), h) for h in layers]
     return _soft_targets(params, x, y, key, jnp.ones(()), context) + weight * jnp.mean(jnp.stack(terms))
@@ -211,6 +241,7 @@ PATHS = (
 # Two of each, beside two weights of the contrastive loss.
 SPREADING_AND = tuple({**s, "weight": w} for s in CLOSED_FORM[:2] for w in (0.3, 1.0))
 PATHS_AND = tuple({**s, "weight": w} for s in PATHS[2:] for w in (0.3, 1.0))
+MIXED = ((4.0, 1.0), (4.0, 3.0))  # alpha, weight
 METHODS: dict[str, Method] = {
     **{name: partial(_labelled_only, objective) for name, objective in objectives.OBJECTIVES.items()},
     "entropy": partial(_with_unlabelled, _entropy),
@@ -225,6 +256,9 @@ METHODS: dict[str, Method] = {
     "propagation_and_contrastive": partial(_beside, _soft_targets_and_contrastive, propagated_here),
     "paths_and_contrastive": partial(_beside, _soft_targets_and_contrastive, on_paths),
     "paths_and_graph": partial(_beside, _soft_targets_and_graph, on_paths),
+    "mixup_and_contrastive": partial(_labelled_only, _mixup_and_contrastive),
+    "propagation_mixed": partial(_beside, _mixed_targets_and_contrastive, propagated_here),
+    "paths_mixed": partial(_beside, _mixed_targets_and_contrastive, on_paths),
 }
 SETTINGS: dict[str, tuple[Any, ...]] = {
     **objectives.GRIDS,
@@ -240,4 +274,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "propagation_and_contrastive": SPREADING_AND,
     "paths_and_contrastive": PATHS_AND,
     "paths_and_graph": PATHS_AND,
+    "mixup_and_contrastive": ((1.0, 1.0), (1.0, 3.0), (4.0, 1.0), (4.0, 3.0)),  # alpha, weight
+    "propagation_mixed": tuple({**s, "weight": w} for s in CLOSED_FORM[:2] for w in MIXED),
+    "paths_mixed": tuple({**s, "weight": w} for s in PATHS[2:] for w in MIXED),
 }

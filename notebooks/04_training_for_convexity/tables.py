@@ -28,7 +28,7 @@ __all__ = [
 
 BASELINE = "nothing"
 ROOM = 0.92  # a layer whose baseline is below has room
-OURS = ("paths", "paths_if_trusted", "paths_and_contrastive", "paths_and_graph")  # with few labels
+OURS = ("paths", "paths_if_trusted", "paths_and_contrastive", "paths_and_graph", "paths_mixed")  # with few labels
 SCORES = ("graph/true", "graph/predicted", "euclidean/true", "euclidean/predicted")
 
 
@@ -188,9 +188,10 @@ def tables(options: Any) -> None:
         found = differences(with_room(rows))
         write(folder / "test_differences.csv", [d._asdict() for d in found])
         write(folder / "success.csv", success(found))
-    rows = read_results(Path(options.out) / "few.jsonl")
-    if rows:
-        write(folder / "few_against.csv", [row for ours in OURS for row in against(rows, ours)])
+    for stage in ("few", "few_second"):
+        rows = read_results(Path(options.out) / f"{stage}.jsonl")
+        if rows:
+            write(folder / f"{stage}_against.csv", [row for ours in OURS for row in against(rows, ours)])
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
