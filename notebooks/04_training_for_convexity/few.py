@@ -46,7 +46,7 @@ METHODS = (
     "graph_convexity",
 )
 # Made after the first test, on validation rows. All methods are tested again, on other seeds.
-SECOND_METHODS = (*METHODS, "mixup_and_contrastive", "propagation_mixed", "paths_mixed")
+SECOND_METHODS = (*METHODS, "mixup_and_contrastive", "propagation_mixed", "paths_mixed", "paths_mixed_if_confident")
 SECOND_SEEDS = tuple(range(20, 40))
 
 

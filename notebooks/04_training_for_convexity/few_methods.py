@@ -32,6 +32,7 @@ __all__ = ["METHODS", "SETTINGS", "Outcome"]
 STEPS = 300
 ROUNDS = 2  # of targets from the graph of a network trained before
 CLASSES = 16  # of a batch, at most
+CONFIDENT = 0.47  # halfway between the means of text, the least confident where the graph helps, and of blood
 
 
 class Outcome(NamedTuple):
@@ -128,6 +129,14 @@ def _if_trusted(task: Task, setting: dict[str, float], seed: int) -> Outcome:
     if lost - won > 2 * np.sqrt(lost + won):
         return Outcome(_train(objectives.nothing, task, 0.0, seed))
     return _from_inputs(on_paths, task, setting, seed)
+
+
+def _mixed_if_confident(task: Task, setting: tuple[dict[str, Any], Any], seed: int) -> Outcome:
+    """`paths_mixed` where the targets of one and the same graph are confident, in the mean; else `mixup_and_contrastive`."""
+    with_graph, without = setting
+    if np.mean(confident(on_paths(task.x, task, **PATHS[2])).sum(axis=1)) < CONFIDENT:
+        return _labelled_only(_mixup_and_contrastive, task, without, seed)
+    return _beside(_mixed_targets_and_contrastive, on_paths, task, with_graph, seed)
 
 
 def _left_out_right(task: Task, seed: int) -> Bool[np.ndarray, " l"]:
@@ -242,6 +251,8 @@ PATHS = (
 SPREADING_AND = tuple({**s, "weight": w} for s in CLOSED_FORM[:2] for w in (0.3, 1.0))
 PATHS_AND = tuple({**s, "weight": w} for s in PATHS[2:] for w in (0.3, 1.0))
 MIXED = ((4.0, 1.0), (4.0, 3.0))  # alpha, weight
+MIXUP_AND = ((1.0, 1.0), (1.0, 3.0), *MIXED)
+PATHS_MIXED = tuple({**s, "weight": w} for s in PATHS[2:] for w in MIXED)
 METHODS: dict[str, Method] = {
     **{name: partial(_labelled_only, objective) for name, objective in objectives.OBJECTIVES.items()},
     "entropy": partial(_with_unlabelled, _entropy),
@@ -259,6 +270,7 @@ METHODS: dict[str, Method] = {
     "mixup_and_contrastive": partial(_labelled_only, _mixup_and_contrastive),
     "propagation_mixed": partial(_beside, _mixed_targets_and_contrastive, propagated_here),
     "paths_mixed": partial(_beside, _mixed_targets_and_contrastive, on_paths),
+    "paths_mixed_if_confident": _mixed_if_confident,
 }
 SETTINGS: dict[str, tuple[Any, ...]] = {
     **objectives.GRIDS,
@@ -274,7 +286,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "propagation_and_contrastive": SPREADING_AND,
     "paths_and_contrastive": PATHS_AND,
     "paths_and_graph": PATHS_AND,
-    "mixup_and_contrastive": ((1.0, 1.0), (1.0, 3.0), (4.0, 1.0), (4.0, 3.0)),  # alpha, weight
+    "mixup_and_contrastive": MIXUP_AND,
     "propagation_mixed": tuple({**s, "weight": w} for s in CLOSED_FORM[:2] for w in MIXED),
-    "paths_mixed": tuple({**s, "weight": w} for s in PATHS[2:] for w in MIXED),
+    "paths_mixed": PATHS_MIXED,
+    "paths_mixed_if_confident": tuple(zip(PATHS_MIXED, MIXUP_AND, strict=True)),
 }

@@ -28,7 +28,14 @@ __all__ = [
 
 BASELINE = "nothing"
 ROOM = 0.92  # a layer whose baseline is below has room
-OURS = ("paths", "paths_if_trusted", "paths_and_contrastive", "paths_and_graph", "paths_mixed")  # with few labels
+OURS = (
+    "paths",
+    "paths_if_trusted",
+    "paths_and_contrastive",
+    "paths_and_graph",
+    "paths_mixed",
+    "paths_mixed_if_confident",
+)  # with few labels
 SCORES = ("graph/true", "graph/predicted", "euclidean/true", "euclidean/predicted")
 
 
