@@ -21,7 +21,7 @@ import pytest
 from scipy import stats
 
 FOLDER = Path(__file__).parents[1] / "notebooks" / "04_training_for_convexity"
-NAMES = ("cells", "networks", "objectives", "training", "convexity", "tables")
+NAMES = ("cells", "networks", "objectives", "training", "convexity", "tables", "data", "few_targets", "few_methods")
 RIVALS = ("nothing", "label_smoothing", "manifold_mixup", "supervised_contrastive", "within_class_variance")
 pytestmark = [
     pytest.mark.long,
@@ -164,7 +164,44 @@ def test_gradients_are_finite_for_dead_layers_and_equal_points(code):
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)), method
 
 
+def test_mixed_targets_agree_with_a_slow_version(code):
+    params, (x, y), (others, _) = random_params(), batch(), batch(seed=2)
+    targets = np.random.default_rng(3).dirichlet([1.0] * 3, 12).astype(np.float32)
+    targets[:2] = 0  # points that no walk passes
+    both, key = np.concatenate([x, others]), jax.random.key(5)
+    of_both = np.concatenate([np.eye(3)[y] / 12, targets / targets.sum()])
+    layer, share, order = (np.asarray(part) for part in code.objectives.mixing(key, 24, 4, jnp.float32(4)))
+    hidden = forward(params, both)[:-1]
+    logits = forward(params, share * hidden[layer] + (1 - share) * hidden[layer][order], int(layer))[-1]
+    mixed = slow_cross_entropy(logits, 24 * (share * of_both + (1 - share) * of_both[order]))
+    labels = np.concatenate([y, np.where(targets.max(axis=1) > 0.5, targets.argmax(axis=1), -1 - np.arange(12))])
+    assert (labels < 0).sum() > 2
+    context = code.objectives.Context(3, unlabelled=jnp.asarray(np.concatenate([others, targets], axis=1)))
+    found = code.few_methods._mixed_targets_and_contrastive(
+        jax.tree.map(jnp.float32, params), jnp.asarray(x), jnp.asarray(y), key, jnp.array([4.0, 0.3]), context
+    )
+    contrastive = np.mean([slow_contrastive(h, labels, 0.1) for h in hidden[1:]])
+    np.testing.assert_allclose(found, mixed + 0.3 * contrastive, rtol=2e-5)
+
+
+def test_the_graph_is_trusted_where_its_targets_are_confident(code):
+    """Two classes that lie apart, and two that are one cloud."""
+    random = np.random.default_rng(0)
+    y = np.repeat([0, 1], 5).astype(np.int32)
+    shown = np.concatenate([y, random.integers(2, size=60)])
+    methods = code.few_methods
+    setting = methods.SETTINGS["paths_mixed_if_confident"][0]
+    for distance, trusted in ((6.0, True), (0.0, False)):
+        x = (random.normal(size=(70, 4)) + distance * shown[:, None]).astype(np.float32)
+        task = code.few_targets.Task(x, y, 2)
+        outcome = methods.METHODS["paths_mixed_if_confident"](task, setting, 0)
+        assert (outcome.targets is not None) == trusted
+
+
 def test_every_method_to_be_chosen_for_has_a_grid_of_four_weights(code):
+    grids = {**code.few_methods.SETTINGS, **code.objectives.GRIDS}
+    assert code.few_methods.METHODS.keys() == grids.keys()
+    assert all(len(grid) in (1, 4) for grid in grids.values())
     grids = code.objectives.GRIDS
     assert grids.keys() == code.objectives.OBJECTIVES.keys()
     assert {method for method, grid in grids.items() if len(set(grid)) != 4} <= {"nothing", "graph_convexity_default"}

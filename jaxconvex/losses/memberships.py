@@ -62,7 +62,8 @@ def path_memberships(
         num_labelled: under jit with traced labels, at least as many as there are labelled points, static; n if None.
             Elsewhere they are counted.
         leave_one_out: give labelled points the shares that they had if they were unlabelled. How often these are right
-            tells how far this graph is to be trusted.
+            tells how far this graph is to be trusted. With few labels the mean confidence of the unlabelled points' shares,
+            1 - entropy / log(c), is the better sign.
         return_visits: return (shares, visits [n, c]) instead. Rows of labelled points are zeros unless they are left out.
 
     Rows of labelled points are one-hot. Rows of points that no walk passes are zeros: those in a part of the graph
