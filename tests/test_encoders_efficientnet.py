@@ -99,6 +99,7 @@ def test_the_two_forms_of_depthwise_convolution_agree(pixels, size, stride):
     assert_close(depthwise(h, kernel, stride=stride), wanted)
 
 
+@pytest.mark.long
 def test_behaviour(tmp_path):
     torch_folder(tmp_path, **TINY)
     encoder, _ = encoders.load(tmp_path, num_classes=3)
@@ -112,6 +113,7 @@ def test_behaviour(tmp_path):
     assert_saves(encoder, tmp_path / "again", lambda encoder: encoder(images))
 
 
+@pytest.mark.long
 def test_truncated_networks_get_a_head_of_their_own(tmp_path):
     encoder = encoders.initialise(TINY, num_classes=5, rngs=nnx.Rngs(0))
     images = jnp.asarray(pictures(2, 24, 20))

@@ -143,6 +143,7 @@ def test_pickles_are_refused_with_the_command(tmp_path):
     assert_close(encoder(signals), run_torch(model, signals)[1])
 
 
+@pytest.mark.long
 def test_behaviour(tmp_path):
     torch_folder(tmp_path)
     encoder, _ = encoders.load(tmp_path, num_classes=3)
@@ -157,6 +158,7 @@ def test_behaviour(tmp_path):
     assert_near_in_bfloat16(narrow, states, signals.astype(jnp.bfloat16))
 
 
+@pytest.mark.long
 def test_truncated_networks_get_a_head_of_their_own(tmp_path):
     encoder = encoders.initialise(TINY, num_classes=5, rngs=nnx.Rngs(0))
     signals = jnp.asarray(windows(2, 48))
@@ -170,6 +172,7 @@ def test_truncated_networks_get_a_head_of_their_own(tmp_path):
     assert_close(encoder.truncate(0)(signals), signals.mean(axis=1))
 
 
+@pytest.mark.long
 def test_training_from_random_weights():
     """Four kinds of movement, told apart after some steps; the statistics of the batches are what evaluation then uses."""
     encoder = encoders.initialise(TINY, num_classes=4, rngs=nnx.Rngs(0))

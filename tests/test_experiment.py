@@ -135,6 +135,7 @@ def check_by_oracle(folder: Path, k: int) -> None:
             assert np.isnan(wanted) or abs(row.score - wanted) < 5e-3
 
 
+@pytest.mark.slow
 def test_a_second_run_elsewhere_writes_the_same_file(toy, studied, tmp_path):
     (made,) = (made for made in read_domains(toy / "studies.toml") if made.name == "medical")
     run_study(made, tmp_path, progress=False)
@@ -146,7 +147,7 @@ class Stop(BaseException):
     """As a kill would come: not an Exception, so that nothing catches it."""
 
 
-@pytest.mark.parametrize("after", [1, 4])
+@pytest.mark.parametrize("after", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(toy, studied, tmp_path, monkeypatch, after):
     from jaxconvex.study import networks
 

@@ -15,6 +15,7 @@ from jaxconvex.study import training
 from jaxconvex.study.training import epochs
 
 pytest.importorskip("safetensors")
+pytestmark = pytest.mark.long
 
 VIT = {
     "model_type": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 8, "num_hidden_layers": 2,
