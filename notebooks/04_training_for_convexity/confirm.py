@@ -68,9 +68,8 @@ def measure(cell: Cell, *, data: Path, models: Path) -> dict[str, float]:
     setting = SETTINGS[cell.data_set]
     part = "test" if cell.experiment == "confirm" else "validation"
     num_classes, (dataset, y) = _part(cell.data_set, data, "train")
-    points = draw_subset(
-        Points(np.arange(len(y)), y), setting.recipe.per_class, seed=cell.seed
-    )  # x are numbers of rows
+    numbers = Points(np.arange(len(y)), y)  # of rows, in place of vectors
+    points = draw_subset(numbers, setting.recipe.per_class, seed=cell.seed)
     network, inputs = setting.make(dataset, models, num_classes=num_classes, seed=cell.seed)
     if setting.probed:
         known = jax.tree.map(lambda array: array[points.x], inputs)

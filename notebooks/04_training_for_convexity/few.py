@@ -51,20 +51,19 @@ SECOND_SEEDS = tuple(range(20, 40))
 
 
 def few(options: Options) -> None:
-    """All stages: settings on validation rows, then 20 seeds on test rows; then the second round, with more methods."""
+    """All stages: settings on validation rows, 20 seeds on test rows, then the second round's methods and seeds."""
     choose(options)
-    final(options)
-    choose(options, SECOND_METHODS)
+    final(options, "few", METHODS, TEST_SEEDS)
     final(options, "few_second", SECOND_METHODS, SECOND_SEEDS)
 
 
-def choose(options: Options, methods: Sequence[str] = METHODS) -> list[dict[str, Any]]:
+def choose(options: Options) -> list[dict[str, Any]]:
     """Runs every setting of every method on validation rows and writes the most accurate ones to few_chosen.json."""
     from few_methods import SETTINGS
 
     cells = [
         Cell("few_choose", name, method, float(setting), seed)
-        for method in methods
+        for method in SECOND_METHODS
         for name in options.data_sets
         for setting in range(len(SETTINGS[method]))
         for seed in CHOOSE_SEEDS
@@ -75,9 +74,7 @@ def choose(options: Options, methods: Sequence[str] = METHODS) -> list[dict[str,
     return rows
 
 
-def final(
-    options: Options, stage: str = "few", methods: Sequence[str] = METHODS, seeds: Sequence[int] = TEST_SEEDS
-) -> list[dict[str, Any]]:
+def final(options: Options, stage: str, methods: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """The chosen settings with the seeds of the test, on test rows.
 
     Raises:

@@ -28,14 +28,14 @@ __all__ = [
 
 BASELINE = "nothing"
 ROOM = 0.92  # a layer whose baseline is below has room
-OURS = (
+OURS = (  # with few labels
     "paths",
     "paths_if_trusted",
     "paths_and_contrastive",
     "paths_and_graph",
     "paths_mixed",
     "paths_mixed_if_confident",
-)  # with few labels
+)
 SCORES = ("graph/true", "graph/predicted", "euclidean/true", "euclidean/predicted")
 
 
