@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 
 from jaxconvex.checks import is_concrete
 
-__all__ = ["Program", "as_program", "compiled"]
+__all__ = ["Program", "as_program", "compiled", "digest"]
 
 # A part of the key of JAX's caches of traces: a new number makes it trace functions under a user's own jit anew, too.
 _at_call = jax.make_user_context(0)
@@ -30,17 +30,17 @@ _numbers = itertools.count(1)
 class Program:
     """A traced function without the arrays it holds, which are its first arguments; equal to those that compute the same."""
 
-    def __init__(self, jaxpr: Any, tree: Any, digest: str):
-        self.jaxpr, self.tree, self.digest = jaxpr, tree, digest
+    def __init__(self, jaxpr: Any, tree: Any, code: str):
+        self.jaxpr, self.tree, self.code = jaxpr, tree, code
 
     def __call__(self, *arguments: Any) -> Any:
         return jax.tree.unflatten(self.tree, jaxpr_as_fun(self.jaxpr)(*jax.tree.leaves(arguments)))
 
     def __hash__(self) -> int:
-        return hash(self.digest)
+        return hash(self.code)
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, Program) and (self.digest, self.tree) == (other.digest, other.tree)
+        return isinstance(other, Program) and (self.code, self.tree) == (other.code, other.tree)
 
 
 def as_program(function: Callable[..., Any], *arguments: Any) -> Partial:
@@ -50,8 +50,8 @@ def as_program(function: Callable[..., Any], *arguments: Any) -> Partial:
         function: any function of JAX arrays; it must not change what it holds.
         arguments: pytrees of arrays or of jax.ShapeDtypeStruct; their values do not matter.
 
-    Under jit, as an argument, it compiles nothing where an equal program was compiled. `program.digest` is a hash of what is
-    computed, the same in every process; what calls back to Python, or is traced within another trace, equals nothing else.
+    As an argument of what is under jit it compiles nothing where an equal program was compiled. What calls back to Python,
+    or is traced within another trace, equals no other.
 
     Raises:
         ValueError: the function changes an nnx.Module that it holds.
@@ -85,8 +85,14 @@ def as_program(function: Callable[..., Any], *arguments: Any) -> Partial:
     again = jax.jit(of_arrays).trace(jax.eval_shape(_same, held), shapes)
     text = again.lower().as_text() if is_concrete(held, arguments) else "callback"
     unique = f" {next(_numbers)}" if "callback" in text else ""
-    digest = hashlib.sha256((text + unique).encode()).hexdigest()
-    return Partial(Program(again.jaxpr, jax.tree.structure(out), digest), *held)
+    code = hashlib.sha256((text + unique).encode()).hexdigest()
+    return Partial(Program(again.jaxpr, jax.tree.structure(out), code), *held)
+
+
+def digest(program: Partial) -> str:
+    """A hash of the code of a program, the same in every process; the arrays that it holds have no part in it."""
+    of: Any = program.func
+    return of.code
 
 
 def compiled(function: Callable[..., Any], mesh: Mesh | None = None) -> Callable[..., Any]:

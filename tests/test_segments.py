@@ -14,7 +14,6 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxconvex
-
 from jaxconvex.segments import _segment_shares, euclidean_segments
 
 

@@ -21,7 +21,7 @@ from jaxconvex.activations.calls import weights_hash
 from jaxconvex.activations.layer_reading import OUTPUTS, Kind, Pool, kinds_of, read_layers
 from jaxconvex.activations.passes import Found, checked_results, results, unfinished
 from jaxconvex.checks import one_of, shared_length
-from jaxconvex.functions import as_program, compiled
+from jaxconvex.functions import as_program, compiled, digest
 from jaxconvex.messages import listed
 
 __all__ = ["Activations", "extract", "read_activations"]
@@ -155,7 +155,7 @@ def extract(
             "batches": given.number,
             "first batch": batch_hash(first),
             "weights": weights_hash(program),
-            "program": program.func.digest,
+            "program": digest(program),
         }
         folder = Path(folder)
         finished, whole = shards.resume(folder, settings)

@@ -14,7 +14,7 @@ from jaxconvex.activations.calls import array_hash, weights_hash
 from jaxconvex.activations.extraction import Activations
 from jaxconvex.activations.model_sources import ModelSource
 from jaxconvex.checks import shared_length
-from jaxconvex.functions import as_program
+from jaxconvex.functions import as_program, digest
 
 __all__ = ["LayerSource", "check_columns", "check_source", "open_source", "predicted_labels"]
 
@@ -85,7 +85,7 @@ def open_source(
         for name in names:
             array = read(name)
             head = as_program(heads[name], array[:1])
-            found[name] = "-".join([array_hash(array), weights_hash(head), head.func.digest])
+            found[name] = "-".join([array_hash(array), weights_hash(head), digest(head)])
         return found
 
     def wholes(names: Sequence[str]) -> Iterator[Whole]:

@@ -19,7 +19,7 @@ from jaxconvex.activations.calls import call_with, weights_hash
 from jaxconvex.activations.extraction import Activations, extract
 from jaxconvex.activations.layer_reading import Pool, kinds_of, read_layers
 from jaxconvex.checks import positive_integer
-from jaxconvex.functions import as_program
+from jaxconvex.functions import as_program, digest
 from jaxconvex.layers import LayeredModel, from_nnx, rest_of
 
 __all__ = ["ModelSource", "model_source"]
@@ -152,7 +152,7 @@ def identities(
     for name, head in heads.items():
         layer = as_program(partial(_interpolated, source, name), example)
         programs = layer, as_program(head, jax.eval_shape(layer, example))
-        hashes = [part for program in programs for part in (program.func.digest, weights_hash(program, known))]
+        hashes = [part for program in programs for part in (digest(program), weights_hash(program, known))]
         found[name] = "-".join([name, *hashes, *digests])
     return found
 
