@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 
 from jaxconvex.checks import is_concrete
 
-__all__ = ["Program", "as_program", "compiled", "digest"]
+__all__ = ["Program", "as_program", "compiled", "digest", "frozen"]
 
 # A part of the key of JAX's caches of traces: a new number makes it trace functions under a user's own jit anew, too.
 _at_call = jax.make_user_context(0)
@@ -30,11 +30,11 @@ _numbers = itertools.count(1)
 class Program:
     """A traced function without the arrays it holds, which are its first arguments; equal to those that compute the same."""
 
-    def __init__(self, jaxpr: Any, tree: Any, code: str):
-        self.jaxpr, self.tree, self.code = jaxpr, tree, code
+    def __init__(self, jaxpr: Any, tree: Any, code: str, held: Sequence[Any] = ()):
+        self.jaxpr, self.tree, self.code, self.held = jaxpr, tree, code, held
 
     def __call__(self, *arguments: Any) -> Any:
-        return jax.tree.unflatten(self.tree, jaxpr_as_fun(self.jaxpr)(*jax.tree.leaves(arguments)))
+        return jax.tree.unflatten(self.tree, jaxpr_as_fun(self.jaxpr)(*self.held, *jax.tree.leaves(arguments)))
 
     def __hash__(self) -> int:
         return hash(self.code)
@@ -93,6 +93,20 @@ def digest(program: Partial) -> str:
     """A hash of the code of a program, the same in every process; the arrays that it holds have no part in it."""
     of: Any = program.func
     return of.code
+
+
+def frozen(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """The function as it is now, for arguments of these shapes, as a static argument: equal to those that compute the same.
+
+    What it holds is part of it: other values compile anew. A function of what is being traced stays as it is.
+    """
+    program = as_program(function, *arguments)
+    if not is_concrete(program):
+        return function
+    of: Any = program.func
+    held = [np.array(leaf) for leaf in program.args]  # copies, whose types and shapes are part of the code
+    values = hashlib.sha256(b"".join(leaf.tobytes() for leaf in held)).hexdigest()
+    return Program(of.jaxpr, of.tree, of.code + values, held)
 
 
 def compiled(function: Callable[..., Any], mesh: Mesh | None = None) -> Callable[..., Any]:
