@@ -52,9 +52,9 @@ def from_nnx(
     "blocks/0", "blocks/0/mlp", "blocks/1". Under a vmap of the model's own the mapped axis of an activation comes first.
 
     Args:
-        model: any nnx.Module. Its arrays are taken as they are now, and it is never changed; read an updated model by calling
-            from_nnx again, which costs next to nothing. An object among its attributes that is no array and no module is
-            part of what is compiled, by its identity: put another in its place, do not change it.
+        model: any nnx.Module. Its arrays are taken as they are now, and it is never changed; read an updated model by
+            calling from_nnx again, which costs next to nothing. An object among its attributes that is no array and no
+            module is part of what is compiled, by its identity: put another in its place, do not change it.
         layers: names, or patterns in which * stands for a part of a name and ** for anything, "/" included. By default the
             blocks: the direct submodules of the model, or their elements where these are lists, dictionaries, Sequentials
             or scanned stacks.
