@@ -137,7 +137,7 @@ def test_statistics_and_modes_are_those_at_the_call(right):
     there = score(lambda h: (h - shift) @ jnp.asarray(KERNELS[0]))
     np.testing.assert_allclose(score(network), there, atol=1e-6)
     network.norm.use_running_average = False
-    with pytest.raises(ValueError, match="changes a module that it holds.*eval"):
+    with pytest.raises(ValueError, match=r"changes a module that it holds.*eval"):
         score(network)
     network.norm.use_running_average = True
     np.testing.assert_allclose(score(network), there, atol=1e-6)
