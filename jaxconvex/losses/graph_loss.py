@@ -40,7 +40,7 @@ def graph_convexity_loss(
             less than 1 is background as for the rest.
         k: neighbours of a point, static, 1 to n - 1.
         temperature: in units of the mean length of an edge, above 0; it may be traced, so it can follow a schedule.
-            0.03 to 0.3 are sensible; what is below 1e-6 counts as 1e-6. Below 0.05, or in batches above 500 points, sums
+            0.03 to 0.3 are sensible; what is below 1e-4 counts as 1e-4. Below 0.05, or in batches above 500 points, sums
             of exponentials take over from matrix products: about 20 times the time on a CPU.
         where: points that count; all others are left out of the graph too, as if they were not in the batch.
         axis_name: gather the batch over this axis of a shard_map or pmap first. Every device then returns the same
@@ -70,7 +70,8 @@ def graph_convexity_loss(
     in Saerens et al., "Randomized Shortest-Path Problems: Two Related Models", 2009.
     """
     batch = as_batch(x, labels, where, axis_name, k=k, soft=True)
-    log_w = log_weights(batch_graph(batch.x, batch.valid, k), positive(temperature, "temperature"))
+    temperature = positive(temperature, "temperature")
+    log_w = log_weights(batch_graph(batch.x, batch.valid, k), temperature)
     if batch.labels.ndim == 1:
         wanted = pairs_of(batch.labels, batch.valid)
         outside = (batch.labels[:, None] != batch.labels)[None].astype(log_w.dtype)
@@ -84,5 +85,5 @@ def graph_convexity_loss(
     scores = jnp.where(visits.linked, 1 - visits.outside / jnp.maximum(visits.total, 1), 0)
     pairs = jnp.sum(weights)
     loss = jnp.sum(weights * (1 - scores)) / jnp.where(pairs > 0, pairs, 1)
-    loss = jnp.where(batch.broken, jnp.nan, loss)
+    loss = jnp.where(batch.broken | jnp.isnan(temperature), jnp.nan, loss)
     return (loss, pairs / 2) if return_num_pairs else loss

@@ -86,8 +86,8 @@ def path_memberships(
     Source: walks as in Saerens et al., "Randomized Shortest-Path Problems: Two Related Models", 2009.
     """
     known = is_concrete(labels)
+    count = int(np.sum(np.asarray(labels) >= 0)) if known else 0  # before they are an array of a trace
     labels = as_labels(labels, len(x), num_classes)
-    count = int(np.sum(np.asarray(labels) >= 0)) if known else 0
     if num_labelled is None:
         num_labelled = max(count, 1) if known else len(x)
     positive_integer(num_labelled, "num_labelled", most=len(x))
@@ -116,7 +116,8 @@ def _memberships(
     total = jnp.sum(visits, axis=1, keepdims=True)
     shares = jnp.where(total > 0, visits / jnp.where(total > 0, total, 1), 0)
     shares = jnp.where(asked[:, None], shares, jax.nn.one_hot(labels, num_classes, dtype=shares.dtype))
-    return jnp.where(batch.broken, jnp.nan, shares), jnp.where(batch.broken, jnp.nan, visits)
+    broken = batch.broken | jnp.any(jnp.isnan(jnp.stack(costs)))
+    return jnp.where(broken, jnp.nan, shares), jnp.where(broken, jnp.nan, visits)
 
 
 def _log_walks(

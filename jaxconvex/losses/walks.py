@@ -22,7 +22,7 @@ __all__ = ["Visits", "expected_visits", "log_weights"]
 
 HOP = 1.0  # what a hop costs beside its length, in temperatures: so walks stay short at any temperature
 NONE = -1e30  # the logarithm of nothing; infinity would make gradients nan
-COLDEST = 1e-6  # temperatures below it: only the shortest paths remain, and lower ones would leave the range of NONE
+COLDEST = 1e-4  # the lowest temperature: only the shortest paths remain, and at lower ones rounding blurs them again
 LIFT = 0.45  # weights of walks are kept times the largest float to this power, to use its range on both sides
 ROWS = 8  # rows of exponentials at a time
 EXACT = lax.Precision.HIGHEST
