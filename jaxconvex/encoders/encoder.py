@@ -144,9 +144,10 @@ class Encoder(nnx.Module):
             raise ValueError(f"the encoder has {len(self.blocks)} blocks to keep; got {depth}.")
         shorter = nnx.merge(*nnx.split(self))
         shorter.blocks = nnx.List(list(shorter.blocks)[:depth])
-        shorter.config_json = json.dumps(self.config | self.depth_config(depth), sort_keys=True)
+        config = {key: value for key, value in (self.config | self.depth_config(depth)).items() if value is not None}
+        shorter.config_json = json.dumps(config, sort_keys=True)
         return shorter
 
     def depth_config(self, depth: int) -> dict[str, Any]:
-        """The entries of the configuration that say how many blocks there are."""
+        """The entries of the configuration that say how many blocks there are; with None, those that are left out."""
         return {"num_hidden_layers": depth}

@@ -101,8 +101,12 @@ def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs
     has_classifier = {"projector.weight", "classifier.weight"} <= set(shapes)
     refuse_weighted_sum(shapes, has_classifier and num_classes is None)
     config = config | {"use_weighted_layer_sum": False}
+    positions = config["max_source_positions"]
+    held = shapes.get("embed_positions.weight", (positions,))[0]
+    if held != positions:
+        raise ValueError(f"the configuration says max_source_positions={positions}, and the file holds {held}.")
     width, hidden, projected = config["d_model"], config["encoder_ffn_dim"], config["classifier_proj_size"]
-    embed = MelEmbedding(config["num_mel_bins"], width, config["max_source_positions"], rngs=rngs)
+    embed = MelEmbedding(config["num_mel_bins"], width, positions, rngs=rngs)
     blocks = [
         Block(
             Attention(width, config["encoder_attention_heads"], key_bias=False, rngs=rngs),
@@ -148,5 +152,7 @@ FAMILIES = {
         ignored=(r"^(model\.)?decoder\.", r"^proj_out\.", r"^layer_weights$", r"^(projector|classifier)\."),
         config=TINY,
         bare="encoder.",  # as in a whole Whisper, whose decoder is then missing
+        model="Whisper",
+        task="AudioClassification",
     )
 }

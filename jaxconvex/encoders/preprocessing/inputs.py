@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Inputs", "as_items", "missing", "read", "read_json", "refuse_others", "whole"]
+from jaxconvex.encoders.checkpoints import read_json
+
+__all__ = ["Inputs", "as_items", "missing", "read", "refuse_others", "whole"]
 
 
 class Inputs(NamedTuple):
@@ -22,21 +23,12 @@ class Inputs(NamedTuple):
 
 def read(folder: Path | None, key: str) -> dict[str, Any]:
     """The settings of an image processor or feature extractor, empty if no file has them; `key` is their name if nested."""
-    nested = read_json(folder, "processor_config.json").get(key)
-    return nested or read_json(folder, "preprocessor_config.json")
-
-
-def read_json(folder: Path | None, name: str) -> dict[str, Any]:
-    """The object in a JSON file, empty if there is no such file."""
-    if folder is None or not (folder / name).is_file():
+    if folder is None:
         return {}
-    try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / name} is not valid JSON ({error}). Download the file again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{folder / name} must hold a JSON object; got {type(found).__name__}.")
-    return found
+    nested = (read_json(folder / "processor_config.json") or {}).get(key)
+    if nested is not None and not isinstance(nested, dict):
+        raise ValueError(f"{key} in {folder / 'processor_config.json'} must be an object; got {type(nested).__name__}.")
+    return nested or read_json(folder / "preprocessor_config.json") or {}
 
 
 def refuse_others(settings: dict[str, Any], known: Iterable[str], what: str) -> None:

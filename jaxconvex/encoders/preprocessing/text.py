@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxconvex.encoders.preprocessing.inputs import Inputs, as_items, missing, read_json, whole
+from jaxconvex.encoders.checkpoints import read_json
+from jaxconvex.encoders.preprocessing.inputs import Inputs, as_items, missing, whole
 
 __all__ = ["TextSettings", "preprocess_texts", "text_settings"]
 
@@ -115,7 +116,7 @@ def text_settings(folder: Path | None, model_type: str, config: dict[str, Any]) 
     if folder is None:
         return None
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    said = read_json(folder, "special_tokens_map.json") | read_json(folder, "tokenizer_config.json")
+    said = (read_json(folder / "special_tokens_map.json") or {}) | (read_json(folder / "tokenizer_config.json") or {})
     if "tokenizer.json" in names:
         tokenizer = _from_file(folder / "tokenizer.json", said)
     elif "vocab.txt" in names:
@@ -254,7 +255,7 @@ def _add_special(
     declared = {int(i): token for i, token in said.get("added_tokens_decoder", {}).items()}
     if not declared:
         names = {token["content"] for token in special}
-        for content, i in read_json(folder, "added_tokens.json").items():
+        for content, i in (read_json(folder / "added_tokens.json") or {}).items():
             declared[i] = {"content": content, "special": content in names}
     tokens = [declared[i] for i in sorted(declared)] + special
     seen = set()
