@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 
 from jaxconvex.encoders.checkpoints import read_json
 
-__all__ = ["Inputs", "as_items", "missing", "read", "refuse_others", "whole"]
+__all__ = ["Inputs", "as_array", "as_items", "check_like", "missing", "read", "refuse_others", "whole"]
 
 
 class Inputs(NamedTuple):
@@ -52,6 +53,25 @@ def as_items(items: Any, one: str) -> list[Any]:
     if not found:
         raise ValueError(f"items must hold at least one {one}; got none.")
     return found
+
+
+def as_array(item: Any, i: int) -> np.ndarray:
+    """An item as an array. Raises ValueError for what is none, and for a masked array: its mask would be lost."""
+    if isinstance(item, np.ma.MaskedArray):
+        raise ValueError(f"item {i} is a masked array; fill it or cut it first, and pass its .data.")
+    try:
+        return np.asarray(item)
+    except (RuntimeError, TypeError, ValueError) as error:  # tensors with a gradient or on a device, ragged lists
+        raise ValueError(f"item {i} cannot be made an array: {error}") from error
+
+
+def check_like(said: dict[str, Any], usual: dict[str, Any], what: str) -> None:
+    """Raises ValueError if a setting of a file is no bool or number where its usual value is a bool or a float."""
+    for key, value in said.items():
+        like = usual.get(key)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not (isinstance(value, bool) if isinstance(like, bool) else number or not isinstance(like, float)):
+            raise ValueError(f"the {what} of this checkpoint must have {key} like {like!r}; got {value!r:.80}.")
 
 
 def whole(value: Any, name: str, least: int = 1) -> int:
