@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -141,10 +140,11 @@ def _shards(folder: Path) -> list[str]:
         raise ValueError(f"{folder / INDEX} must map each tensor to its file, under weight_map. Fetch it again.")
     shards = sorted(set(where.values()))
     # The hub's cache is made of links, so links are followed; a name alone must not lead elsewhere.
-    outside = [name for name in shards if re.search(r"[/\\:]", name) or not name.endswith(".safetensors")]
+    plain = re.compile(r"[^/\\:]{1,240}\.safetensors")
+    outside = [name for name in shards if not plain.fullmatch(name) or not name.isprintable()]
     if outside:
-        raise ValueError(f"{folder / INDEX} must name safetensors files that lie beside it; it names {outside[0]!r}.")
-    absent = [name for name in shards if not os.path.isfile(folder / name)]  # noqa: PTH113, Path's raises for some names
+        raise ValueError(f"{folder / INDEX} must name safetensors files that lie beside it; it names {outside[0]!r:.80}.")
+    absent = [name for name in shards if not (folder / name).is_file()]
     if absent:
         raise ValueError(
             f"{folder / INDEX} names {len(shards)} shards; {', '.join(absent[:8])} is missing. Fetch it again."

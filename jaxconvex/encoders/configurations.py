@@ -22,8 +22,11 @@ PLAIN: dict[str, tuple[Any, str]] = {
     "adapter_attn_dim": (None, "adapters in the blocks"),
     "conv_pos_batch_norm": (False, "a batch normalisation before the position convolution"),
 }
+KINDS = {bool: "true or false", str: "text", int: "a whole number above 0", float: "a number above 0"}
+KINDS |= dict.fromkeys((list, tuple), "a list of whole numbers above 0")
 DEPTHS = ("num_hidden_layers", "n_layers", "encoder_layers")
-MAY_BE_ZERO = (*DEPTHS, "type_vocab_size", "pad_token_id")
+ROWS = {"stages": 0, "layers": 2}  # of convolutional networks, and where in a row the number of its blocks stands
+MAY_BE_ZERO = (*DEPTHS, *ROWS, "type_vocab_size", "pad_token_id")
 BASES = r"Model|Encoder|Backbone|LMHeadModel|PreTrainedModel|For[A-Z]\w*"  # what follows a family in a class's name
 
 
@@ -43,10 +46,14 @@ def check_config(config: Mapping[str, Any], family: Family, shapes: Shapes) -> N
     for key, usual in usual_values.items():
         value = config.get(key, usual)
         if not _fits(key, value, usual):
-            kind = "a list" if isinstance(usual, (tuple, list)) else f"like {usual!r}"
-            raise ValueError(f"the configuration's {key} must be {kind}, of a size that makes sense; got {value!r:.80}.")
+            raise ValueError(f"the configuration's {key} must be {KINDS[type(usual)]}, as {usual!r}; got {value!r:.80}.")
     for key in DEPTHS:
         check_count(config.get(key, 0), shapes, f"{key}=")
+    for key, column in ROWS.items():
+        rows = config.get(key) or []
+        if not isinstance(rows, (list, tuple)) or not all(_fits(key, row, (1,)) and len(row) > column for row in rows):
+            raise ValueError(f"the configuration's {key} must be rows of whole numbers; got {rows!r:.80}.")
+        check_count(sum(row[column] for row in rows), shapes, f"{key} of ")
 
 
 def _fits(key: str, value: Any, usual: Any) -> bool:

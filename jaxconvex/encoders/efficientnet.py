@@ -18,7 +18,6 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxconvex.encoders.configurations import check_count
 from jaxconvex.encoders.convolutions import (
     ConvolutionalEncoder,
     DepthwiseConvolution,
@@ -93,7 +92,6 @@ class InvertedBottleneck(nnx.Module):
 def _build(config: Mapping[str, Any], shapes: Shapes, num_classes: int | None, rngs: nnx.Rngs) -> ConvolutionalEncoder:
     config = LITE0 | dict(config)
     norm = partial(batch_norm, epsilon=config["batch_norm_eps"], momentum=config["batch_norm_momentum"], rngs=rngs)
-    check_count(sum(stage[0] for stage in config["stages"]), shapes, "stages of ")
     width, blocks = config["stem_width"], []
     every = [
         (size, stride if i == 0 else 1, growth, out)

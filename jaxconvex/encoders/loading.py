@@ -141,7 +141,9 @@ def save(encoder: Encoder, folder: str | Path, source: str | Path | None = None)
         if not Path(source).is_dir():
             raise ValueError(f"source must be the folder of a checkpoint; there is no folder {source}.")
         found = (path for pattern in COMPANIONS for path in sorted(Path(source).glob(pattern)))
-        companions = [path for path in found if path.name != "config.json" and not path.name.endswith(".index.json")]
+        companions = [
+            path for path in found if path.is_file() and path.name != "config.json" and not path.name.endswith(".index.json")
+        ]
     config = encoder.config
     known = _family(config["model_type"])
     classifier = encoder.head.classifier

@@ -253,7 +253,7 @@ IGNORED = (  # pretraining, transcription, classifiers of frames and of speakers
 
 
 def _family(model: str, prefix: str, base: dict[str, Any], **names: str) -> Family:
-    top = ("projector", "classifier")
+    top = ("projector", "classifier", "tdnn.", "layer_weights")
     build = partial(_build, base=base)
     return Family(build, NAMES | names, (prefix,), top=top, ignored=IGNORED, config=base, model=model)
 

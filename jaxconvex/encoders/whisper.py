@@ -148,7 +148,7 @@ FAMILIES = {
             "head.classifier": "classifier",
         },
         ("encoder.", "model.encoder."),
-        top=("projector", "classifier"),
+        top=("projector", "classifier", "layer_weights"),
         ignored=(r"^(model\.)?decoder\.", r"^proj_out\.", r"^layer_weights$", r"^(projector|classifier)\."),
         config=TINY,
         bare="encoder.",  # as in a whole Whisper, whose decoder is then missing

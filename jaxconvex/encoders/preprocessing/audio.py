@@ -317,13 +317,14 @@ def _clip(item: Any, i: int, rate: float | None, to: int) -> Float[np.ndarray, "
 
 def _half_range(samples: np.ndarray, i: int) -> float:
     """Half the range of a clip's integers; an error where their type does not tell it."""
-    if samples.dtype in (np.int8, np.uint8, np.int16, np.uint16):
-        return 2.0 ** (8 * samples.dtype.itemsize - 1)
+    kind = samples.dtype.newbyteorder("=")
+    if kind in (np.int8, np.uint8, np.int16, np.uint16):
+        return 2.0 ** (8 * kind.itemsize - 1)
     peak = int(np.abs(samples.astype(np.float64)).max())
-    if samples.dtype == np.int32 and (peak == 0 or peak > 2**23):
+    if kind == np.int32 and (peak == 0 or peak > 2**23):
         return 2.0**31
     raise ValueError(
-        f"item {i} must tell its depth: values up to {peak} in {samples.dtype} may be steps of 8, 16 or 24 bits. Take its own "
+        f"item {i} must tell its depth: values up to {peak} in {kind} may be steps of 8, 16 or 24 bits. Take its own "
         "type, np.asarray(clip, np.int16), or divide by half the range, clip / 2**23 for 24 bits."
     )
 

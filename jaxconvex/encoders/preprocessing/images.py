@@ -157,7 +157,7 @@ def image_settings(file: dict[str, Any], model_type: str, config: dict[str, Any]
     refuse_others(file, {*CROPPED, *HARMLESS}, name)
     said: dict[str, Any] = defaults | {key: value for key, value in file.items() if value is not None}
     check_like(said, defaults, name)
-    if said["resample"] not in range(6):
+    if whole(said["resample"], "resample", least=0) > 5:
         raise ValueError(f"resample must be one of Pillow's filters, 0 to 5; got {said['resample']!r}.")
     normalised = said["do_normalize"]
     return ImageSettings(
