@@ -260,14 +260,14 @@ def test_broken_files_are_told(tmp_path):
         expected = run([tmp_path / name]).inputs
         for length in (0, 30, len(whole) // 2, len(whole) - 1):
             (tmp_path / name).write_bytes(whole[:length])
-            with pytest.raises(ValueError, match=f"item 1, .*{name}, (cannot be read|ends before)"):
+            with pytest.raises(ValueError, match=rf"item 1, .*{name}, (cannot be read|ends before)"):
                 run([clip, tmp_path / name])
         if name == "a.wav":
             at = whole.index(b"data") + 4
             (tmp_path / name).write_bytes(whole[:at] + b"\xff" * 4 + whole[at + 4 :])
             np.testing.assert_array_equal(run([tmp_path / name]).inputs, expected)
     for path in (tmp_path / "absent.wav", tmp_path):
-        with pytest.raises(ValueError, match="item 0, .*cannot be read as sound"):
+        with pytest.raises(ValueError, match=r"item 0, .*cannot be read as sound"):
             run([path])
 
 

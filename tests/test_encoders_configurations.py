@@ -8,11 +8,11 @@ import time
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import parity
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-import parity
 from jaxconvex import encoders
 from jaxconvex.encoders.configurations import DEPTHS, PLAIN
 
@@ -84,7 +84,12 @@ def test_configurations_of_other_networks_are_refused_at_once(changes, message, 
 def test_a_head_for_another_task_is_left_out(folder):
     """Its states are right; the classifier reads each token, so that it makes no logits of a text."""
     whole, _ = encoders.load(folder)
-    for name in ("BertForTokenClassification", "BertForMultipleChoice", "BertForQuestionAnswering", "TFBertForMaskedLM"):
+    for name in (
+        "BertForTokenClassification",
+        "BertForMultipleChoice",
+        "BertForQuestionAnswering",
+        "TFBertForMaskedLM",
+    ):
         edit(folder, architectures=[name])
         encoder, _ = encoders.load(folder)
         assert encoder.head.classifier is None and encoder(IDS).shape == (2, 4, 8)
@@ -101,7 +106,10 @@ def test_a_head_for_another_task_is_left_out(folder):
     ("change", "message"),
     [
         (lambda w: w | {"bert.embeddings.LayerNorm.gamma": np.ones(8, np.float32)}, "two spellings of one tensor"),
-        (lambda w: w | {"embeddings.LayerNorm.weight": np.ones(8, np.float32)}, "1 unexpected: embeddings.LayerNorm.weight"),
+        (
+            lambda w: w | {"embeddings.LayerNorm.weight": np.ones(8, np.float32)},
+            "1 unexpected: embeddings.LayerNorm.weight",
+        ),
         (lambda w: w | {"classifier.weight": np.ones((3, 8), np.int8)}, "perhaps quantized: classifier.weight: I8"),
         (
             lambda w: w | {"classifier.weight": np.ones((3, 8), ml_dtypes.float8_e4m3fn)},
@@ -181,6 +189,29 @@ def test_saving_writes_all_or_nothing(folder, tmp_path_factory):
     assert sorted(path.name for path in target.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
 
 
+def test_inputs_of_another_kind_are_refused(folder):
+    """Numbers of words outside the vocabulary, in 64 bits too, are nan; scores added to the attention are no mask."""
+    encoder, _ = encoders.load(folder)
+    for wrong in (20, -1, 2**32 + 3):
+        ids = np.array([[3, wrong]])
+        assert np.isnan(np.asarray(encoder.hidden_states(ids)["embed"])[0, 1]).all()
+        assert np.isfinite(np.asarray(encoder.hidden_states(ids)["embed"])[0, 0]).all()
+    for mask in (np.where([[True, True, True, False]] * 2, 0.0, -1e9), np.ones((2, 1), bool), np.ones(4, bool)):
+        with pytest.raises(ValueError, match=r"the mask must be boolean of shape \(2, 4\)"):
+            encoder(IDS, mask)
+    np.testing.assert_array_equal(encoder(IDS, np.array([[1, 1, 1, 0]] * 2)), encoder(IDS, np.arange(4) < [[3]] * 2))
+    with pytest.raises(ValueError, match="dtype must be a float"):
+        encoders.load(folder, dtype=jnp.int8)
+    net = {"stages": [[1, 3, 1, 1, 4]], "stem_width": 4, "head_width": 8}
+    for config in (
+        SMALL | {"model_type": "vit", "image_size": 8, "patch_size": 4},
+        net | {"model_type": "efficientnet-lite0"},
+    ):
+        embed = encoders.initialise(config, rngs=nnx.Rngs(0)).embed
+        with pytest.raises(ValueError, match=r"the images must be floats.* got uint8"):
+            embed(np.zeros((1, 8, 8, 3), np.uint8))
+
+
 # Against torch
 
 SPEECH = SMALL | {"conv_dim": (8, 8), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_conv_pos_embeddings": 4}
@@ -201,15 +232,17 @@ ctc_loss_reduction ctc_zero_infinity tdnn_dim tdnn_kernel tdnn_dilation xvector_
 num_adapter_layers output_hidden_size num_feat_extract_layers num_ctc_classes decoder_layers decoder_attention_heads
 decoder_ffn_dim decoder_start_token_id scale_embedding max_target_positions suppress_tokens begin_suppress_tokens
 median_filter_width
-""".split()
+""".split()  # noqa: SIM905
 READ = """
 q_groups k_groups v_groups post_attention_groups intermediate_groups output_groups hidden_act activation qkv_bias
 num_channels pooler_act use_absolute_position_embeddings use_relative_position_bias use_shared_relative_position_bias
 layer_scale_init_value use_mean_pooling use_swiglu_ffn use_weighted_layer_sum pad_token_id vocab_size
-""".split()
+""".split()  # noqa: SIM905
 
 
-@pytest.mark.parametrize("kind", [kind for kind in encoders.families() if kind not in ("efficientnet-lite0", "resnet1d")])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in encoders.families() if kind not in ("efficientnet-lite0", "resnet1d")]
+)
 def test_every_setting_of_a_family_is_read_refused_or_harmless(kind):
     transformers = pytest.importorskip("transformers")
     from jaxconvex.encoders.loading import _family
@@ -250,7 +283,8 @@ def test_classifiers_of_tokens_load_without_a_head(name, tmp_path):
     import torch
 
     ids = np.array([[3, 8, 9, 12]])
-    parity.assert_close(last_state(encoder, ids), getattr(model, model.base_model_prefix)(torch.tensor(ids)).last_hidden_state)
+    base = getattr(model, model.base_model_prefix)
+    parity.assert_close(last_state(encoder, ids), base(torch.tensor(ids)).last_hidden_state)
     assert encoder.head.classifier is None
 
 

@@ -165,7 +165,10 @@ WRONG = {
     "nan": (lambda run: run([np.full((8, 8, 3), np.nan)]), r"floats in \[0, 1\]"),
     "mode": (lambda run: run([Image.new("I;16", (4, 4))]), "mode I;16"),
     "no pixels": (lambda run: run([Image.new("RGB", (0, 4))]), "it has 0 x 4"),
-    "a mask": (lambda run: run([np.ma.masked_array(np.zeros((8, 8), np.uint8), mask=True)]), "item 0 is a masked array"),
+    "a mask": (
+        lambda run: run([np.ma.masked_array(np.zeros((8, 8), np.uint8), mask=True)]),
+        "item 0 is a masked array",
+    ),
     "size": (lambda run: run(pictures(), size=0), "size must be a whole number"),
 }
 
@@ -210,7 +213,7 @@ def test_broken_files_are_told(tmp_path):
         opened = Image.open(tmp_path / name)
         with pytest.raises(ValueError, match="item 0 cannot be read as an image"):
             run([opened])
-    with pytest.raises(ValueError, match="item 1, .*absent.png, cannot be read"):
+    with pytest.raises(ValueError, match=r"item 1, .*absent\.png, cannot be read"):
         run([pictures()[0], tmp_path / "absent.png"])
 
 

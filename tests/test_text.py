@@ -283,7 +283,14 @@ def as_file(**changes):
 
 
 WORDS = "\n".join(VOCABULARY) + "\n"
-TOKEN = {"content": "<new>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+TOKEN = {
+    "content": "<new>",
+    "lstrip": True,
+    "rstrip": False,
+    "single_word": False,
+    "normalized": False,
+    "special": True,
+}
 LEFT = {"direction": "Left", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
 FOLDERS = {
     "special tokens of the configuration only": {"tokenizer__json": as_file(), "tokenizer_config__json": {}},
@@ -292,23 +299,36 @@ FOLDERS = {
         "tokenizer_config__json": {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"},
     },
     "added by number": {"vocab__txt": WORDS, "tokenizer_config__json": {"added_tokens_decoder": {"10": TOKEN}}},
-    "added by name": {"vocab__txt": WORDS, "tokenizer_config__json": {"extra_special_tokens": {"image_token": "<new>"}}},
-    "additional": {"tokenizer__json": as_file(), "tokenizer_config__json": {"additional_special_tokens": ["<new>", "do"]}},
+    "added by name": {
+        "vocab__txt": WORDS,
+        "tokenizer_config__json": {"extra_special_tokens": {"image_token": "<new>"}},
+    },
+    "additional": {
+        "tokenizer__json": as_file(),
+        "tokenizer_config__json": {"additional_special_tokens": ["<new>", "do"]},
+    },
     "of a map": {
         "vocab__txt": WORDS,
         "tokenizer_config__json": {},
-        "special_tokens_map__json": {"mask_token": TOKEN | {"content": "[MASK]"}, "additional_special_tokens": ["<new>"]},
+        "special_tokens_map__json": {
+            "mask_token": TOKEN | {"content": "[MASK]"},
+            "additional_special_tokens": ["<new>"],
+        },
     },
     "of an old list": {"vocab__txt": WORDS, "tokenizer_config__json": {}, "added_tokens__json": {"<new>": 10}},
     "of the file": {"tokenizer__json": as_file(added_tokens=[TOKEN | {"id": 10}]), "tokenizer_config__json": {}},
     "a class token of its own": {"vocab__txt": WORDS, "tokenizer_config__json": {"cls_token": "<new>"}},
-    "cut on the left": {"vocab__txt": WORDS, "tokenizer_config__json": {"truncation_side": "left", "model_max_length": 5}},
+    "cut on the left": {
+        "vocab__txt": WORDS,
+        "tokenizer_config__json": {"truncation_side": "left", "model_max_length": 5},
+    },
     "cut on the left by the file": {"tokenizer__json": as_file(truncation=LEFT), "tokenizer_config__json": {}},
     "padded on the left": {"vocab__txt": WORDS, "tokenizer_config__json": {"padding_side": "left"}},
     "special tokens split": {"vocab__txt": WORDS, "tokenizer_config__json": {"split_special_tokens": True}},
     "the class in config.json": {"vocab__txt": WORDS, "config__json": {"tokenizer_class": "DistilBertTokenizerFast"}},
 }
-SAID = ["the dogs", "The [MASK] dog", "a <new> do[SEP]", "the dog the dog the dogs doggy", "do <new>the  [CLS]", "é\u200b\x00!"]
+SAID = ["the dogs", "The [MASK] dog", "a <new> do[SEP]", "the dog the dog the dogs doggy", "do <new>the  [CLS]"]
+SAID += ["é\u200b\x00!"]
 
 
 @pytest.mark.parametrize("case", FOLDERS)
@@ -328,20 +348,32 @@ def test_random_folders_equal_transformers(tmp_path):
     """Random choices of all that a folder may say, against the tokenizer that transformers makes of it."""
     transformers = pytest.importorskip("transformers")
     draw = random.Random(0)
-    names = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+    names = {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    }
     pieces = [*VOCABULARY, "<new>", "<other>", "é", "É", " ", "\t", "今日", "🙂", ".", "\u200b", "x" * 101]
 
     def flags(content):
-        return {"content": content} | {key: draw.random() < 0.4 for key in ("lstrip", "rstrip", "single_word", "normalized")}
+        return {"content": content} | {
+            key: draw.random() < 0.4 for key in ("lstrip", "rstrip", "single_word", "normalized")
+        }
 
     def token(content):
         return content if draw.random() < 0.5 else flags(content)
 
     for i in range(100):
         said = {key: draw.random() < 0.5 for key in ("do_lower_case", "strip_accents") if draw.random() < 0.3}
-        said |= {key: draw.choice(["left", "right"]) for key in ("truncation_side", "padding_side") if draw.random() < 0.3}
+        said |= {
+            key: draw.choice(["left", "right"]) for key in ("truncation_side", "padding_side") if draw.random() < 0.3
+        }
         if draw.random() < 0.3:
-            said |= {key: flags(value) | {"__type": "AddedToken"} for key, value in names.items() if draw.random() < 0.7}
+            said |= {
+                key: flags(value) | {"__type": "AddedToken"} for key, value in names.items() if draw.random() < 0.7
+            }
         if draw.random() < 0.3:
             said[draw.choice(["additional_special_tokens", "extra_special_tokens"])] = ["<new>", "do"]
         files = {"vocab__txt": WORDS}
@@ -352,7 +384,9 @@ def test_random_folders_equal_transformers(tmp_path):
         if draw.random() < 0.3:
             said["added_tokens_decoder"] = {"10": flags("<new>") | {"special": draw.random() < 0.5}}
         elif draw.random() < 0.5:
-            files["special_tokens_map__json"] = {key: token(value) for key, value in names.items() if draw.random() < 0.7}
+            files["special_tokens_map__json"] = {
+                key: token(value) for key, value in names.items() if draw.random() < 0.7
+            }
         config = {"model_type": "bert", "vocab_size": 40, "max_position_embeddings": 12}
         folder = tmp_path / str(i)
         folder.mkdir()
@@ -373,9 +407,17 @@ def test_a_byte_order_mark_is_no_part_of_a_token(tmp_path):
 @pytest.mark.parametrize(
     ("files", "config", "message"),
     [
-        ({"vocab__txt": WORDS}, {"tokenizer_class": "BertJapaneseTokenizer"}, "a BertJapaneseTokenizer cannot be built"),
+        (
+            {"vocab__txt": WORDS},
+            {"tokenizer_class": "BertJapaneseTokenizer"},
+            "a BertJapaneseTokenizer cannot be built",
+        ),
         ({"tokenizer__json": as_file(), "tokenizer_config__json": {"tokenizer_class": "MPNetTokenizer"}}, {}, "MPNet"),
-        ({"vocab__txt": WORDS, "tokenizer_config__json": {"do_lower_case": "no"}}, {}, "must be true or false; got 'no'"),
+        (
+            {"vocab__txt": WORDS, "tokenizer_config__json": {"do_lower_case": "no"}},
+            {},
+            "must be true or false; got 'no'",
+        ),
         ({"vocab__txt": WORDS, "tokenizer_config__json": {"padding_side": "top"}}, {}, "left or right; got 'top'"),
         ({"vocab__txt": WORDS, "tokenizer_config__json": {"never_split": ["do"]}}, {}, "never_split"),
         ({"vocab__txt": WORDS, "tokenizer_config__json": {"model_max_length": "9"}}, {}, "must be a number"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -62,8 +63,10 @@ class TextEmbedding(nnx.Module):
         else:
             valid = (ids != self.padding).astype(jnp.int32)
             positions = jnp.cumsum(valid, axis=1) * valid + self.padding
-        # A number beyond the vocabulary gives nan, not the last word.
-        words = self.words.embedding[...].at[ids].get(mode="fill", fill_value=jnp.nan)
+        # A number outside the vocabulary gives nan, not the last word, nor what is left of it in 32 bits.
+        size = self.words.num_embeddings
+        ids = np.clip(ids, -1, size) if isinstance(ids, np.ndarray) else ids
+        words = self.words.embedding[...].at[jnp.where(ids < 0, size, ids)].get(mode="fill", fill_value=jnp.nan)
         h = words + self.positions.embedding[...][positions]
         if self.types is not None:
             h = h + self.types.embedding[...][0]
@@ -239,9 +242,16 @@ _pooler = (r"^pooler\.",)
 
 FAMILIES = {
     "bert": Family(_build, _bert_names, ("bert.",), ignored=IGNORED, config=BASE, model="Bert"),
-    "roberta": Family(_roberta, _roberta_names, ("roberta.",), ignored=IGNORED + _pooler, config=ROBERTA_BASE, model="Roberta"),
+    "roberta": Family(
+        _roberta, _roberta_names, ("roberta.",), ignored=IGNORED + _pooler, config=ROBERTA_BASE, model="Roberta"
+    ),
     "data2vec-text": Family(
-        _roberta, _roberta_names, ("data2vec_text.",), ignored=IGNORED + _pooler, config=ROBERTA_BASE, model="Data2VecText"
+        _roberta,
+        _roberta_names,
+        ("data2vec_text.",),
+        ignored=IGNORED + _pooler,
+        config=ROBERTA_BASE,
+        model="Data2VecText",
     ),
     "luke": Family(
         _counting,

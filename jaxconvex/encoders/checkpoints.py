@@ -12,26 +12,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Weights", "find_checkpoint", "open_weights", "read_config", "read_json", "write_checkpoint"]
+__all__ = ["Stored", "Weights", "find_checkpoint", "open_weights", "read_config", "read_json", "write_checkpoint"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.mdl", "*.msgpack", "*.h5")
 PATTERNS = ["*.json", "*.safetensors", "*.txt"]  # what is fetched from the hub
 
 
-class Weights(NamedTuple):
-    """Where each tensor of a checkpoint lies, its shape and the type it is stored as, by the name in the file."""
+class Stored(NamedTuple):
+    """A tensor in a file."""
 
-    files: Mapping[str, Path]
-    shapes: Mapping[str, tuple[int, ...]]
-    types: Mapping[str, str]  # in safetensors' words: F32, BF16, I8, ...
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    type: str  # in safetensors' words: F32, BF16, I8, ...
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor. Its file is opened anew, since what was read of a mapped file stays in memory."""
+    def read(self) -> np.ndarray:
+        """Its values. The file is opened anew, since what was read of a mapped file stays in memory."""
         from safetensors import safe_open
 
-        with safe_open(self.files[name], framework="numpy") as opened:
-            return opened.get_tensor(name)
+        with safe_open(self.path, framework="numpy") as opened:
+            return opened.get_tensor(self.name)
+
+
+Weights = Mapping[str, Stored]  # by the name in the file
 
 
 def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path:
@@ -108,21 +112,21 @@ def open_weights(folder: Path) -> Weights:
             "to load checkpoints install safetensors: pip install 'jaxconvex[encoders]'"
         ) from error
 
-    found: dict[str, tuple[Path, tuple[int, ...], str]] = {}
+    found: dict[str, Stored] = {}
     for shard in _shards(folder):
         try:
             with safe_open(folder / shard, framework="numpy") as opened:
                 for name in opened.keys():  # noqa: SIM118
                     if name in found:
                         raise ValueError(
-                            f"{folder} has the tensor {name} in {found[name][0].name} and in {shard}, and does not say "
+                            f"{folder} has the tensor {name} in {found[name].path.name} and in {shard}, and does not say "
                             "which one counts. Fetch the checkpoint again."
                         )
                     piece = opened.get_slice(name)
-                    found[name] = folder / shard, tuple(piece.get_shape()), piece.get_dtype()
+                    found[name] = Stored(folder / shard, name, tuple(piece.get_shape()), piece.get_dtype())
         except SafetensorError as error:
             raise ValueError(f"{folder / shard} is no whole safetensors file: {error}. Fetch it again.") from error
-    return Weights(*({name: values[i] for name, values in found.items()} for i in range(3)))
+    return found
 
 
 def _shards(folder: Path) -> list[str]:
@@ -143,7 +147,9 @@ def _shards(folder: Path) -> list[str]:
     plain = re.compile(r"[^/\\:]{1,240}\.safetensors")
     outside = [name for name in shards if not plain.fullmatch(name) or not name.isprintable()]
     if outside:
-        raise ValueError(f"{folder / INDEX} must name safetensors files that lie beside it; it names {outside[0]!r:.80}.")
+        raise ValueError(
+            f"{folder / INDEX} must name safetensors files that lie beside it; it names {outside[0]!r:.80}."
+        )
     absent = [name for name in shards if not (folder / name).is_file()]
     if absent:
         raise ValueError(
@@ -182,7 +188,9 @@ def write_checkpoint(
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder if there else folder.parent) as unfinished:
         new = Path(unfinished) / "new"
         new.mkdir()
-        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, new / WEIGHTS, {"format": "pt"})
+        save_file(
+            {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, new / WEIGHTS, {"format": "pt"}
+        )
         (new / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for path in companions:
             shutil.copyfile(path, new / path.name)

@@ -46,7 +46,9 @@ def check_config(config: Mapping[str, Any], family: Family, shapes: Shapes) -> N
     for key, usual in usual_values.items():
         value = config.get(key, usual)
         if not _fits(key, value, usual):
-            raise ValueError(f"the configuration's {key} must be {KINDS[type(usual)]}, as {usual!r}; got {value!r:.80}.")
+            raise ValueError(
+                f"the configuration's {key} must be {KINDS[type(usual)]}, as {usual!r}; got {value!r:.80}."
+            )
     for key in DEPTHS:
         check_count(config.get(key, 0), shapes, f"{key}=")
     for key, column in ROWS.items():
@@ -73,7 +75,7 @@ def check_count(count: int, shapes: Shapes, what: str) -> None:
     """Raises ValueError if a configuration asks for more parts than the file has tensors, before they are built."""
     if shapes and count > len(shapes):
         raise ValueError(
-            f"the configuration asks for {what}{count} parts, and the file has {len(shapes)} tensors in all. Check config.json."
+            f"the configuration asks for {what}{count} parts, and the file has {len(shapes)} tensors. Check config.json."
         )
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from jaxconvex.encoders.modules import masked_mean
+from jaxconvex.encoders.modules import as_mask, masked_mean
 
 __all__ = ["Encoder", "Head"]
 
@@ -107,7 +107,7 @@ class Encoder(nnx.Module):
 
     def sequence_mask(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> Bool[Array, "b t"] | None:
         """Which tokens of the hidden states are valid, from the mask of the inputs; None where all are."""
-        return None if mask is None else jnp.asarray(mask, bool)
+        return None if mask is None else as_mask(mask, inputs)
 
     def side(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> dict[str, Any]:
         """What every block takes beside its state, by name: the mask of the tokens, and what a family adds."""

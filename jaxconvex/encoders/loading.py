@@ -82,6 +82,8 @@ def load(
     """
     if num_classes is not None:
         whole(num_classes, "num_classes")
+    if not jnp.issubdtype(dtype, jnp.floating) or jnp.dtype(dtype).itemsize < 2:
+        raise ValueError(f"dtype must be a float of 16 bits or more, as jnp.float32 and jnp.bfloat16; got {dtype}.")
     folder = find_checkpoint(path_or_id, revision)
     config = read_config(folder)
     if config is None and family is None:
@@ -93,7 +95,7 @@ def load(
     weights = open_weights(folder)
     if num_classes is not None or not own:
         weights = without_head(weights, known)
-    shapes = canonical_shapes(weights.shapes, known)
+    shapes = canonical_shapes(weights, known)
     check_config(config, known, shapes)
     abstract = _abstract(known, config, shapes, num_classes)
     if num_classes is None and abstract.head.classifier is not None:
@@ -142,7 +144,9 @@ def save(encoder: Encoder, folder: str | Path, source: str | Path | None = None)
             raise ValueError(f"source must be the folder of a checkpoint; there is no folder {source}.")
         found = (path for pattern in COMPANIONS for path in sorted(Path(source).glob(pattern)))
         companions = [
-            path for path in found if path.is_file() and path.name != "config.json" and not path.name.endswith(".index.json")
+            path
+            for path in found
+            if path.is_file() and path.name != "config.json" and not path.name.endswith(".index.json")
         ]
     config = encoder.config
     known = _family(config["model_type"])

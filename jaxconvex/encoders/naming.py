@@ -103,20 +103,22 @@ def _inside(names: Iterable[str], family: Family) -> Inside:
 
 def _put(found: dict[str, tuple[str, ...]], name: str, raw: tuple[str, ...]) -> None:
     if name in found:
-        raise ValueError(f"the file holds {found[name][0]} and {raw[0]}, two spellings of one tensor. Remove one of them.")
+        raise ValueError(
+            f"the file holds {found[name][0]} and {raw[0]}, two spellings of one tensor. Remove one of them."
+        )
     found[name] = raw
 
 
-def canonical_shapes(shapes: Shapes, family: Family) -> dict[str, tuple[int, ...]]:
-    """The tensors of a file by canonical name, weight normalisation counted as the weight it makes."""
-    return {name: shapes[raw[0]] for name, raw in _inside(shapes, family).ours.items()}
+def canonical_shapes(weights: Weights, family: Family) -> dict[str, tuple[int, ...]]:
+    """The shapes by canonical name, weight normalisation counted as the weight it makes."""
+    return {name: weights[raw[0]].shape for name, raw in _inside(weights, family).ours.items()}
 
 
 def without_head(weights: Weights, family: Family) -> Weights:
     """The weights but for those of a head, which a new one is to replace, or which is for another task."""
-    ours = _inside(weights.shapes, family).ours
+    ours = _inside(weights, family).ours
     dropped = {part for name, raw in ours.items() if name.startswith(family.top) for part in raw}
-    return Weights(*({name: value for name, value in of.items() if name not in dropped} for of in weights))
+    return {name: stored for name, stored in weights.items() if name not in dropped}
 
 
 def fill(
@@ -132,7 +134,7 @@ def fill(
     graph, state = nnx.split(encoder)
     flat = dict(nnx.to_flat_state(state))
     wanted = {theirs: path for path, theirs in _named(flat, family)}
-    ours, beside = _inside(weights.shapes, family)
+    ours, beside = _inside(weights, family)
     found: dict[str, Any] = {}
     if new_classifier is not None:
         for name, path in sorted(wanted.items()):
@@ -146,13 +148,16 @@ def fill(
     problems = {
         "missing": [name for name in wanted if name not in ours and name not in found],
         "of another shape": [
-            f"{name}: expected {shapes[name]}, got {weights.shapes[raw[0]]}"
+            f"{name}: expected {shapes[name]}, got {weights[raw[0]].shape}"
             for name, raw in both.items()
-            if weights.shapes[raw[0]] != shapes[name]
+            if weights[raw[0]].shape != shapes[name]
         ],
         "unexpected": [name for name in unknown if not any(pattern.search(name) for pattern in ignored)],
         "not stored as floats of 16 bits or more, perhaps quantized": [
-            f"{name}: {weights.types[part]}" for name, raw in both.items() for part in raw if weights.types[part] not in FLOATS
+            f"{name}: {weights[part].type}"
+            for name, raw in both.items()
+            for part in raw
+            if weights[part].type not in FLOATS
         ],
     }
     told = [f"{len(v)} {what}: {'; '.join(v[:8])}{'; ...' if len(v) > 8 else ''}" for what, v in problems.items() if v]
@@ -173,9 +178,11 @@ def fill(
 def _whole(weights: Weights, names: tuple[str, ...]) -> np.ndarray:
     """A tensor of a file; of weight normalisation (Salimans and Kingma 2016) the product of direction and length."""
     if len(names) == 1:
-        return weights.read(names[0])
-    direction, length = (weights.read(name).astype(np.float32) for name in names)
-    if length.ndim != direction.ndim or any(n not in (1, m) for n, m in zip(length.shape, direction.shape, strict=True)):
+        return weights[names[0]].read()
+    direction, length = (weights[name].read().astype(np.float32) for name in names)
+    if length.ndim != direction.ndim or any(
+        n not in (1, m) for n, m in zip(length.shape, direction.shape, strict=True)
+    ):
         raise ValueError(f"{names[1]} has the shape {length.shape}, which is none of lengths for {direction.shape}.")
     return direction * (length / _lengths(direction, tuple(axis for axis, n in enumerate(length.shape) if n == 1)))
 

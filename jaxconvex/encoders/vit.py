@@ -219,10 +219,9 @@ BASE = {
 }
 DINOV2_BASE = BASE | {"image_size": 518, "patch_size": 14, "mlp_ratio": 4.0, "layer_norm_eps": 1e-6}
 
+
 def _family(model: str, prefix: str, names: dict[str, str], config: dict[str, Any] = BASE) -> Family:
-    return Family(
-        _build, names, (prefix,), ignored=IGNORED, config=config, model=model, task="ImageClassification"
-    )
+    return Family(_build, names, (prefix,), ignored=IGNORED, config=config, model=model, task="ImageClassification")
 
 
 FAMILIES = {

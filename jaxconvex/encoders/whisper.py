@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxconvex.encoders.encoder import Encoder, Head
-from jaxconvex.encoders.modules import PRECISION, Attention, Block, FeedForward, activation, layer_norm, linear
+from jaxconvex.encoders.modules import PRECISION, Attention, Block, FeedForward, activation, as_mask, layer_norm, linear
 from jaxconvex.encoders.naming import Family, Shapes
 from jaxconvex.encoders.speech import first_tokens, refuse_weighted_sum
 
@@ -76,7 +76,7 @@ class Whisper(Encoder):
         """Which tokens are valid: one of two frames, and at least one; None where all are."""
         if mask is None:
             return None
-        valid = jnp.asarray(mask, bool).sum(axis=1)
+        valid = as_mask(mask, inputs).sum(axis=1)
         return first_tokens((valid + 1) // 2, (mask.shape[1] + 1) // 2)
 
     def depth_config(self, depth: int) -> dict[str, Any]:

@@ -342,5 +342,7 @@ def _read(path: Any, i: int) -> tuple[np.ndarray, int]:
         raise ValueError(f"item {i}, {path}, cannot be read as sound: {error}") from error
     cut = [int(size) for size in DECLARED.findall(notes)]
     if len(samples) < told or any(size < STREAMED for size in cut):
-        raise ValueError(f"item {i}, {path}, ends before the length that it tells: it was cut. Fetch or record it again.")
+        raise ValueError(
+            f"item {i}, {path}, ends before the length that it tells: it was cut. Fetch or record it again."
+        )
     return samples.mean(axis=1), rate

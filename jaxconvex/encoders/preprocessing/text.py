@@ -36,8 +36,9 @@ def preprocess_texts(
         items: a list of strings. An empty one gives only the special tokens.
         settings: bound already in the function that `encoders.load` returns.
         max_length: most tokens of a text, the special ones among them; a longer one is cut at its end, or where the
-            checkpoint says truncation_side "left" at its begin. By default, and at most, what the model takes: the smaller of tokenizer_config.json's model_max_length and the positions of the
-            model (RoBERTa and its kin use max_position_embeddings - padding id - 1 of them).
+            checkpoint says truncation_side "left" at its begin. By default, and at most, what the model takes: the
+            smaller of tokenizer_config.json's model_max_length and the positions of the model (RoBERTa and its kin use
+            max_position_embeddings - padding id - 1 of them).
         length: pads all to this many tokens (and cuts at it), so that a compiled function sees one shape. By default the
             longest text of the batch.
 
@@ -122,7 +123,9 @@ def text_settings(folder: Path | None, model_type: str, config: dict[str, Any]) 
         limits[1] -= (1 if padding is None else padding) + 1
     known = []
     for limit in limits:
-        if limit is not None and (isinstance(limit, (bool, str)) or not limit > tokenizer.num_special_tokens_to_add(False)):
+        if limit is not None and (
+            isinstance(limit, (bool, str)) or not limit > tokenizer.num_special_tokens_to_add(False)
+        ):
             raise ValueError(f"the tokens that a text may have must be a number above its special ones; got {limit!r}.")
         if limit is not None and limit < 10**9:  # 1e30 says that there is none
             known.append(int(limit))

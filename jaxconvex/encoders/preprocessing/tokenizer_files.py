@@ -77,9 +77,9 @@ def read_tokenizer(folder: Path, model_type: str, config: Mapping[str, Any]) -> 
     _check(folder, said)
     try:
         return _built(folder, kind, said, file)
-    except (ImportError, ValueError):
-        raise
     except Exception as error:  # the library raises nothing narrower
+        if isinstance(error, (ImportError, ValueError)) and not isinstance(error, UnicodeDecodeError):
+            raise
         raise ValueError(f"the tokenizer in {folder} cannot be read ({error}). Download its files again.") from error
 
 
@@ -100,23 +100,17 @@ def _built(folder: Path, kind: str, said: dict[str, Any], file: dict[str, Any] |
         from tokenizers import Tokenizer
     except ImportError as error:
         raise missing("tokenizers") from error
-    tokens = _tokens(folder, kind, said, file)
-    frame = [tokens.named.get(part) for part in ("cls_token", "sep_token")]
+    tokens = _tokens(folder, kind, said, file or {})
     if kind in WORD_PIECE:
         tokenizer = _word_piece(folder, said, file, tokens.named.get("unk_token"))
     elif kind in BYTE_LEVEL:
         tokenizer = _byte_level(folder, said, file)
     else:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    if kind not in WHOLE:
-        known = tokenizer.get_vocab().keys() | {token.content for token in tokens.declared.values()}
-        told = [token for part, token in tokens.named.items() if part not in tokens.usual]
-        if None in frame or any(token.content not in known and token not in told for token in frame):
-            first, last = (token and token.content for token in frame)
-            raise ValueError(f"the vocabulary must hold the special tokens {first!r} and {last!r}; one of them is missing.")
+    frame = _frame(tokenizer, tokens) if kind not in WHOLE else None
     _add(tokenizer, tokens, folder)
-    if kind not in WHOLE:
-        _frame(tokenizer, *(token.content for token in frame), said, kind)
+    if frame is not None:
+        _surround(tokenizer, *frame, kind, said.get("add_prefix_space", False))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = said.get("split_special_tokens", False)
@@ -156,7 +150,7 @@ def _byte_level(folder: Path, said: dict[str, Any], file: dict[str, Any] | None)
     else:
         model = _model(folder, file, "BPE")
         vocabulary = model["vocab"]
-        merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
+        merges = [(*(pair.split(" ") if isinstance(pair, str) else pair),) for pair in model["merges"]]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=said.get("add_prefix_space", False))
     return tokenizer
@@ -165,29 +159,43 @@ def _byte_level(folder: Path, said: dict[str, Any], file: dict[str, Any] | None)
 def _model(folder: Path, file: dict[str, Any], kind: str) -> dict[str, Any]:
     model = file["model"]
     if model.get("type", kind) != kind:
-        raise ValueError(f"{folder / 'tokenizer.json'} holds a {model['type']}, and its class is one of {kind}. {ADVICE}")
+        raise ValueError(
+            f"{folder / 'tokenizer.json'} holds a {model['type']}, and its class is one of {kind}. {ADVICE}"
+        )
     return model
 
 
-def _frame(tokenizer: Any, first: str, last: str, said: dict[str, Any], kind: str) -> None:
+def _frame(tokenizer: Any, tokens: Tokens) -> tuple[str, str]:
+    """The tokens around a text. The vocabulary has them, or some file names them, and they are added to it."""
+    known = tokenizer.get_vocab().keys() | {token.content for token in tokens.declared.values()}
+    first, last = (tokens.named[part].content if part in tokens.named else None for part in ("cls_token", "sep_token"))
+    told = {token.content for part, token in tokens.named.items() if part not in tokens.usual}
+    if first is None or last is None or not {first, last} <= known | told:
+        raise ValueError(f"the vocabulary must hold the special tokens {first!r} and {last!r}; one of them is missing.")
+    return first, last
+
+
+def _surround(tokenizer: Any, first: str, last: str, kind: str, prefix: bool) -> None:
     """Sets what is added around a text: [CLS] text [SEP], or <s> text </s>."""
     from tokenizers import processors
 
     ids = [tokenizer.token_to_id(token) for token in (first, last)]
     if kind in BYTE_LEVEL:
-        prefix = said.get("add_prefix_space", False)
         tokenizer.post_processor = processors.RobertaProcessing((last, ids[1]), (first, ids[0]), True, prefix)
     else:
         special = list(zip((first, last), ids, strict=True))
         tokenizer.post_processor = processors.TemplateProcessing(single=[first, "$A", last], special_tokens=special)
 
 
-def _tokens(folder: Path, kind: str, said: dict[str, Any], file: dict[str, Any] | None) -> Tokens:
+def _tokens(folder: Path, kind: str, said: dict[str, Any], file: dict[str, Any]) -> Tokens:
     """The tokens of tokenizer_config.json; without `added_tokens_decoder` there, those of the other three files too."""
     said = dict(said)
     if not said.get("extra_special_tokens") and "additional_special_tokens" in said:
         said["extra_special_tokens"] = said.pop("additional_special_tokens")
-    declared = {int(i): _token(token) for i, token in (said.get("added_tokens_decoder") or {}).items()}
+    numbered = said.get("added_tokens_decoder") or {}
+    if not isinstance(numbered, dict) or not all(i.isdecimal() for i in numbered):
+        raise ValueError(f"added_tokens_decoder must map numbers to tokens; got {numbered!r:.80}.")
+    declared = {int(i): _token(token) for i, token in numbered.items()}
     if "added_tokens_decoder" not in said:
         for key, value in (read_json(folder / "special_tokens_map.json") or {}).items():
             if key == "extra_special_tokens" and isinstance(value, list):
@@ -198,8 +206,10 @@ def _tokens(folder: Path, kind: str, said: dict[str, Any], file: dict[str, Any] 
         for content, i in (read_json(folder / "added_tokens.json") or {}).items():
             own = content in special
             declared[i] = _token({"content": content, "special": own, "normalized": not own})
-        declared |= {token["id"]: _token(token) for token in (file or {}).get("added_tokens", ())}
-    named = dict.fromkeys(NAMED) | (BRACKETS if kind in WORD_PIECE else ANGLES if kind in BYTE_LEVEL else {})
+        declared |= {token["id"]: _token(token) for token in file.get("added_tokens", ())}
+    named: dict[str, Any] = dict.fromkeys(NAMED) | (
+        BRACKETS if kind in WORD_PIECE else ANGLES if kind in BYTE_LEVEL else {}
+    )
     if kind == "LukeTokenizer":
         said |= {f"entity_{i}_token": said.pop(f"entity_token_{i}") for i in (1, 2) if f"entity_token_{i}" in said}
         named |= ENTITIES
@@ -211,12 +221,12 @@ def _tokens(folder: Path, kind: str, said: dict[str, Any], file: dict[str, Any] 
         others += said["extra_special_tokens"]
     if "additional_special_tokens" in said and ("extra_special_tokens" not in said or kind == "LukeTokenizer"):
         others += said["additional_special_tokens"] or ()
-    if kind in WHOLE and (file or {}).get("padding") and "pad_token" not in said:
+    if kind in WHOLE and file.get("padding") and "pad_token" not in said:
         named["pad_token"] = file["padding"]["pad_token"]
-    named = {part: _token(token) for part, token in named.items() if token is not None}
+    by_part = {part: _token(token) for part, token in named.items() if token is not None}
     by_content = {token.content: token for token in declared.values()}
-    named = {part: by_content.get(token.content, token) for part, token in named.items()}
-    return Tokens(declared, named, [_token(token) for token in others], frozenset(named) - frozenset(said))
+    whole = {part: by_content.get(token.content, token) for part, token in by_part.items()}
+    return Tokens(declared, whole, [_token(token) for token in others], frozenset(whole) - frozenset(said))
 
 
 def _is_part(key: str, value: Any) -> bool:
