@@ -69,7 +69,10 @@ def last_state(encoder, inputs):
         ({"vocab_size": True}, "vocab_size must be a whole number"),
         ({"vocab_size": 10**15}, r"expected \(1000000000000000, 8\)"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be a number above 0, as 1e-12; got nan"),
-        ({"hidden_act": ["gelu"]}, "describes no network: unhashable"),
+        ({"hidden_act": ["gelu"]}, r"hidden_act must be text, as 'gelu'; got \['gelu'\]"),
+        ({"num_hidden_layers": [2, 2]}, "num_hidden_layers must be a whole number"),
+        ({"layer_norm_eps": 10**20}, "layer_norm_eps must be a number above 0"),
+        ({"qkv_bias": "yes"}, "qkv_bias must be true or false"),
         ({"num_attention_heads": 3}, "the number of heads must divide the width"),
     ],
 )

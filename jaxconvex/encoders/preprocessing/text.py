@@ -84,12 +84,10 @@ def preprocess_texts(
         if not rows[-1]:
             raise ValueError(f"item {len(rows) - 1} has no token: {texts[len(rows) - 1]!r:.40}. Leave it out.")
     width = max(map(len, rows)) if length is None else length
-    ids = np.full((len(rows), width), pad, np.int32)
-    mask = np.zeros(ids.shape, bool)
-    for row, found in enumerate(rows):
-        place = slice(len(found)) if padded == "right" else slice(width - len(found), None)
-        ids[row, place] = found
-        mask[row, place] = True
+    counts = np.array([len(row) for row in rows])[:, None]
+    mask = np.arange(width) < counts if padded == "right" else np.arange(width) >= width - counts
+    ids = np.full(mask.shape, pad, np.int32)
+    ids[mask] = np.concatenate(rows)
     if vocabulary is not None and ids.max() >= vocabulary:
         row = int(ids.max(axis=1).argmax())
         token = tokenizer.id_to_token(int(ids.max()))
