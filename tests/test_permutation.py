@@ -66,6 +66,18 @@ def test_null_is_that_of_scoring_permuted_labels(case):
     assert null.num_sources == np.sum(labels >= 0)
 
 
+@pytest.mark.parametrize("case", ["grid with diagonals", "outlier", "spiral"])
+def test_so_in_float64(case):
+    x, k = _cases()[case]
+    labels = np.random.default_rng(2).integers(0, 3, len(x))
+    with jax.enable_x64(True):
+        packed = jc.pack(jc.knn_graph(x.astype(np.float64), k=k))
+        null = jc.permutation_null(packed, labels, num_classes=3, key=KEY, num_permutations=2)
+        for i, permuted in enumerate(permuted_labels(labels, 2, KEY).T):
+            score = packed_graph_convexity(packed, permuted, num_classes=3)
+            np.testing.assert_array_equal(null.per_class.samples[:, i], score.per_class)
+
+
 def test_null_agrees_with_the_oracle():
     x = np.random.default_rng(3).integers(0, 5, size=(50, 3)).astype(np.float32)
     labels = np.random.default_rng(4).integers(-1, 3, 50)

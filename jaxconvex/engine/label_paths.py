@@ -42,7 +42,7 @@ class Steps(NamedTuple):
     rows: Int[Any, " places"]
     parents: Int[Any, " places"]  # the place of each parent, from 1 on: at 0 is the source
     owners: Int[Any, " groups"]
-    shares: Int[Any, " groups"]  # 1 / the points inside the paths of a group, in units
+    inside: Int[Any, " groups"]  # points inside the paths of a group, where a source is even
     further: Int[Any, "f places"]  # the parents of the items of each step that are reached by several
     first: Int[Any, " steps"]  # where those of each step begin
     width: Int[Any, " steps"]  # how many an item of the step has at most
@@ -79,10 +79,17 @@ def path_losses(
             if np.any(some := ways.even == even):
                 steps = _steps(ways, some, int(layout.packed.depth))
                 for i, chunk in enumerate(labels):
-                    lost = _losses(chunk, sources, steps)
-                    coarse, fine = (np.asarray(part)[some].astype(np.int64) for part in lost)
-                    found[some, i] += (coarse << FINE_BITS) + fine
+                    lost = (_outside_by_level if even else _losses)(chunk, sources, steps)
+                    found[some, i] += _units(lost, even)[some]
     return found.reshape(len(sources), -1)
+
+
+def _units(lost: Any, even: bool) -> Int[np.ndarray, "s p"]:
+    """The losses in units, on the host, where there are wide integers."""
+    if not even:
+        coarse, fine = (np.asarray(part).astype(np.int64) for part in lost)
+        return (coarse << FINE_BITS) + fine
+    return np.einsum("slp,l->sp", np.asarray(lost), parts_of(np.arange(BYTE + 1)), dtype=np.int64)
 
 
 def _steps(ways: Ways, some: Bool[np.ndarray, " s"], depth: int) -> Steps:
@@ -110,8 +117,8 @@ def _steps(ways: Ways, some: Bool[np.ndarray, " s"], depth: int) -> Steps:
     at[items] = place + 1
     listed, parents = np.full(places, rows, np.int32), np.zeros(places, np.int32)
     listed[place], parents[place] = items % rows, at[ways.parent[items]]
-    owners, shares = np.zeros((2, places // GROUP), np.int32)
-    owners[place // GROUP], shares[place // GROUP] = source, parts_of(level - 1)
+    owners, inside = np.zeros((2, places // GROUP), np.int32)
+    owners[place // GROUP], inside[place // GROUP] = source, level - 1
     slack, first_gap = np.zeros((2, places), ways.gap.dtype)
     slack[place], first_gap[place] = ways.slack[items], gaps[items]
 
@@ -133,42 +140,40 @@ def _steps(ways: Ways, some: Bool[np.ndarray, " s"], depth: int) -> Steps:
     further[spot], gaps[spot] = at[several[item, slot]], gap[item, slot]
     number = np.int32(total // together)
     excess = None if np.all(ways.even[some]) else Excess(slack, first_gap, gaps)
-    return Steps(listed, parents, owners, shares, further, begin.astype(np.int32), width, number, excess)
+    return Steps(listed, parents, owners, inside, further, begin.astype(np.int32), width, number, excess)
 
 
 @jax.jit
-def _losses(labels: Int[Array, "n p"], sources: Int[Array, " s"], steps: Steps) -> Whole:
-    """The losses [s p] by the cost of the best way to each place: points outside, in bytes; or these and hops, if uneven."""
-    return (_byte_losses if steps.excess is None else _cost_losses)(labels, sources, steps)
+def _outside_by_level(labels: Int[Array, "n p"], sources: Int[Array, " s"], steps: Steps) -> Int[Array, "s levels p"]:
+    """Points outside the class on the best ways to all places, added up for each number of points inside the paths.
 
-
-def _byte_losses(labels: Array, sources: Array, steps: Steps) -> Whole:
-    """Where all ways to a place have the same number of hops, and none exceeds what rounding allows."""
+    All ways to a place have the same number of hops, and none exceeds what rounding allows.
+    """
     places, together = len(steps.rows), GROUP * GROUPS
+    p = labels.shape[1]
 
-    def step(i: Array, state: tuple[Array, Whole]) -> tuple[Array, Whole]:
-        cost, losses = state
+    def step(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        cost, outside = state
 
         def another(j: Array, best: Array) -> Array:
             return jnp.minimum(best, rows_of(cost, rows_of(steps.further, steps.first[i] + j)))
 
-        owner, foreign = _groups(i, steps.owners), _foreign(labels, sources, steps, i)
+        foreign = _foreign(labels, sources, steps, i)
         best = lax.fori_loop(0, steps.width[i], another, rows_of(cost, _places(i, steps.parents)))
         best = best.reshape(foreign.shape)
-        outside = _sum(jnp.where(foreign, 0, best).astype(jnp.int16)).astype(jnp.uint32)
+        more = _sum(jnp.where(foreign, 0, best).astype(jnp.int16)).astype(jnp.int32)
         cost = lax.dynamic_update_slice(
             cost, (best + foreign).reshape(together, -1), (1 + i * together, jnp.zeros_like(i))
         )
-        share = _groups(i, steps.shares)[:, None]
-        coarse, fine = outside * (share >> FINE_BITS).astype(jnp.uint32), outside * _fine(share)
-        return cost, _added(losses, owner, carried(coarse, fine))
+        return cost, outside.at[_groups(i, steps.owners), _groups(i, steps.inside)].add(more)
 
-    start = jnp.zeros((places + 1, labels.shape[1]), jnp.int8), _nothing(len(sources), labels.shape[1])
+    start = jnp.zeros((places + 1, p), jnp.int8), jnp.zeros((len(sources), BYTE + 1, p), jnp.int32)
     return lax.fori_loop(0, steps.number, step, start)[1]
 
 
-def _cost_losses(labels: Array, sources: Array, steps: Steps) -> Whole:
-    """The general case, by the rule of `paths.cheapest`: the places are gone through until nothing changes any more."""
+@jax.jit
+def _losses(labels: Int[Array, "n p"], sources: Int[Array, " s"], steps: Steps) -> Whole:
+    """The losses [s p] in the general case, by the rule of `paths.cheapest`: the places are gone through until nothing changes any more."""
     places, p, together = len(steps.rows), labels.shape[1], GROUP * GROUPS
     far = infinity(jnp.int32)
     slack, first, further = steps.excess

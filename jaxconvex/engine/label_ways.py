@@ -86,7 +86,7 @@ def ways_from(layout: Layout, sources: Int[np.ndarray, " s"]) -> Ways:
 @jax.jit
 def _trees(packed: PackedGraph, sources: Int[Array, " s"]) -> Trees:
     rows, s = packed.order.shape[0], sources.shape[0]
-    nowhere = jnp.full(s, infinity(packed.lengths.dtype))
+    nowhere = jnp.full(s, infinity(packed.lengths.dtype), packed.lengths.dtype)
     distance, _ = distances_from(packed, sources, lambda _: nowhere, most=rows)
     dtype = packed.edges.lengths.dtype
     reached = (distance < infinity(distance.dtype)) & (jnp.arange(rows)[:, None] != sources)
