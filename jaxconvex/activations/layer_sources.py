@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jaxconvex.activations import model_sources
-from jaxconvex.activations.calls import array_hash, as_call, program_hash, weights_hash
+from jaxconvex.activations.calls import array_hash, weights_hash
 from jaxconvex.activations.extraction import Activations
 from jaxconvex.activations.model_sources import ModelSource
 from jaxconvex.checks import shared_length
+from jaxconvex.functions import as_program, digest
 
 __all__ = ["LayerSource", "check_columns", "check_source", "open_source", "predicted_labels"]
 
@@ -84,9 +83,9 @@ def open_source(
     def identities(names: Sequence[str]) -> dict[str, str]:
         found = {}
         for name in names:
-            array, head = read(name), as_call(heads[name])
-            point = jax.ShapeDtypeStruct((1, *array.shape[1:]), jnp.asarray(array[:1]).dtype)
-            found[name] = "-".join([array_hash(array), weights_hash(head), program_hash(head, point)])
+            array = read(name)
+            head = as_program(heads[name], array[:1])
+            found[name] = "-".join([array_hash(array), weights_hash(head), digest(head)])
         return found
 
     def wholes(names: Sequence[str]) -> Iterator[Whole]:
