@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.tree_util import Partial
 
-__all__ = ["array_hash", "as_call", "call_with", "program_hash", "weights_hash"]
+from jaxconvex.kept import array_hash
+
+__all__ = ["Traced", "array_hash", "as_call", "call_with", "function_hash", "program_hash", "weights_hash"]
 
 
 def as_call(function: Any) -> Partial:
@@ -45,18 +47,6 @@ def call_with(call: Any, batch: Any) -> Any:
     return call(*batch) if isinstance(batch, (tuple, list)) else call(batch)
 
 
-def array_hash(array: Any, *more: bytes) -> str:
-    """SHA-256 of type, shape and content, and of further bytes."""
-    if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    array = np.asarray(array)
-    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    content: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    for part in (content, *more):
-        digest.update(part)
-    return digest.hexdigest()
-
-
 def weights_hash(tree: Any, known: dict[int, str] | None = None) -> str:
     """SHA-256 of all arrays of a pytree and of their order. `known` keeps the hash of each, for the trees that share it."""
     known = {} if known is None else known
@@ -65,10 +55,47 @@ def weights_hash(tree: Any, known: dict[int, str] | None = None) -> str:
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def program_hash(function: Any, *arguments: Any, **more: Any) -> str:
+# A call back into Python, which stands in the code without the function that it calls.
+_CALLBACK = re.compile(r"custom_call @\S*callback|stablehlo\.send")
+
+
+def program_hash(function: Any, *arguments: Any, **more: Any) -> str | None:
     """SHA-256 of what a function compiles to for arguments of these shapes: its code and the constants in it.
 
-    A Partial's leaves count as arguments: see `weights_hash`. Another version of JAX may give another hash.
+    It is traced anew, since what it reads from outside may have changed. None for a function that calls back into Python:
+    its code does not tell what is computed there. A Partial's leaves count as arguments: see `weights_hash`. Another
+    version of JAX may give another hash.
     """
-    lowered = jax.jit(_call).lower(as_call(function), *arguments, **more)
-    return hashlib.sha256(lowered.as_text().encode()).hexdigest()
+
+    def traced(function: Any, *arguments: Any, **more: Any) -> Any:
+        return function(*arguments, **more)
+
+    text = jax.jit(traced).lower(as_call(function), *arguments, **more).as_text()
+    return None if _CALLBACK.search(text) else hashlib.sha256(text.encode()).hexdigest()
+
+
+def function_hash(function: Any, *arguments: Any) -> str | None:
+    """What tells a function from others: its program on arguments of these shapes, and its weights. None as above."""
+    call = as_call(function)
+    program = program_hash(call, *arguments)
+    return None if program is None else f"{program}-{weights_hash(call)}"
+
+
+class Traced:
+    """A function that equals those with the same `function_hash`, so that JAX compiles once for all of them.
+
+    By itself a function equals itself only, also when what it reads from outside has changed.
+    """
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any):
+        self.function = function
+        self.hash = function_hash(function, *arguments)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Traced) and self.hash is not None and self.hash == other.hash)
+
+    def __hash__(self) -> int:
+        return hash(self.hash)

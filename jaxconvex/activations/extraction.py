@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from jaxconvex.activations.calls import as_call, program_hash, weights_hash
 from jaxconvex.activations.layer_reading import OUTPUTS, Kind, Pool, kinds_of, read_layers
 from jaxconvex.activations.passes import Found, checked_results, results, unfinished
 from jaxconvex.checks import one_of, shared_length
+from jaxconvex.kept import lock
 from jaxconvex.messages import listed
 
 __all__ = ["Activations", "extract", "read_activations"]
@@ -140,36 +142,31 @@ def extract(
     )
     calls = (as_call(model_fn), as_call(mask) if callable(mask) else None)
     kinds = kinds_of(jax.eval_shape(run, calls, first))
-    known: dict[int, tuple[int, str]] = {}
-    store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds, given.points)
-    if folder is not None:
-        settings = {
-            "layers": list(kinds),
-            "pool": _named(pool),
-            "mask": _named(mask),
-            "kinds": {name: [list(kind.shape), kind.dtype] for name, kind in kinds.items()},
-            "batch size": shared_length(first, "batch 0"),
-            "points": given.points,
-            "batches": given.number,
-            "first batch": batch_hash(first),
-            "weights": weights_hash(calls),
-            "program": program_hash(run, calls, first),
-        }
-        folder = Path(folder)
-        finished, whole = shards.resume(folder, settings)
-        if whole and given.points is None:  # the batches need not even be made
-            return read_activations(folder)
-        known = {
-            number: batch
-            for shard in finished
-            for number, batch in enumerate(zip(shard.sizes, shard.hashes, strict=True), shard.first)
-        }
-        store = partial(_to_folder, folder, settings)
-    bar = tqdm(total=given.number, initial=len(known), desc="batches", unit="batch", disable=not progress, leave=False)
-    with bar:
-        todo = unfinished(given.stream, first, known, folder)
-        found = results(run, calls, todo, shared_length(first, "batch 0"), mesh)
-        return store(checked_results(found, kinds, bar))
+    with contextlib.ExitStack() as stack:
+        before: shards.Before | None = None
+        store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds, given.points)
+        if folder is not None:
+            settings = {
+                "layers": list(kinds),
+                "pool": _named(pool),
+                "mask": _named(mask),
+                "kinds": {name: [list(kind.shape), kind.dtype] for name, kind in kinds.items()},
+                "batch size": shared_length(first, "batch 0"),
+                "points": given.points,
+                "batches": given.number,
+                "first batch": batch_hash(first),
+                "weights": weights_hash(calls),
+                "program": program_hash(run, calls, first),
+            }
+            folder = _folder(folder, kinds)
+            stack.enter_context(lock(folder))
+            before = shards.begin(folder, settings)
+            store = partial(_to_folder, folder, settings, before)
+        done = 0 if before is None else sum(len(shard.sizes) for shard in before.shards)
+        bar = tqdm(total=given.number, initial=done, desc="batches", unit="batch", disable=not progress, leave=False)
+        stack.enter_context(bar)
+        todo = unfinished(given.stream, first, folder, before)
+        return store(checked_results(results(run, calls, todo, shared_length(first, "batch 0"), mesh), kinds, bar))
 
 
 def read_activations(folder: str | Path) -> Activations:
@@ -183,7 +180,7 @@ def read_activations(folder: str | Path) -> Activations:
             f"{folder} is not finished. The same call of extract that began it goes on from where it stopped."
         )
     kinds = {name: Kind(tuple(shape), dtype) for name, (shape, dtype) in index["settings"]["kinds"].items()}
-    files = [(folder / name, points) for name, points in index["shards"]]
+    files = [(shards.shard_path(folder, first), sum(sizes)) for first, sizes, _ in index["shards"]]
     n = sum(points for _, points in files)
 
     def read(name: str) -> np.ndarray:
@@ -215,7 +212,19 @@ def _check_options(pool: Pool, mask: Any, batch: Any, mesh: Mesh | None) -> None
 
 def _named(value: Any) -> Any:
     """A setting as JSON holds it; what a function does is part of the program's hash."""
-    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
+    return "a function" if callable(value) else value
+
+
+def _folder(folder: str | Path, kinds: Mapping[str, Kind]) -> Path:
+    """The folder, which is made. Raises ValueError for a layer that no file can hold by its name."""
+    for name in kinds:
+        if name == "__metadata__" or name != name.encode(errors="replace").decode():
+            raise ValueError(f"safetensors has no place for a layer that is called {name!r}: rename it.")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"cannot make the folder {folder}: {error.strerror}. Give another.") from error
+    return Path(folder)
 
 
 def _to_memory(kinds: Mapping[str, Kind], points: int | None, results: Iterable[Found]) -> Activations:
@@ -236,15 +245,19 @@ def _to_memory(kinds: Mapping[str, Kind], points: int | None, results: Iterable[
     return Activations(kinds, len(next(iter(arrays.values()))), arrays.__getitem__, "in memory")
 
 
-def _to_folder(folder: Path, settings: Mapping[str, Any], results: Iterable[Found]) -> Activations:
+def _to_folder(
+    folder: Path, settings: Mapping[str, Any], before: shards.Before, results: Iterable[Found]
+) -> Activations:
     """Writes shards of batches in a row, then that all is there."""
+    written: list[shards.Shard] = []
     waiting: list[Found] = []
     since = time.monotonic()
 
     def write() -> None:
         if waiting:
             arrays = {name: np.concatenate([found.arrays[name] for found in waiting]) for name in waiting[0].arrays}
-            shards.write_shard(folder, waiting[0].number, arrays, [(found.size, found.digest) for found in waiting])
+            batches = [(found.size, found.digest) for found in waiting]
+            written.append(shards.write_shard(folder, before.run, waiting[0].number, arrays, batches))
             waiting.clear()
 
     for found in results:
@@ -256,5 +269,5 @@ def _to_folder(folder: Path, settings: Mapping[str, Any], results: Iterable[Foun
             write()
             since = time.monotonic()
     write()
-    shards.finish(folder, settings)
+    shards.finish(folder, before, settings, written)
     return read_activations(folder)

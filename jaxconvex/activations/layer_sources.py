@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jaxconvex.activations import model_sources
-from jaxconvex.activations.calls import array_hash, as_call, program_hash, weights_hash
+from jaxconvex.activations.calls import array_hash, function_hash
 from jaxconvex.activations.extraction import Activations
 from jaxconvex.activations.model_sources import ModelSource
 from jaxconvex.checks import shared_length
@@ -29,8 +29,8 @@ class LayerSource(NamedTuple):
     features: Callable[[str], np.ndarray]  # for the graph
     with_heads: tuple[str, ...]  # layers with a Euclidean score
     identities: Callable[
-        [Sequence[str]], dict[str, str]
-    ]  # of these, hashes of all that their Euclidean score depends on
+        [Sequence[str]], dict[str, str | None]
+    ]  # of these, hashes of all that their Euclidean score depends on; None where nothing tells
     wholes: Callable[[Sequence[str]], Iterator[Whole]]
     outputs: np.ndarray | None  # the model's logits
 
@@ -81,12 +81,13 @@ def open_source(
         array = np.asarray(layers[name])
         return array if len(rows) == len(array) else array[rows]
 
-    def identities(names: Sequence[str]) -> dict[str, str]:
-        found = {}
+    def identities(names: Sequence[str]) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
         for name in names:
-            array, head = read(name), as_call(heads[name])
+            array = read(name)
             point = jax.ShapeDtypeStruct((1, *array.shape[1:]), jnp.asarray(array[:1]).dtype)
-            found[name] = "-".join([array_hash(array), weights_hash(head), program_hash(head, point)])
+            head = function_hash(heads[name], point)
+            found[name] = None if head is None else f"{array_hash(array)}-{head}"
         return found
 
     def wholes(names: Sequence[str]) -> Iterator[Whole]:
@@ -110,7 +111,7 @@ def _of_model(source: ModelSource, rows: np.ndarray, mesh: Any, progress: bool) 
     def wholes(names: Sequence[str]) -> Iterator[Whole]:
         return model_sources.whole_layers(source, rows, of(names), np.asarray(outputs), mesh=mesh, progress=progress)
 
-    def identities(names: Sequence[str]) -> dict[str, str]:
+    def identities(names: Sequence[str]) -> dict[str, str | None]:
         return model_sources.identities(source, rows, of(names))
 
     return LayerSource(tuple(found), found.__getitem__, tuple(heads), identities, wholes, outputs)

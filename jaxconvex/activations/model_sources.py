@@ -141,22 +141,28 @@ def heads_of(source: ModelSource, features: Activations) -> dict[str, Callable[[
 
 def identities(
     source: ModelSource, rows: Int[np.ndarray, " n"], heads: Mapping[str, Callable[[Any], Array]]
-) -> dict[str, str]:
-    """For each layer a hash of all that its activations and the rest of the network depend on: inputs, weights, code."""
+) -> dict[str, str | None]:
+    """For each layer a hash of all that its activations and the rest of the network depend on: inputs, weights, code.
+
+    None where they call back into Python.
+    """
     digests = [batch_hash(batch) for batch in chosen_batches(source.inputs, rows, source.batch_size).stream]
     example = _example(source)
     shapes = jax.eval_shape(_layers_of(heads), source.model, example)
     sides = jax.eval_shape(source.sides, example)
     known: dict[int, str] = {}
     weights = weights_hash(source.model, known)
-    found = {}
+    found: dict[str, str | None] = {}
     for name, head in heads.items():
         predict = as_call(head)
         programs = [
             program_hash(_layers_of([name]), source.model, example),
             program_hash(predict, _beside(shapes[name], sides)),
+            program_hash(source.sides, example),
         ]
-        found[name] = "-".join([name, weights, weights_hash(predict, known), *programs, *digests])
+        told = [program for program in programs if program is not None]
+        whole = "-".join([name, weights, weights_hash(predict, known), *told, *digests])
+        found[name] = whole if len(told) == len(programs) else None
     return found
 
 
