@@ -80,7 +80,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray],
 
     `extra` is that of jaxconvex which brings safetensors.
     """
-    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = json.dumps([record, {name: array_hash(array) for name, array in plain.items()}])
     metadata = {"kept": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     return write_file(path, require("safetensors.numpy", extra).save(plain, metadata))
