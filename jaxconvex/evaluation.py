@@ -17,13 +17,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 from tqdm import tqdm
 
-from jaxconvex.activations.calls import Traced, array_hash
+from jaxconvex.activations.calls import array_hash, program_hash
 from jaxconvex.activations.layer_sources import check_columns, check_source, open_source, predicted_labels
 from jaxconvex.activations.model_sources import ModelSource
 from jaxconvex.checks import as_points, one_of, positive_integer
-from jaxconvex.distances import METRICS, Metric
+from jaxconvex.distances import Metric
 from jaxconvex.engine.packed_scores import check_sampling, sources_by_default
 from jaxconvex.formats import plain
+from jaxconvex.functions import as_program
 from jaxconvex.kept import found as kept_whole
 from jaxconvex.kept import sealed, tell
 from jaxconvex.labelings import encode_all, named_labels, stratified_sample
@@ -185,20 +186,11 @@ def evaluate(
             points = pooled(features, pool)
             hashed = hashes[str(name)] if points is features else array_hash(points)
             told = f"layer {name!r}"
-            traced = _traced(metric, points, told)
-            of_metric = traced.hash if isinstance(traced, Traced) else traced
-            place = _place(cache, (hashed, of_metric), common, f"the metric of {told}")
+            place = _place(cache, (hashed, _metric_hash(metric, points, told)), common, f"the metric of {told}")
             found = _kept(place)
             if found is None:
                 found = graph_rows(
-                    points,
-                    labelings,
-                    groups,
-                    settings._replace(metric=traced),
-                    key=score_key,
-                    mesh=mesh,
-                    memory=memory,
-                    name=told,
+                    points, labelings, groups, settings, key=score_key, mesh=mesh, memory=memory, name=told
                 )
                 _keep(place, found, recorded)
             rows[name] += found
@@ -265,16 +257,13 @@ def _named(function: Any) -> Any:
     return getattr(function, "__name__", None) or _named(getattr(function, "func", type(function)))
 
 
-def _traced(metric: Any, points: np.ndarray, name: str) -> Any:
-    """A metric of the user's as what it computes now, on vectors of this length; another as its name."""
+def _metric_hash(metric: Any, points: np.ndarray, name: str) -> str | None:
+    """What tells a metric from others: its name or, of a function, what it computes now on vectors of this length."""
     if not callable(metric):
         return metric
-    known = [word for word, function in METRICS.items() if function is metric]
-    if known:
-        return known[0]
     point = as_points(points, name)[0]
     try:
-        return Traced(metric, point, point)
+        return program_hash(as_program(metric, point, point))
     except jax.errors.JAXTypeError as error:
         raise ValueError(
             f"metric must be a function of two vectors that JAX can trace: {_named(metric)} takes their values out of JAX. "

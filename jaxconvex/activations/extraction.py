@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from jaxconvex.activations import shards
 from jaxconvex.activations.batches import as_batches, batch_hash, checked_batch
-from jaxconvex.activations.calls import as_call, program_hash, weights_hash
+from jaxconvex.activations.calls import weights_hash
 from jaxconvex.activations.layer_reading import OUTPUTS, Kind, Pool, kinds_of, read_layers
 from jaxconvex.activations.passes import Found, checked_results, results, unfinished
 from jaxconvex.checks import one_of, shared_length
+from jaxconvex.functions import as_program, compiled, digest
 from jaxconvex.kept import lock
 from jaxconvex.messages import listed
 
@@ -92,8 +93,8 @@ def extract(
     Args:
         model_fn: from a batch to a mapping layer -> activation (b, ...), in order of depth, or to a pair of outputs and
             such a mapping, as `from_nnx` and `from_linen` give it. A batch that is a tuple (or list) is passed as
-            model_fn(*batch), a dict as model_fn(**batch). It is compiled; if it is a pytree (a jax.tree_util.Partial,
-            an nnx.Module, what from_nnx gives, or a method of one) its weights are not built into the compiled code.
+            model_fn(*batch), a dict as model_fn(**batch). It is compiled, with the weights that it holds at this call: any
+            function, an nnx.Module or a method of one. It must not change them, as a module in training mode does.
         batches: an iterable of batches: arrays, or tuples or dicts of arrays that share their first axis. A generator
             will do. Or, with batch_size, whole inputs of that kind, from which batches are cut.
         layers: names of the layers to take, in this order; by default all. What only other layers need is not computed.
@@ -132,16 +133,17 @@ def extract(
     given = as_batches(batches, batch_size)
     first = checked_batch(given.first, 0, given.first)
     _check_options(pool, mask, first, mesh)
-    run = partial(
+    read = partial(
         read_layers,
+        (model_fn, mask if callable(mask) else None),
         names=(layers,) if isinstance(layers, str) else None if layers is None else tuple(layers),
         pool=pool,
         mask_entry=None if callable(mask) else mask,
         outputs=outputs,
         dtype=str(jnp.dtype(dtype)) if dtype is not None else "float32" if pool is not None else None,
     )
-    calls = (as_call(model_fn), as_call(mask) if callable(mask) else None)
-    kinds = kinds_of(jax.eval_shape(run, calls, first))
+    program = as_program(read, first)
+    kinds = kinds_of(jax.eval_shape(program, first))
     with contextlib.ExitStack() as stack:
         before: shards.Before | None = None
         store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds, given.points)
@@ -155,8 +157,8 @@ def extract(
                 "points": given.points,
                 "batches": given.number,
                 "first batch": batch_hash(first),
-                "weights": weights_hash(calls),
-                "program": program_hash(run, calls, first),
+                "weights": weights_hash(program),
+                "program": digest(program),
             }
             folder = _folder(folder, kinds)
             stack.enter_context(lock(folder))
@@ -166,7 +168,8 @@ def extract(
         bar = tqdm(total=given.number, initial=done, desc="batches", unit="batch", disable=not progress, leave=False)
         stack.enter_context(bar)
         todo = unfinished(given.stream, first, folder, before)
-        return store(checked_results(results(run, calls, todo, shared_length(first, "batch 0"), mesh), kinds, bar))
+        found = results(compiled(read, mesh), todo, shared_length(first, "batch 0"), mesh)
+        return store(checked_results(found, kinds, bar))
 
 
 def read_activations(folder: str | Path) -> Activations:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from jaxconvex.activations.calls import call_with
@@ -29,9 +27,8 @@ class Kind(NamedTuple):
     dtype: str
 
 
-@partial(jax.jit, static_argnames=("names", "pool", "mask_entry", "dtype", "outputs"))
 def read_layers(
-    calls: tuple[Partial, Partial | None],
+    calls: tuple[Callable[..., Any], Callable[..., Array] | None],
     batch: Any,
     *,
     names: tuple[str, ...] | None = None,

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jaxconvex.activations import model_sources
-from jaxconvex.activations.calls import array_hash, function_hash
+from jaxconvex.activations.calls import array_hash, program_hash
 from jaxconvex.activations.extraction import Activations
 from jaxconvex.activations.model_sources import ModelSource
 from jaxconvex.checks import shared_length
+from jaxconvex.functions import as_program
 
 __all__ = ["LayerSource", "check_columns", "check_source", "open_source", "predicted_labels"]
 
@@ -85,8 +84,7 @@ def open_source(
         found: dict[str, str | None] = {}
         for name in names:
             array = read(name)
-            point = jax.ShapeDtypeStruct((1, *array.shape[1:]), jnp.asarray(array[:1]).dtype)
-            head = function_hash(heads[name], point)
+            head = program_hash(as_program(heads[name], array[:1]))
             found[name] = None if head is None else f"{array_hash(array)}-{head}"
         return found
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.tree_util import Partial
 from jaxtyping import Array
 from tqdm import tqdm
 
@@ -61,24 +60,20 @@ def unfinished(
 
 
 def results(
-    run: Callable[..., Mapping[str, Array]],
-    calls: tuple[Partial, Partial | None],
+    run: Callable[[Any], Mapping[str, Array]],
     todo: Iterable[tuple[int, int, str, Any]],
     size: int,
     mesh: Mesh | None,
 ) -> Iterator[Found]:
     """What each batch gives. While one is fetched and stored, the device works on the next."""
-    every: Any = None
     share: Any = None
-    if mesh is not None:
-        flat = Mesh(mesh.devices.ravel(), ("batch",))  # one axis, whose type is Auto whatever the types of theirs
-        every, share = (NamedSharding(flat, PartitionSpec(*axes)) for axes in ((), ("batch",)))
-    calls = jax.device_put(calls, every)
+    if mesh is not None:  # one axis, whose type is Auto whatever the types of theirs
+        share = NamedSharding(Mesh(mesh.devices.ravel(), ("batch",)), PartitionSpec("batch"))
     devices = 1 if mesh is None else mesh.size
     waiting: Found | None = None
     for number, points, digest, batch in todo:
         batch = padded(batch, -(-max(points, size) // devices) * devices)
-        found = run(calls, batch if mesh is None else jax.device_put(batch, share))
+        found = run(batch if mesh is None else jax.device_put(batch, share))
         for array in found.values():
             array.copy_to_host_async()
         if waiting is not None:

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.tree_util import Partial
 from jaxtyping import Array
 
-from jaxconvex.activations.calls import Traced, array_hash, as_call
+from jaxconvex.activations.calls import array_hash, program_hash
 from jaxconvex.checks import positive_integer
+from jaxconvex.functions import as_program
 from jaxconvex.study.training.batches import num_points, take
 from jaxconvex.study.training.states import read_tree, write_tree
 
@@ -95,24 +97,21 @@ def train(
     ahead = np.full(num_epochs, np.nan)
     best = None if validate is None else (parameters, others)
     state = State(np.array(0), parameters, others, optimizer.init(parameters), best, ahead, ahead)
-    batch_loss = Traced(_of_parts(loss, graph), parameters, others, take(data, np.arange(batch_size)), key)
+    batch_loss = as_program(_of_parts(loss, graph), parameters, others, take(data, np.arange(batch_size)), key)
     fingerprint = ""
     if checkpoint is not None:
-        settings = (num_epochs, batch_size, learning_rate, weight_decay, patience, jax.__version__)
-        told = (
-            batch_loss.hash or uuid.uuid4().hex
-        )  # where nothing tells what the loss computes, no file is of this call
-        begun = (parameters, others, data, as_call(validate), key)
-        fingerprint = _fingerprint((*settings, told), begun)
+        told = program_hash(batch_loss) or uuid.uuid4().hex  # where nothing tells the loss, no file is of this call
+        settings = (num_epochs, batch_size, learning_rate, weight_decay, patience, jax.__version__, told)
+        seen = validate.args if isinstance(validate, Partial) else ()
+        fingerprint = _fingerprint(settings, (parameters, others, data, seen, key))
         state = read_tree(checkpoint, state, fingerprint=fingerprint) or state
     if sum(array.nbytes for array in jax.tree.leaves(data)) <= ON_DEVICE:
         data = jax.tree.map(jnp.asarray, data)
-    static = {"loss": batch_loss, "optimizer": optimizer}
     epoch_keys = jax.random.split(key, num_epochs)
     done = int(state.done)
     while done < num_epochs and not _waited(state.validation_losses[:done], patience):
         carry = state.parameters, state.others, state.optimizer
-        carry, mean_loss = _epoch(carry, data, epoch_keys[done], batch_size, static)
+        carry, mean_loss = _epoch(carry, data, epoch_keys[done], batch_size, batch_loss, optimizer)
         losses, validation_losses = state.losses.copy(), state.validation_losses.copy()
         losses[done] = mean_loss
         best = state.best
@@ -150,7 +149,7 @@ def _optimizer(learning_rate: float, weight_decay: float, num_steps: int) -> opt
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay))
 
 
-def _epoch(carry, data, key, batch_size, static) -> tuple[Any, float]:
+def _epoch(carry, data, key, batch_size, loss, optimizer) -> tuple[Any, float]:
     """The parameters, other state and optimiser's state after an epoch, and the mean loss of its steps."""
     count = num_points(data)
     num_batches = count // batch_size
@@ -161,8 +160,8 @@ def _epoch(carry, data, key, batch_size, static) -> tuple[Any, float]:
     for rows, step_key in zip(
         order.reshape(num_batches, batch_size), jax.random.split(loss_key, num_batches), strict=True
     ):
-        carry, loss = _step(carry, take(data, rows), step_key, **static)
-        losses.append(loss)
+        carry, value = _step(carry, take(data, rows), step_key, loss, optimizer=optimizer)
+        losses.append(value)
     return carry, float(jnp.stack(losses).mean())
 
 
@@ -177,8 +176,8 @@ def _of_parts(loss: Callable[..., Array], graph: Any) -> Callable[..., tuple[Arr
     return batch_loss
 
 
-@partial(jax.jit, static_argnames=("loss", "optimizer"))
-def _step(carry, batch, key, *, loss, optimizer):
+@partial(jax.jit, static_argnames="optimizer")
+def _step(carry, batch, key, loss, *, optimizer):
     parameters, others, state = carry
     (value, others), gradient = jax.value_and_grad(loss, has_aux=True)(parameters, others, batch, key)
     updates, state = optimizer.update(gradient, state, parameters)
