@@ -82,7 +82,8 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray],
     """
     plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = json.dumps([record, {name: array_hash(array) for name, array in plain.items()}])
-    metadata = {"kept": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    # One entry alone, since safetensors writes several in any order.
+    metadata = {"kept": f"{hashlib.sha256(text.encode()).hexdigest()} {text}"}
     return write_file(path, require("safetensors.numpy", extra).save(plain, metadata))
 
 
@@ -98,9 +99,8 @@ def read_arrays(
         pass
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            text = metadata.get("kept", "")
-            if hashlib.sha256(text.encode()).hexdigest() != metadata.get("sha256"):
+            digest, _, text = (file.metadata() or {}).get("kept", "").partition(" ")
+            if hashlib.sha256(text.encode()).hexdigest() != digest:
                 raise ValueError(f"{path} has no record whose checksum agrees.")
             record, hashes = json.loads(text)
             arrays = {name: file.get_tensor(name) for name in (hashes if names is None else names)}
