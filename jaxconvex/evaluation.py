@@ -107,7 +107,8 @@ def evaluate(
         background: the label of points that belong to no class; for integers -1 means that too.
         protocol: "paper" for the choices of Tětková et al.: k = 10, union, duplicates dropped, 5,000 pairs a class.
         cache: a folder where finished layers are kept, and found again by a call with the same data, networks and
-            settings.
+            settings; functions are the same if they compute the same now. What is not as it was written is made again.
+            What calls back to Python is not kept; a line says so. Several calls may share a folder.
         mesh: devices that share the searches for neighbours and paths. Every process of a cluster makes the same call and
             gets the whole report; the first alone writes the cache.
         memory: bytes that either search may take beyond the layer, on each device: see `knn_graph`, `graph_convexity`.

@@ -589,19 +589,20 @@ def batches():
         yield x[start : start + 10]
 
 def model(x):
-    return {f"layer {i}": jnp.sin(i * x) for i in range(1, 6)}
+    return {f"layer {i}": jnp.sin(i * x) for i in range(1, 4)}
 
 def tuned(step):
     network = nnx.Linear(4, 2, rngs=nnx.Rngs(0))
     pause = lambda *_: time.sleep(0.03)
-    found = training.fine_tune(network, x, y, x, y, jax.random.key(0), checkpoint=step / "checkpoint", progress=pause)
+    options = dict(num_epochs=4, checkpoint=step / "checkpoint", progress=pause)
+    found = training.fine_tune(network, x, y, x, y, jax.random.key(0), **options)
     training.save_state(found.model, step / "state")
 
 def work(folder):
     with writing.output_folder(folder):
         found = jc.extract(model, batches(), folder=folder / "features", progress=False)
         step = steps.kept(folder / "work", "tuned", 1, tuned)
-        options = dict(k=4, permutations=5, progress=False)
+        options = dict(k=4, jackknife=False, progress=False)
         report = jc.evaluate(found, y, cache=folder / ".cache", **options)
         (folder / "report").write_text(str(report.rows))
         (folder / "state").write_bytes((step / "state").read_bytes())
@@ -627,23 +628,20 @@ assert ended(run(place / "whole")) == 0
 seconds = time.monotonic() - began
 names = "report", "state", "arrays"
 expected = [(place / "whole" / name).read_bytes() for name in names]
-draw, kills, folder = random.Random(0), 0, place / "killed"
-for _ in range(20):
-    child = run(folder)
-    time.sleep(draw.uniform(0.1, 0.9) * seconds)
+draw, kills, runs, folder = random.Random(0), 0, 0, place / "killed"
+while kills < 20:
+    child, runs = run(folder), runs + 1
+    time.sleep(draw.uniform(0.05, 0.8) * seconds)
     os.kill(child, signal.SIGKILL)
     code = ended(child)
     assert code in (0, -signal.SIGKILL), code
     kills += code != 0
-    if draw.random() < 0.3:  # to the end, and begun again
+    if code == 0 or kills == 20:
         assert ended(run(folder)) == 0
         assert [(folder / name).read_bytes() for name in names] == expected
+        assert not [path for path in folder.rglob(".*") if path.name != ".cache"]
         shutil.rmtree(folder)
-if folder.exists():
-    assert ended(run(folder)) == 0
-    assert [(folder / name).read_bytes() for name in names] == expected
-    assert not [path for path in folder.rglob(".*") if path.name != ".cache"]
-print("kills", kills, "of", seconds)
+print(kills, "kills in", runs, "runs of", round(seconds, 2), "s")
 """
 
 
@@ -654,4 +652,4 @@ def test_twenty_kills_at_random_moments_end_with_the_same_bits(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", KILLS, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[-3]) >= 12, done.stdout
+    assert done.stdout.startswith("20 kills"), done.stdout

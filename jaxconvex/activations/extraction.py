@@ -107,8 +107,9 @@ def extract(
         outputs: whether to keep the outputs, if they are one array (b, ...), such as logits: as `.outputs`.
         batch_size: points a batch, to cut whole inputs.
         folder: where to write, as safetensors, while it goes. The same call goes on after a stop of any kind, and does
-            not run the model for what is finished; the batches must come in the same order, and one process write at a time.
-            Without it all is in memory.
+            not run the model for what is finished. It reads all batches, which must be the same in the same order, and
+            all that is written: a file that is not as it was is made again, after a line on stderr that says so. Meanwhile
+            the folder is locked. Without it all is in memory.
         mesh: devices of this process that share every batch, all axes of the mesh together; weights are copied to each.
         progress: a bar on stderr.
 
@@ -116,10 +117,12 @@ def extract(
     these are cut off. Points keep the order of the batches: so do the labels to score them with.
 
     Raises:
-        ValueError: batches or layers that differ from the first batch's; a folder of another run, with what differs;
-            names that are unknown. OSError: a folder that cannot be written; it stays fit to go on from.
+        ValueError: batches or layers that differ from the first batch's; a folder of another run, with what differs, or
+            the batch that does; names that are unknown. OSError: a folder that cannot be written or read, or where another
+            process works; it stays fit to go on from.
 
-    Cost: while a batch is fetched and written the device works on the next. Memory: two batches, and with a folder 64 MB
+    Cost: a hash of every batch (about a second a gigabyte) and of what the folder holds; while a batch is fetched and
+    written the device works on the next. Memory: two batches, and with a folder 64 MB
     (a shard is written after so much, or after a minute); without one, everything that is returned.
 
     >>> def model(x):
@@ -173,7 +176,10 @@ def extract(
 
 
 def read_activations(folder: str | Path) -> Activations:
-    """The activations that `extract` wrote to a folder. Raises ValueError if it was not finished, or is none."""
+    """The activations that `extract` wrote to a folder, each checked when it is read.
+
+    Raises ValueError if the folder was not finished, or is none, and where a file is not as it was written.
+    """
     folder = Path(folder)
     index = shards.open_index(folder)
     if index is None:
