@@ -170,9 +170,10 @@ def evaluate(
 
     recorded = {**settings._asdict(), "k": list(settings.k), "protocol": protocol, "max_points": max_points}
     recorded["key"] = np.asarray(jax.random.key_data(key)).tolist()
+    drawn = str(jax.random.key_impl(key)), bool(jax.config.values["jax_enable_x64"])
     label_hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
     # The order of the labelings counts: the first one is the truth. What functions and background do is hashed elsewhere.
-    common = [*label_hashes.items(), recorded | {"metric": None}, bool(jax.config.values["jax_enable_x64"]), _version()]
+    common = [*label_hashes.items(), recorded | {"metric": None}, *drawn, _version()]
     used = representations.pool if isinstance(representations, ModelSource) else pool
     recorded |= {"metric": _named(metric), "pool": _named(used)}
     recorded |= {"num_points_scored": len(chosen), "background": background}

@@ -26,7 +26,7 @@ from jaxconvex.formats import has_checksum, require, write_file
 
 __all__ = ["LOCK", "array_hash", "found", "lock", "read_arrays", "sealed", "sweep", "tell", "write_arrays"]
 
-LOCK = ".lock"
+LOCK = ".jaxconvex.lock"
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ def _locked(path: Path) -> int | None:
     """The file, open and locked; None where that cannot be done."""
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 return None

@@ -142,9 +142,9 @@ def test_a_name_of_many_bytes_can_be_written(tmp_path):
 # The scores of finished layers ----------------------------------------------------------------------------------------
 
 
-def scores(cache, x=X, **options):
+def scores(cache, x=X, labels=Y, **options):
     given = {"k": 5, "jackknife": False, "progress": False} | options
-    return [row.score for row in jc.evaluate(x, Y, cache=cache, **given).rows]
+    return [row.score for row in jc.evaluate(x, labels, cache=cache, **given).rows]
 
 
 class Power:
@@ -211,13 +211,16 @@ def called_back(function):
 
 
 def test_what_calls_back_to_python_is_not_kept(tmp_path, capsys):
-    few = {"x": X[:12]}
-    for function in (lambda a, b: np.abs(a - b).sum(), lambda a, b: np.abs(a - b).max()):
-        given = {"k": 3, "jackknife": False, "progress": False, "metric": called_back(function)}
-        found, expected = (jc.evaluate(few, Y[:12], cache=cache, **given).rows for cache in (tmp_path, None))
-        assert [row.score for row in found] == [row.score for row in expected]
+    given = {"x": X[:12], "k": 3}
+    distances = {
+        lambda a, b: np.abs(a - b).sum(): lambda a, b: jnp.sum(jnp.abs(a - b)),
+        lambda a, b: np.abs(a - b).max(): lambda a, b: jnp.max(jnp.abs(a - b)),
+    }
+    for function, traced in distances.items():
+        found = scores(tmp_path, labels=Y[:12], metric=called_back(function), **given)
+        assert found == scores(None, labels=Y[:12], metric=traced, **given)
         (line,) = lines(capsys)
-        assert "metric of layer 'x' are not kept" in line
+        assert "metric of layer 'representation' are not kept" in line
     assert not list(tmp_path.iterdir())
 
 
@@ -441,6 +444,22 @@ def test_names_that_no_file_can_hold(tmp_path, name):
         extract(lambda x: {name: x}, X, batch_size=40, folder=tmp_path / "features", progress=False)
     assert not (tmp_path / "features").exists()
     assert extract(lambda x: {name: x}, X, batch_size=40, progress=False)[name].shape == X.shape
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "complex64", "float8_e4m3fn", "int4"])
+def test_types_that_no_file_can_hold(tmp_path, dtype):
+    given = {"batch_size": 40, "folder": tmp_path, "progress": False}
+    if dtype in ("bfloat16", "complex64"):
+        first, again = (extract(lambda x: {"h": x.astype(dtype)}, X, **given)["h"] for _ in range(2))
+        assert first.dtype == jnp.dtype(dtype) and first.tobytes() == again.tobytes()
+    else:
+        with pytest.raises(ValueError, match=f"of type {dtype}.*dtype='float32'"):
+            extract(lambda x: {"h": x.astype(dtype)}, X, **given)
+
+
+def test_names_that_are_one_as_text():
+    with pytest.raises(ValueError, match="differ as text"):
+        extract(lambda x: {1: x, "1": 2 * x}, X, batch_size=40, progress=False)
 
 
 def test_a_model_that_calls_back_to_python_does_not_go_on(tmp_path):

@@ -225,10 +225,15 @@ def _named(value: Any) -> Any:
 
 
 def _folder(folder: str | Path, kinds: Mapping[str, Kind]) -> Path:
-    """The folder, which is made. Raises ValueError for a layer that no file can hold by its name."""
-    for name in kinds:
+    """The folder, which is made. Raises ValueError for a layer whose name or type no file can hold."""
+    for name, kind in kinds.items():
         if name == "__metadata__" or name != name.encode(errors="replace").decode():
             raise ValueError(f"safetensors has no place for a layer that is called {name!r}: rename it.")
+        if jnp.dtype(kind.dtype).kind not in "biuf" and kind.dtype not in ("bfloat16", "complex64"):
+            raise ValueError(
+                f"layer {name!r} is of type {kind.dtype}, which safetensors does not give back: pass dtype='float32', or "
+                "have the model cast it."
+            )
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:

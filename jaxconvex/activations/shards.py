@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -130,7 +131,7 @@ def _run(settings: Mapping[str, Any]) -> str:
 
 
 def _shard_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("shard-*.safetensors"))
+    return sorted(path for path in folder.iterdir() if re.fullmatch(r"shard-\d{8,}\.safetensors", path.name))
 
 
 def _own_shards(folder: Path, run: str) -> tuple[Shard, ...]:
