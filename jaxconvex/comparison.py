@@ -95,6 +95,7 @@ def read_comparison(path: str | os.PathLike[str]) -> Comparison:
     settings, provenance = entries.get("settings"), entries.get("provenance")
     if not (isinstance(settings, dict) and isinstance(provenance, dict) and len(settings.get("names") or ()) == 2):
         raise ValueError(f"{path} must hold settings with two names, and provenance; got {settings!r}.")
+    formats.has_checksum(path)
     return Comparison(rows, settings, provenance)
 
 

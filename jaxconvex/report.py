@@ -110,14 +110,15 @@ class Report(NamedTuple):
 def read_report(path: str | os.PathLike[str]) -> Report:
     """The report that `Report.to_json` wrote, equal to it field by field.
 
-    Raises ValueError, naming the file and what came, for a file that is no report, was cut short or has another
-    version; OSError for one that cannot be read.
+    Raises ValueError, naming the file and what came, for a file that is no report, was cut short, has another version or
+    is not as it was written, by its checksum; OSError for one that cannot be read.
     """
     rows, entries = formats.read_json(path, FORMAT, VERSION, Row)
     if not all(isinstance(entries.get(name), dict) for name in ("settings", "provenance")):
         raise ValueError(
             f"{path} must hold settings and provenance beside the rows; got {', '.join(entries) or 'neither'}."
         )
+    formats.has_checksum(path)
     return Report(rows, entries["settings"], entries["provenance"])
 
 

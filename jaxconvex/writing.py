@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxconvex.comparison import Comparison
+from jaxconvex.kept import lock, sweep
 from jaxconvex.report import Report, distinct
 
 __all__ = ["CACHE", "RESULT", "output_folder", "write_comparison", "write_scores"]
@@ -19,14 +20,16 @@ RESULT, CACHE = "scores.json", ".cache"
 
 @contextlib.contextmanager
 def output_folder(path: Path) -> Iterator[Path]:
-    """The folder, made if need be and seen to be writable; removed again if nothing comes to be in it.
+    """The folder, made if need be, seen to be writable and locked; removed again if nothing comes to be in it.
 
-    Raises OSError that names it and says why nothing can be written there.
+    Raises OSError that names it and says why nothing can be written there, as that another process works there.
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         _try_to_write(path)
-        yield path
+        with lock(path):
+            sweep(path / CACHE)
+            yield path
     finally:
         with contextlib.suppress(OSError):  # not empty
             for folder in (path / CACHE, *made):

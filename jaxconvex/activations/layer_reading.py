@@ -70,7 +70,10 @@ def _parted(result: Any) -> tuple[dict[str, Any], Any]:
             "model_fn must return a mapping layer -> activation (b, ...), or a pair of outputs and such a mapping; got "
             f"{got}. from_nnx and from_linen make such a function of a Flax model."
         )
-    return {str(name): activation for name, activation in result.items()}, outputs
+    layers = {str(name): activation for name, activation in result.items()}
+    if len(layers) < len(result):
+        raise ValueError(f"layers must have names that differ as text, which 1 and '1' do not; got {list(result)}.")
+    return layers, outputs
 
 
 def _checked(activation: Any, name: str, size: int) -> Array:
