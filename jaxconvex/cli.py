@@ -8,6 +8,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from jaxconvex.messages import say
+
 __all__ = ["FAULT", "INTERRUPTED", "OK", "WRONG_USE", "main"]
 
 OK, FAULT, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with contextlib.suppress(AttributeError):
                 stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     code = _run(sys.argv[1:] if arguments is None else list(arguments))
+    say(end="")  # what is still to be printed, since Python would complain if nobody reads it
     if code == INTERRUPTED and arguments is None:
         # Python would wait for threads that still run compiled code.
         sys.stdout.flush()
@@ -44,6 +47,11 @@ def _run(arguments: list[str]) -> int:
         return _tell(code, "Interrupted.") if code == INTERRUPTED else code
     except KeyboardInterrupt:
         return _tell(INTERRUPTED, "Interrupted.")
+    except SystemExit as error:
+        # So ends help that nobody reads; anything else is as it was.
+        if isinstance(error.__context__, BrokenPipeError):
+            return OK
+        raise
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "jaxconvex":
             return _fault(error)
@@ -68,8 +76,8 @@ def _tell(code: int, message: str, error: BaseException | None = None) -> int:
     if error is not None and os.environ.get(DEBUG):
         traceback.print_exception(error)
     if code == INTERRUPTED:
-        print(file=sys.stderr)  # below the progress bar
-    print(" ".join(message.split()), file=sys.stderr, flush=True)
+        say(stream=sys.stderr)  # below the progress bar
+    say(" ".join(message.split()), stream=sys.stderr)
     return code
 
 

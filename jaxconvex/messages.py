@@ -1,12 +1,30 @@
-"""What messages share: names that there are, for a name that there is not."""
+"""What messages share: where they are said, and names that there are, for a name that there is not."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
-__all__ = ["listed"]
+__all__ = ["is_terminal", "listed", "say"]
+
+
+def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Prints the text, at once. Where nobody reads any more (`| head -1`), this and what follows is dropped."""
+    stream = sys.stdout if stream is None else stream
+    try:
+        print(text, file=stream, end=end, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether the stream is one that a person watches; it is None where it was closed."""
+    return stream is not None and stream.isatty()
 
 
 def listed(names: Iterable[Any], near: str | None = None, most: int = 12) -> str:

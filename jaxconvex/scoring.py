@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxconvex.comparison import Comparison, compare_reports
 from jaxconvex.files import Representations, read_representations
+from jaxconvex.messages import is_terminal, say
 from jaxconvex.report import Report, read_report
 from jaxconvex.writing import RESULT
 
@@ -64,7 +65,9 @@ def read(path: Path, options: Options) -> Representations:
         axis=options.axis,
         pool=options.pool,
     )
-    print(f"{path}: {_summary(data)}", file=sys.stderr, flush=True)
+    say(f"{path}: {_summary(data)}", stream=sys.stderr)
+    for note in data.notes:
+        say(f"  {note}", stream=sys.stderr)
     return data
 
 
@@ -74,9 +77,8 @@ def _summary(data: Representations) -> str:
     features = f"{widths[0]} features" if len(widths) == 1 else f"{widths[0]} to {widths[-1]} features"
     classes = ", ".join(f"{name!r} ({len(np.unique(values))} classes)" for name, values in data.labels.items())
     predicted = "" if data.predictions is None else ", predicted labels"
-    left_out = f"; left out: {', '.join(data.left_out)}" if data.left_out else ""
     points = len(next(iter(data.labels.values())))
-    return f"{points} points, {layers}, {features}, labels {classes}{predicted}{left_out}"
+    return f"{points} points, {layers}, {features}, labels {classes}{predicted}"
 
 
 def score(data: Representations, options: Options, cache: Path) -> Report:
@@ -108,7 +110,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             background=options.background,
             protocol=options.protocol,
             cache=cache,
-            progress=sys.stderr.isatty(),
+            progress=is_terminal(sys.stderr),
         )
 
     # Importing what draws takes as long as some of the work: let it go on meanwhile.
@@ -149,7 +151,7 @@ def demonstrate(folder: Path, seed: int) -> None:
     def work() -> None:
         from jaxconvex.study.demo import run_demo
 
-        run_demo(folder, seed=seed, progress=sys.stderr.isatty())
+        run_demo(folder, seed=seed, progress=is_terminal(sys.stderr))
 
     try:
         interruptible(work)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from jaxconvex.activations.extraction import Activations, read_activations
 from jaxconvex.activations.model_sources import model_source, pooled_features
 from jaxconvex.evaluation import evaluate
+from jaxconvex.messages import say
 from jaxconvex.report import Report, read_report, select
 from jaxconvex.study.analyses.measures import simple_measures
 from jaxconvex.study.analyses.robustness import reparametrizations
@@ -280,7 +281,7 @@ VERBS = ("train on", "validate on", "test on")
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, stream=sys.stderr)
 
 
 def _say_nothing(text: str) -> None:
