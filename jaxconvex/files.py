@@ -221,8 +221,9 @@ def _layer(array: np.ndarray, name: str, path: Path, pool: str | None) -> np.nda
     """The array, if it can be a layer. Raises ValueError that tells how it could be."""
     where = f"{name!r} in {path}"
     if not is_numeric(array):
+        wide = " Save it as float64, which JAX knows." if array.dtype.kind == "f" else ""
         raise ValueError(
-            f"{where} must hold real numbers to be a layer; got type {array.dtype}. If it holds labels, say "
+            f"{where} must hold real numbers to be a layer; got type {array.dtype}.{wide} If it holds labels, say "
             f"--labels {name} (or --predictions {name}); otherwise --skip {name}."
         )
     if array.ndim < 2 or array.ndim > (3 if pool else 2):

@@ -9,7 +9,7 @@ import numpy as np
 from jax import random
 from jaxtyping import Int, PRNGKeyArray
 
-from jaxconvex.messages import listed
+from jaxconvex.messages import listed, names_apart
 
 __all__ = [
     "Labeling",
@@ -56,6 +56,7 @@ def _encode(labels: Any, name: str, background: Any, classes: Sequence[int | str
     names, none = found.tolist(), [_is_background(value, background) for value in found.tolist()]
     kept = [value for value, left_out in zip(names, none, strict=True) if not left_out]
     order = tuple(kept) if classes is None else tuple(map(_plain, classes))
+    names_apart(order, "classes")
     column = {(type(value), value): i for i, value in enumerate(order)}  # 1 and True are not the same
     strange = [value for value in kept if (type(value), value) not in column]
     if strange:
@@ -93,8 +94,7 @@ def label_array(labels: Any, name: str = "labels") -> np.ndarray:
     >>> label_array([2**64 - 1, 7]).tolist(), label_array([b"cat", b"dog"]).tolist()
     ([18446744073709551615, 7], ['cat', 'dog'])
     """
-    if isinstance(labels, np.ma.MaskedArray):
-        labels = np.ma.filled(labels.astype(object), None)
+    labels = labels.tolist() if isinstance(labels, np.ma.MaskedArray) else labels  # None where it is masked
     # NumPy would write the numbers of a mixed list as text, and True as 1.
     values = np.array(labels, dtype=object) if isinstance(labels, (list, tuple)) else np.asarray(labels)
     if values.dtype.kind in "TS":
@@ -138,8 +138,10 @@ def _of_objects(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """The value in Python's own type, if it is a number, text or bytes of NumPy or JAX."""
-    known = getattr(getattr(value, "dtype", None), "kind", "") in ("b", "i", "u", "f", "U", "S")
+    """The value in Python's own type, if it is text, or a number or bytes of NumPy or JAX."""
+    if isinstance(value, str):
+        return str.__str__(value)  # all of it: NumPy's item() drops a NUL at the end
+    known = getattr(getattr(value, "dtype", None), "kind", "") in ("b", "i", "u", "f", "S")
     return value.item() if known and np.ndim(value) == 0 else value
 
 
@@ -153,7 +155,7 @@ def _check_present(missing: np.ndarray, name: str) -> None:
         where = np.flatnonzero(missing)
         rows = ", ".join(map(str, where[:5])) + (", ..." if len(where) > 5 else "")
         raise ValueError(
-            f"{name} must not be mixed or missing; {len(where)} of {missing.size} are missing (rows {rows}). "
+            f"{name} must be there for every point, none mixed or missing; {len(where)} of {missing.size} are missing (rows {rows}). "
             "Fill them in, or remove these rows."
         )
 
@@ -183,6 +185,7 @@ def encode_all(
     named = named_labels(labels)
     if not named:
         raise ValueError("labels must hold at least one labeling; got an empty mapping.")
+    names_apart(named, "labelings")
     main = next(iter(named))
     if predictions is not None:
         if "predicted" in named:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-__all__ = ["is_terminal", "listed", "say"]
+__all__ = ["is_terminal", "listed", "names_apart", "say"]
 
 
 def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> None:
@@ -38,3 +38,12 @@ def listed(names: Iterable[Any], near: str | None = None, most: int = 12) -> str
     shown = [*nearest, *(name for name in names if name not in nearest)]
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return (", ".join(map(repr, shown[:most])) or "none") + more
+
+
+def names_apart(names: Iterable[Any], what: str) -> None:
+    """Raises ValueError if two of the names are written alike, as 1 and "1" are: a report could not tell them apart."""
+    known: dict[str, Any] = {}
+    for name in names:
+        if str(name) in known:
+            raise ValueError(f"{what} must have names of their own; got {known[str(name)]!r} and {name!r}. Rename one.")
+        known[str(name)] = name

@@ -16,6 +16,7 @@ from jaxconvex.activations.calls import array_hash, as_call, program_hash, weigh
 from jaxconvex.activations.extraction import Activations
 from jaxconvex.activations.model_sources import ModelSource
 from jaxconvex.checks import shared_length
+from jaxconvex.messages import names_apart
 
 __all__ = ["LayerSource", "check_columns", "check_source", "open_source", "predicted_labels"]
 
@@ -52,6 +53,7 @@ def check_source(representations: Any, n: int, pool: Any, heads: Mapping[str, An
     layers = _as_mapping(representations)
     if not layers:
         raise ValueError("representations must hold at least one layer; got an empty mapping.")
+    names_apart(layers, "layers")
     unknown = [name for name in heads if name not in layers]
     if unknown:
         raise ValueError(f"heads names {unknown[0]!r}, which is no layer; the layers are {list(layers)}.")
