@@ -22,22 +22,21 @@ NUMBER = re.compile(r"[-+]?[0-9.,'_ ]*[0-9][0-9.,'_ ]*([eE][-+]?[0-9]+)? *%?")  
 
 def layers_of_columns(
     columns: Mapping[str, np.ndarray], chosen: Sequence[str], where: str
-) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The columns of each layer, and the columns of none with the reason.
+) -> tuple[dict[str, list[str]], dict[str, str], bool]:
+    """The columns of each layer, the columns of none with the reason, and whether the columns themselves say so.
 
-    A column of lists is a layer, and so are the columns "NAME/0", "NAME/1", ...; where there are none of either, the
-    numeric columns are one layer: those `chosen` by their names (wildcards allowed), or all but those that are probably
-    no features: constant, an id (whole numbers, each once), sorted with each value once, whole numbers among decimals,
-    or spread 10,000 times as far as the others, or as little.
+    A column of lists is a layer, and so are the columns "NAME/0", "NAME/1", ... together. Where there are none of either,
+    the numeric columns are one layer: those `chosen` by their names (wildcards allowed), or all but those that are
+    probably no features: constant, an id (whole numbers, each once), sorted with each value once, whole numbers among
+    decimals, or spread 10,000 times as far as the others, or as little.
 
-    Raises ValueError for a column of which more than half looks like numbers and the rest does not, and where no column
-    is surely a feature.
+    Raises ValueError for text of which half looks like numbers, and where no column is surely a feature.
     """
-    groups = _groups(columns)
+    grouped = _groups(columns)
     numeric = [name for name, column in columns.items() if is_numeric(column)]
     left_out = {name: _kind(column) for name, column in columns.items() if name not in numeric}
-    if groups:
-        wanted = [name for group in groups.values() for name in group]
+    if grouped:
+        wanted = [name for group in grouped.values() for name in group]
         left_out |= {name: "in no layer" for name in numeric if name not in wanted}
     elif chosen and (tuple(chosen) != (UNNAMED,) or UNNAMED in columns):
         wanted = matching(tuple(columns), chosen, where)
@@ -54,9 +53,9 @@ def layers_of_columns(
                 "with --layer NAME, again for more; --layer '*' takes all."
             )
     _check_written({name: columns[name] for name in wanted if name not in numeric}, where)
-    groups = groups or {UNNAMED: wanted}
+    groups = grouped or {UNNAMED: wanted}
     members = {layer: [name for name in group if name not in left_out] for layer, group in groups.items()}
-    return {layer: group for layer, group in members.items() if group}, left_out
+    return {layer: group for layer, group in members.items() if group}, left_out, bool(grouped)
 
 
 def _groups(columns: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
@@ -66,7 +65,7 @@ def _groups(columns: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
         numbered = re.fullmatch(r"(.+)/(\d+)", name)
         if column.ndim > 1:
             groups[name] = [(0, name)]
-        elif numbered:
+        elif numbered and columns.get(numbered[1], column).ndim == 1:
             groups.setdefault(numbered[1], []).append((int(numbered[2]), name))
     members = {layer: [name for _, name in sorted(found)] for layer, found in groups.items()}
     return {layer: names for layer, names in members.items() if any(is_numeric(columns[name]) for name in names)}
@@ -82,10 +81,15 @@ def _check_written(columns: Mapping[str, np.ndarray], where: str) -> None:
     for name, column in columns.items():
         cells = [value for value in column.flat if isinstance(value, str)]
         if 2 * sum(NUMBER.fullmatch(cell) is not None for cell in cells) >= max(len(cells), 1):
-            strange = next(cell for cell in cells if not PLAIN.fullmatch(cell))
+            strange = [str(cell) for cell in cells if not PLAIN.fullmatch(cell)]
+            what = (
+                f"numbers, and {strange[0]!r}, which is none"
+                if strange
+                else f"numbers as text, such as {cells[0]!s:.40}"
+            )
             raise ValueError(
-                f"{name!r} in {where} holds numbers, and {strange!r}, which is none. Write numbers as 1234.5, or leave the "
-                f"column out (--skip {name})."
+                f"{name!r} in {where} holds {what}. Save numbers as such, written like 1234.5, or leave the column out "
+                f"(--skip {name})."
             )
 
 
@@ -97,7 +101,7 @@ def _doubts(columns: Mapping[str, np.ndarray]) -> dict[str, str]:
     decimal = [name for name, column in columns.items() if not _is_whole(column)]
     doubts: dict[str, str] = {}
     for name, column in columns.items():
-        present = column[~np.isnan(column)].astype(float)
+        present = column[np.isfinite(column)].astype(float)
         if not present.size:
             doubts[name] = "empty"
         elif np.all(column == column[0]):
@@ -106,7 +110,7 @@ def _doubts(columns: Mapping[str, np.ndarray]) -> dict[str, str]:
             doubts[name] = "whole numbers, each once: an id?"
         elif len(column) >= FEW and _is_sorted(column):
             doubts[name] = "sorted, each value once: a time or a place?"
-        elif column.dtype.kind in "biu" and 2 * len(decimal) > len(columns):
+        elif column.dtype.kind in "biu" and 2 * len(decimal) >= len(columns):
             doubts[name] = "whole numbers among decimals"
     rest = {name: column for name, column in columns.items() if name not in doubts}
     return doubts | _far(rest)
@@ -129,8 +133,8 @@ def _far(columns: Mapping[str, np.ndarray]) -> dict[str, str]:
     """The columns whose values are far further apart, or closer, than those of the others in the middle."""
     if len(columns) < 2:
         return {}
-    with np.errstate(over="ignore", invalid="ignore"):
-        spreads = np.array([np.nanmax(c.astype(float)) - np.nanmin(c.astype(float)) for c in columns.values()])
+    with np.errstate(over="ignore"):
+        spreads = np.array([np.ptp(column[np.isfinite(column)].astype(float)) for column in columns.values()])
     order = np.argsort(spreads, kind="stable")
     found = {}
     for rank, place in enumerate(order):

@@ -174,8 +174,8 @@ def _layers(
     """The arrays that may be layers, what is left out and why, and which columns are features where that was decided."""
     if source.table:
         columns = {name: source.read(name) for name in names}
-        members, left_out = layers_of_columns(columns, layers, str(source.path))
-        features = members.get(UNNAMED, []) if UNNAMED not in columns else []
+        members, left_out, grouped = layers_of_columns(columns, layers, str(source.path))
+        features = [] if grouped else members.get(UNNAMED, [])
         return (
             {layer: _stacked([columns[name] for name in group]) for layer, group in members.items()},
             left_out,

@@ -155,8 +155,8 @@ def _check_present(missing: np.ndarray, name: str) -> None:
         where = np.flatnonzero(missing)
         rows = ", ".join(map(str, where[:5])) + (", ..." if len(where) > 5 else "")
         raise ValueError(
-            f"{name} must be there for every point, none mixed or missing; {len(where)} of {missing.size} are missing (rows {rows}). "
-            "Fill them in, or remove these rows."
+            f"{name} must be there for every point, none mixed or missing; {len(where)} of {missing.size} are missing "
+            f"(rows {rows}). Fill them in, or remove these rows."
         )
 
 

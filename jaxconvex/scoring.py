@@ -75,10 +75,15 @@ def _summary(data: Representations) -> str:
     names, widths = list(data.layers), sorted({layer.shape[-1] for layer in data.layers.values()})
     layers = "1 layer" if len(names) == 1 else f"{len(names)} layers ({names[0]} to {names[-1]})"
     features = f"{widths[0]} features" if len(widths) == 1 else f"{widths[0]} to {widths[-1]} features"
-    classes = ", ".join(f"{name!r} ({len(np.unique(values))} classes)" for name, values in data.labels.items())
+    classes = ", ".join(f"{name!r} ({_classes(values)})" for name, values in data.labels.items())
     predicted = "" if data.predictions is None else ", predicted labels"
     points = len(next(iter(data.labels.values())))
     return f"{points} points, {layers}, {features}, labels {classes}{predicted}"
+
+
+def _classes(labels: np.ndarray) -> str:
+    none = int(np.sum(labels == -1)) if labels.dtype.kind != "U" else 0
+    return f"{len(np.unique(labels)) - bool(none)} classes" + (f" and {none} points of background, -1" if none else "")
 
 
 def score(data: Representations, options: Options, cache: Path) -> Report:

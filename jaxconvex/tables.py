@@ -84,20 +84,26 @@ def _separator(text: str) -> str:
 def _check_rows(text: str, separator: str, path: Path) -> tuple[list[str], int]:
     """The names in the first line and the number of rows below it. Raises FileError for a row of another length."""
     header: list[str] = []
-    count = 0
+    count = line = 0
     try:
         for line, row in _rows(text, separator):
-            header = header or row
+            if not count:
+                header = row
+                if not any(header):
+                    raise ValueError("its first line must hold the names of the columns")
             if not row and len(header) > 1:
                 continue  # a blank line
             if len(row or [""]) != len(header):
                 raise FileError(
                     f"{path}, line {line}, has {len(row)} fields, where the header has {len(header)} "
-                    f"(the separator is {separator!r}). Mend it: text with a comma stands in quotes, and none ends a line."
+                    f"(between {separator!r}). Give each line a field for each name; text that holds a {separator!r} "
+                    "stands in quotes, and no line ends with one."
                 )
             count += 1
     except csv.Error as error:
-        raise ValueError(f"line {line + 1}: {error}") from error
+        raise ValueError(f"below line {line}: {error}") from error
+    if not header:
+        raise ValueError("its first line must hold the names of the columns")
     return header, count - 1
 
 
