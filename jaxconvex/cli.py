@@ -30,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with contextlib.suppress(AttributeError):
                 stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     code = _run(sys.argv[1:] if arguments is None else list(arguments))
-    say(end="")  # what is still to be printed, since Python would complain if nobody reads it
     if code == INTERRUPTED and arguments is None:
         # Python would wait for threads that still run compiled code.
         sys.stdout.flush()
@@ -44,6 +43,7 @@ def _run(arguments: list[str]) -> int:
         from jaxconvex.commands import command
 
         code = command.main(arguments or ["--help"], prog_name="jaxconvex", standalone_mode=False) or OK
+        say(end="")  # what is still to be printed: at its end Python would complain that nobody reads it
         return _tell(code, "Interrupted.") if code == INTERRUPTED else code
     except KeyboardInterrupt:
         return _tell(INTERRUPTED, "Interrupted.")
@@ -76,8 +76,8 @@ def _tell(code: int, message: str, error: BaseException | None = None) -> int:
     if error is not None and os.environ.get(DEBUG):
         traceback.print_exception(error)
     if code == INTERRUPTED:
-        say(stream=sys.stderr)  # below the progress bar
-    say(" ".join(message.split()), stream=sys.stderr)
+        say(stream="stderr")  # below the progress bar
+    say(" ".join(message.split()), stream="stderr")
     return code
 
 

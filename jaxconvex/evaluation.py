@@ -137,8 +137,8 @@ def evaluate(
         confidence=confidence,
     )
     from_model = isinstance(predictions, str) and predictions == "model"
-    told = {} if predictions is None or from_model else {"predictions": predictions}
-    check_background(named_labels(labels) | told, background)
+    both = {} if predictions is None or from_model else {"predictions": predictions}
+    check_background(named_labels(labels) | both, background)
     labelings = encode_all(labels, None if from_model else predictions, background=background, classes=classes)
     main = next(iter(labelings.values())).codes
     n = len(main)

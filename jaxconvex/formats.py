@@ -110,7 +110,7 @@ def _decode(value: Any, hint: Any) -> Any:
     elif hint == tuple[float, ...]:
         if isinstance(value, list):
             return tuple(_decode(entry, float) for entry in value)
-    elif isinstance(value, hint):
+    elif isinstance(value, hint) and not (isinstance(value, bool) and hint in (int, int | None)):
         return value
     raise ValueError(f"expected {getattr(hint, '__name__', hint)}, got {value!r}")
 

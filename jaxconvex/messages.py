@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Iterable
@@ -11,15 +12,23 @@ from typing import Any, TextIO
 __all__ = ["is_terminal", "listed", "names_apart", "say"]
 
 
-def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> None:
-    """Prints the text, at once. Where nobody reads any more (`| head -1`), this and what follows is dropped."""
-    stream = sys.stdout if stream is None else stream
+def say(text: str = "", *, stream: str = "stdout", end: str = "\n") -> None:
+    """Prints the text at once to "stdout" or "stderr".
+
+    Where nobody reads any more (`| head -1`), this and what follows is dropped. Raises OSError where it cannot be written.
+    """
+    target: TextIO | None = getattr(sys, stream)
+    if target is None:  # it was closed before
+        return
     try:
-        print(text, file=stream, end=end, flush=True)
-    except BrokenPipeError:
+        print(text, file=target, end=end, flush=True)
+    except OSError as error:
+        # Python tries to write at its end what could not be written.
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
+        os.dup2(nowhere, target.fileno())
         os.close(nowhere)
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # the second is what Windows says
+            raise
 
 
 def is_terminal(stream: TextIO | None) -> bool:

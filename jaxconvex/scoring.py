@@ -65,9 +65,9 @@ def read(path: Path, options: Options) -> Representations:
         axis=options.axis,
         pool=options.pool,
     )
-    say(f"{path}: {_summary(data)}", stream=sys.stderr)
+    say(f"{path}: {_summary(data)}", stream="stderr")
     for note in data.notes:
-        say(f"  {note}", stream=sys.stderr)
+        say(f"  {note}", stream="stderr")
     return data
 
 

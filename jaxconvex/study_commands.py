@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -227,4 +226,4 @@ def _join(studies: Sequence[Any], out: Path) -> None:
             if not several or statement.domain == "all":  # those of the single domains are on their pages
                 say(f"- {statement.text}")
         say_where(paths, folder)
-        say(f"Read {folder / 'report.html'}.", stream=sys.stderr)
+        say(f"Read {folder / 'report.html'}.", stream="stderr")

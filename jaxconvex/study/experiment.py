@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -281,7 +280,7 @@ VERBS = ("train on", "validate on", "test on")
 
 
 def _say(text: str) -> None:
-    say(text, stream=sys.stderr)
+    say(text, stream="stderr")
 
 
 def _say_nothing(text: str) -> None:
