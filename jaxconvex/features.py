@@ -101,18 +101,19 @@ def _doubts(columns: Mapping[str, np.ndarray]) -> dict[str, str]:
     decimal = [name for name, column in columns.items() if not _is_whole(column)]
     doubts: dict[str, str] = {}
     for name, column in columns.items():
-        present = column[np.isfinite(column)].astype(float)
-        if not present.size:
+        if np.all(np.isnan(column)):
             doubts[name] = "empty"
+        elif not np.all(np.isfinite(column)):
+            continue  # it is refused later on, with its rows
         elif np.all(column == column[0]):
             doubts[name] = "constant"
-        elif is_id(column) and (decimal or _is_sorted(column) or np.ptp(present) == len(column) - 1):
+        elif is_id(column) and (decimal or _is_sorted(column) or np.ptp(column.astype(float)) == len(column) - 1):
             doubts[name] = "whole numbers, each once: an id?"
         elif len(column) >= FEW and _is_sorted(column):
             doubts[name] = "sorted, each value once: a time or a place?"
         elif column.dtype.kind in "biu" and 2 * len(decimal) >= len(columns):
             doubts[name] = "whole numbers among decimals"
-    rest = {name: column for name, column in columns.items() if name not in doubts}
+    rest = {name: column for name, column in columns.items() if name not in doubts and np.all(np.isfinite(column))}
     return doubts | _far(rest)
 
 
@@ -134,15 +135,15 @@ def _far(columns: Mapping[str, np.ndarray]) -> dict[str, str]:
     if len(columns) < 2:
         return {}
     with np.errstate(over="ignore"):
-        spreads = np.array([np.ptp(column[np.isfinite(column)].astype(float)) for column in columns.values()])
-    order = np.argsort(spreads, kind="stable")
+        spreads = [float(np.ptp(column.astype(float))) for column in columns.values()]
+    order = sorted(range(len(spreads)), key=spreads.__getitem__)
     found = {}
-    for rank, place in enumerate(order):
-        others = np.delete(spreads[order], rank)
+    for place in order:
+        others = [spreads[other] for other in order if other != place]
         middle = others[(len(others) - 1) // 2], others[len(others) // 2]
         if all(spreads[place] > FAR * other or spreads[place] * FAR < other for other in middle):
             name = list(columns)[place]
-            found[name] = f"values {spreads[place] / middle[0]:.0e} times as far apart as those of the others"
+            found[name] = f"values spread over {spreads[place]:.2g}, and those of the others over {middle[0]:.2g}"
     return found
 
 
