@@ -45,7 +45,8 @@ def layers_of_columns(
             raise ValueError(f"{name!r} in {where} must hold numbers to be a feature; it is {left_out[name]}.")
     else:
         wanted = list(columns)
-        doubts = _doubts({name: columns[name] for name in numeric})
+        with np.errstate(over="ignore"):
+            doubts = _doubts({name: columns[name] for name in numeric})
         left_out |= doubts
         if doubts and len(doubts) == len(numeric):
             raise ValueError(
@@ -134,8 +135,7 @@ def _far(columns: Mapping[str, np.ndarray]) -> dict[str, str]:
     """The columns whose values are far further apart, or closer, than those of the others in the middle."""
     if len(columns) < 2:
         return {}
-    with np.errstate(over="ignore"):
-        spreads = [float(np.ptp(column.astype(float))) for column in columns.values()]
+    spreads = [float(np.ptp(column.astype(float))) for column in columns.values()]
     order = sorted(range(len(spreads)), key=spreads.__getitem__)
     found = {}
     for place in order:

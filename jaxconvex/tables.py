@@ -16,7 +16,7 @@ from jaxconvex.formats import require, unescaped
 from jaxconvex.messages import listed
 from jaxconvex.reading import FileError, Source, text_labels, text_of
 
-__all__ = ["open_csv", "open_parquet"]
+__all__ = ["open_csv", "open_parquet", "rows_of"]
 
 
 def open_csv(path: Path) -> Source:
@@ -26,7 +26,9 @@ def open_csv(path: Path) -> Source:
     """
     text, pandas = text_of(path), require("pandas")
     separator = _separator(text)
-    header, count = _check_rows(text, separator, path)
+    rows = rows_of(text, separator, path)
+    _, header = next(rows)
+    count = sum(1 for _ in rows)
     places = {name: place for place, name in enumerate(header) if name and not name.startswith("Unnamed: ")}
     _check_distinct([name for name in header if name], path)
 
@@ -62,49 +64,49 @@ def open_csv(path: Path) -> Source:
     )
 
 
-def _rows(text: str, separator: str, *, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
-    """Each row and the line on which it begins. Only line feeds and carriage returns end a line."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict)
-    line = 1
-    for row in reader:
-        yield line, row
-        line = reader.line_num + 1
-
-
 def _separator(text: str) -> str:
     """Of the separators in the header the one that gives rows of one length, and then the most columns."""
 
     def fit(separator: str) -> tuple[bool, int]:
-        lengths = [len(row) for _, row in islice(_rows(text, separator, strict=False), 20) if row]
+        lengths = [len(row) for _, row in islice(_split(text, separator, strict=False), 20) if row]
         return lengths[:1] > [1] and len(set(lengths)) == 1, lengths[0] if lengths else 0
 
     return max(",;\t|", key=fit)
 
 
-def _check_rows(text: str, separator: str, path: Path) -> tuple[list[str], int]:
-    """The names in the first line and the number of rows below it. Raises FileError for a row of another length."""
-    header: list[str] = []
-    count = line = 0
+def rows_of(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Each row of csv, the names first, and the line on which it begins; blank lines between several columns are none.
+
+    Raises ValueError for a row that is not as long as the names, by its line, and for no names.
+    """
+    width = line = 0
     try:
-        for line, row in _rows(text, separator):
-            if not count:
-                header = row
-                if not any(header):
-                    raise ValueError("its first line must hold the names of the columns")
-            if not row and len(header) > 1:
-                continue  # a blank line
-            if len(row or [""]) != len(header):
+        for line, row in _split(text, separator, strict=True):
+            if not width and not any(row):
+                break
+            width = width or len(row)
+            if not row and width > 1:
+                continue
+            if len(row or [""]) != width:
                 raise FileError(
-                    f"{path}, line {line}, has {len(row)} fields, where the header has {len(header)} "
-                    f"(between {separator!r}). Give each line a field for each name; text that holds a {separator!r} "
-                    "stands in quotes, and no line ends with one."
+                    f"{path}, line {line}, has {len(row)} fields, where the header has {width} (between {separator!r}). "
+                    f"Give each line a field for each name; text that holds a {separator!r} stands in quotes, and no line "
+                    "ends with one."
                 )
-            count += 1
+            yield line, row or [""]
     except csv.Error as error:
         raise ValueError(f"below line {line}: {error}") from error
-    if not header:
+    if not width:
         raise ValueError("its first line must hold the names of the columns")
-    return header, count - 1
+
+
+def _split(text: str, separator: str, *, strict: bool) -> Iterator[tuple[int, list[str]]]:
+    # With newline="" a line ends at line feeds and carriage returns only.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict)
+    line = 1
+    for row in reader:
+        yield line, row
+        line = reader.line_num + 1
 
 
 def _check_distinct(names: list[str], path: Path) -> None:
