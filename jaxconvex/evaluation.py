@@ -27,7 +27,7 @@ from jaxconvex.formats import plain
 from jaxconvex.functions import as_program
 from jaxconvex.kept import found as kept_whole
 from jaxconvex.kept import sealed, tell
-from jaxconvex.labelings import encode_all, named_labels, stratified_sample
+from jaxconvex.labelings import check_background, encode_all, named_labels, stratified_sample
 from jaxconvex.layer_scores import Settings, columns_of, graph_rows, pooled, segment_rows
 from jaxconvex.report import Report, Row, read_report
 from jaxconvex.resampling import jackknife_groups
@@ -85,7 +85,7 @@ def evaluate(
         representations: an array (n, d), or a mapping layer -> array, in order of depth, of which one at a time is read.
             With `pool` also whole activations (n, tokens, d): the graph takes pooled features, the Euclidean score the
             whole activation. Or a `model_source`: a model and its inputs, run for some layers at a time.
-        labels: integers or strings, one a point; or a mapping name -> labels, scored on the same graphs.
+        labels: integers, strings or booleans, one a point; or a mapping name -> labels, scored on the same graphs.
         k: neighbours; several are scored from one search.
         metric, graph, duplicates: see `knn_graph` and `undirected`.
         predictions: predicted labels, of the classes of the first labeling; adds the labeling "predicted", and the
@@ -104,7 +104,8 @@ def evaluate(
         permutations: random labelings for the permutation null; 0 for none.
         confidence: of all intervals.
         key: a JAX random key; key(0) by default. Groups depend on it, on the first labeling and on nothing else.
-        background: the label of points that belong to no class; for integers -1 means that too.
+        background: the label of points that belong to no class, of its own type, or as text what is written like it; for
+            integers -1 means that too.
         protocol: "paper" for the choices of Tětková et al.: k = 10, union, duplicates dropped, 5,000 pairs a class.
         cache: a folder where finished layers are kept, and found again by a call with the same data, networks and
             settings; functions are the same if they compute the same now. What is not as it was written is made again.
@@ -141,6 +142,8 @@ def evaluate(
         confidence=confidence,
     )
     from_model = isinstance(predictions, str) and predictions == "model"
+    both = {} if predictions is None or from_model else {"predictions": predictions}
+    check_background(named_labels(labels) | both, background)
     labelings = encode_all(labels, None if from_model else predictions, background=background, classes=classes)
     main = next(iter(labelings.values())).codes
     n = len(main)

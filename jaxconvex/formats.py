@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ __all__ = [
     "percent_text",
     "plain",
 ]
-__all__ += ["has_checksum", "read_json", "read_tables", "require", "write_file"]
+__all__ += ["has_checksum", "read_json", "read_tables", "require", "unescaped", "write_file"]
 
 
 def require(module: str, extra: str = "report") -> Any:
@@ -134,7 +135,7 @@ def _decode(value: Any, hint: Any) -> Any:
     elif hint == tuple[float, ...]:
         if isinstance(value, list):
             return tuple(_decode(entry, float) for entry in value)
-    elif isinstance(value, hint):
+    elif isinstance(value, hint) and not (isinstance(value, bool) and hint in (int, int | None)):
         return value
     raise ValueError(f"expected {getattr(hint, '__name__', hint)}, got {value!r}")
 
@@ -236,17 +237,42 @@ def _decode_row(path: str | os.PathLike[str], place: int, row: Any, row_type: An
     return row_type(**values)
 
 
+# CSV: spreadsheets run a cell as a formula that begins so; an apostrophe before it keeps it text ------------------------
+
+_STARTS = r"(?![-+]?[0-9.]+$)[=+\-@\t\r]"  # a number is no formula
+_FORMULA, _ESCAPED = f"'*{_STARTS}", f"'+{_STARTS}"
+
+
 def csv_text(fields: Sequence[str], rows: Iterable[Any]) -> str:
-    """A header and one line a row (NamedTuples); NaN and None are empty, floats are written in full."""
+    """A header and one line a row (NamedTuples); NaN and None are empty, floats are written in full.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe before it, which `unescaped` takes away.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(fields)
     for row in rows:
-        values = (getattr(row, field) for field in fields)
-        writer.writerow(
-            ["" if value is None or (isinstance(value, float) and math.isnan(value)) else value for value in values]
-        )
+        writer.writerow([_cell(getattr(row, field)) for field in fields])
     return stream.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"'{value}" if isinstance(value, str) and re.match(_FORMULA, value) else value
+
+
+def unescaped(cells: Sequence[str]) -> Sequence[str]:
+    """The cells of a column as they were before `csv_text` wrote them.
+
+    A column in which a formula stands bare is none of its own, and stays as it is.
+
+    >>> unescaped(["'=1+1", "''@", "it's"]), unescaped(["'=1+1", "=1+1"])
+    (['=1+1', "'@", "it's"], ["'=1+1", '=1+1'])
+    """
+    if any(re.match(_FORMULA, cell) and not cell.startswith("'") for cell in cells):
+        return cells
+    return [cell[1:] if re.match(_ESCAPED, cell) else cell for cell in cells]
 
 
 # Tables for people --------------------------------------------------------------------------------------------------

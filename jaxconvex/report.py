@@ -12,7 +12,7 @@ from jaxconvex import formats
 from jaxconvex.formats import Table, interval_text, name_text, percent_text
 
 __all__ = ["FEW_FAILING", "Report", "Row", "class_means", "distinct", "failing_pairs", "only", "read_report", "row_key"]
-__all__ += ["select"]
+__all__ += ["check_settings", "select"]
 
 FORMAT, VERSION = "jaxconvex report", 1
 
@@ -119,7 +119,15 @@ def read_report(path: str | os.PathLike[str]) -> Report:
             f"{path} must hold settings and provenance beside the rows; got {', '.join(entries) or 'neither'}."
         )
     formats.has_checksum(path)
+    check_settings(path, entries["settings"])
     return Report(rows, entries["settings"], entries["provenance"])
+
+
+def check_settings(path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+    """Raises ValueError, naming the file, for settings of a report or a comparison that no table could show."""
+    confidence = settings.get("confidence", 0.95)
+    if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
+        raise ValueError(f"{path}: the confidence must be a number between 0 and 1; got {confidence!r}.")
 
 
 # Reading rows -------------------------------------------------------------------------------------------------------

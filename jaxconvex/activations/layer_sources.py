@@ -15,6 +15,7 @@ from jaxconvex.activations.extraction import Activations
 from jaxconvex.activations.model_sources import ModelSource
 from jaxconvex.checks import shared_length
 from jaxconvex.functions import as_program
+from jaxconvex.messages import names_apart
 
 __all__ = ["LayerSource", "check_columns", "check_source", "open_source", "predicted_labels"]
 
@@ -51,6 +52,7 @@ def check_source(representations: Any, n: int, pool: Any, heads: Mapping[str, An
     layers = _as_mapping(representations)
     if not layers:
         raise ValueError("representations must hold at least one layer; got an empty mapping.")
+    names_apart(layers, "layers")
     unknown = [name for name in heads if name not in layers]
     if unknown:
         raise ValueError(f"heads names {unknown[0]!r}, which is no layer; the layers are {list(layers)}.")

@@ -47,7 +47,7 @@ class Steps(NamedTuple):
     first: Int[Any, " steps"]  # where those of each step begin
     width: Int[Any, " steps"]  # how many an item of the step has at most
     number: Int[Any, ""]
-    excess: Excess | None  # where a source is uneven
+    excess: Excess  # read where a source is uneven
 
 
 def path_losses(
@@ -74,7 +74,8 @@ def path_losses(
     """
     ways = ways_from(layout, sources)
     found = np.zeros((len(sources), len(labels), labels[0].shape[1]), np.int64)
-    with jax.enable_x64(layout.matrix is not None or jax.config.jax_enable_x64):
+    wide = layout.matrix is not None or jax.dtypes.canonicalize_dtype(float) == np.float64
+    with jax.enable_x64(wide):  # for the lengths of chains
         for even in (True, False):
             if np.any(some := ways.even == even):
                 steps = _steps(ways, some, int(layout.packed.depth))
@@ -139,7 +140,7 @@ def _steps(ways: Ways, some: Bool[np.ndarray, " s"], depth: int) -> Steps:
     spot = (begin[step])[item] + slot, place[item] % together
     further[spot], gaps[spot] = at[several[item, slot]], gap[item, slot]
     number = np.int32(total // together)
-    excess = None if np.all(ways.even[some]) else Excess(slack, first_gap, gaps)
+    excess = Excess(slack, first_gap, gaps)
     return Steps(listed, parents, owners, inside, further, begin.astype(np.int32), width, number, excess)
 
 
@@ -173,7 +174,10 @@ def _outside_by_level(labels: Int[Array, "n p"], sources: Int[Array, " s"], step
 
 @jax.jit
 def _losses(labels: Int[Array, "n p"], sources: Int[Array, " s"], steps: Steps) -> Whole:
-    """The losses [s p] in the general case, by the rule of `paths.cheapest`: the places are gone through until nothing changes any more."""
+    """The losses [s p] in the general case, by the rule of `paths.cheapest`.
+
+    The places are gone through until nothing changes any more.
+    """
     places, p, together = len(steps.rows), labels.shape[1], GROUP * GROUPS
     far = infinity(jnp.int32)
     slack, first, further = steps.excess

@@ -44,10 +44,10 @@ class Layout(NamedTuple):
 class Trees(NamedTuple):
     """The last point but one of a shortest path from each source to each row: -1 if there is none, or not told which."""
 
-    distance: Array  # [s rows]
-    slack: Array  # [s rows] by how much a path of no hops may exceed that and still count as a shortest
-    parent: Int[Array, "s rows"]
-    tied: Bool[Array, "s rows"]  # where there are several
+    distance: Any  # [s rows]
+    slack: Any  # [s rows] by how much a path of no hops may exceed that and still count as a shortest
+    parent: Int[Any, "s rows"]
+    tied: Bool[Any, "s rows"]  # where there are several
 
 
 class Ways(NamedTuple):

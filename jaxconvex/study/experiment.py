@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import io
 import platform
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,7 @@ from jaxconvex.activations.model_sources import model_source, pooled_features
 from jaxconvex.evaluation import evaluate
 from jaxconvex.formats import write_file
 from jaxconvex.kept import lock
+from jaxconvex.messages import say
 from jaxconvex.report import Report, read_report, select
 from jaxconvex.study.analyses.measures import simple_measures
 from jaxconvex.study.analyses.robustness import reparametrizations
@@ -287,7 +287,7 @@ VERBS = ("train on", "validate on", "test on")
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, stream="stderr")
 
 
 def _say_nothing(text: str) -> None:
