@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from jaxconvex.candidates import SPARE, TOGETHER, nearest_by_products, scratch_bytes
 from jaxconvex.checks import as_points, is_concrete, positive_integer
 from jaxconvex.distances import Metric, metric_function, squared_euclidean
+from jaxconvex.functions import frozen
 from jaxconvex.streams import at_once, streams
 
 __all__ = ["KNNGraph", "epsilon_graph", "knn_graph"]
@@ -82,6 +83,8 @@ def knn_graph(
     points = _replicated(x, mesh) if mesh is not None else as_points(x)
     n = points.shape[0]
     positive_integer(k, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")
+    if callable(metric):
+        metric = frozen(metric, *2 * [jax.ShapeDtypeStruct(points.shape[1:], points.dtype)])
     bytes_of_x = points.size * points.dtype.itemsize
     beside = 48 * (k + SPARE) * n + scratch_bytes()
     needed = 3 * bytes_of_x + beside

@@ -21,7 +21,7 @@ from jaxconvex.neighbors import KNNGraph
 
 __all__ = ["PathCounts", "edge_path_counts", "fixed_point", "shortest_path_counts", "shortest_path_lengths"]
 
-EQUAL = 16  # quanta by which rounding may part equal lengths, beside one for each hop of the two paths
+EQUAL, A_HOP = 16, 2  # quanta by which rounding may part equal lengths, and what each hop of a path adds to them
 OUTSIDE = 2**16  # what a point outside costs in the lexicographic pass, where a hop costs 1
 
 Relax = Callable[[Array], tuple[Array, Array]]
@@ -133,11 +133,10 @@ def edge_path_counts(
             least = jnp.full_like(cost, UNREACHED).at[edges.receivers].min(offer)
             longer = jnp.where(offer == least[edges.receivers], longer, far)
             shortest = jnp.full_like(excess, far).at[edges.receivers].min(longer)
-            better = (least < cost) | ((least == cost) & (shortest < excess))
-            return jnp.where(better, least, cost), jnp.where(better, shortest, excess)
+            return jnp.minimum(least, start), jnp.where(start == 0, 0, shortest)
 
-        start = from_sources(n, sources, jnp.int32), jnp.zeros_like(distance)
-        cost = cheapest(relax, start)[0][targets, column]
+        start = from_sources(n, sources, jnp.int32)
+        cost = cheapest(relax, (start, jnp.zeros_like(distance)))[0][targets, column]
         return counts_of_cost(cost, distance[targets, column] < far)
 
     counts = lax.cond(quantum > 0, lambda: solve(lengths), lambda: solve(edges.lengths))
@@ -198,7 +197,7 @@ def rounding_slack(distance: Array, dtype: Any, hops: Array | int = 0) -> Array:
     length then differ by up to 2 eps. Whole quanta add what rounding to them takes; floating-point sums round again.
     """
     if jnp.issubdtype(distance.dtype, jnp.integer):
-        return EQUAL + 2 * hops + (distance >> 22 if dtype == jnp.float32 else jnp.zeros_like(distance))
+        return EQUAL + A_HOP * hops + (distance >> 22 if dtype == jnp.float32 else jnp.zeros_like(distance))
     return 8 * float(jnp.finfo(dtype).eps) * jnp.where(jnp.isfinite(distance), distance, 0)
 
 
@@ -223,8 +222,10 @@ def settle(relax: Relax, distance: Array, limit: Callable[[Array], Array | float
 def cheapest(relax: Callable[[Any], Any], start: Any) -> Any:
     """Sweeps of the lexicographic pass until nothing changes.
 
-    Its state is the cost of the best path to each point, and by how much that path exceeds the distance. The excess is
-    carried along and stays within the rounding of the whole path, so that on long paths no small excesses add up.
+    Its state is the cost of the best path to each point, and by how much that path exceeds the distance: a point takes
+    the least cost, then the least excess, of the ways over its neighbours that exceed its own distance by no more than
+    rounding. The excess is carried along, so that on long paths no small ones add up. A way costs more than what it
+    goes on from, so what nothing changes any more is the same in whatever order the points were taken.
     """
 
     def sweep(state: tuple[Any, Array]) -> tuple[Any, Array]:
