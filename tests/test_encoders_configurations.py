@@ -215,6 +215,22 @@ def test_inputs_of_another_kind_are_refused(folder):
             embed(np.zeros((1, 8, 8, 3), np.uint8))
 
 
+def test_a_failed_save_leaves_the_folder_as_it_was(folder, tmp_path_factory, monkeypatch):
+    (folder / "vocab.txt").write_text("a")
+    encoder, target = encoders.load(folder, num_classes=7)[0], tmp_path_factory.mktemp("target")
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for place in (folder, target / "new"):
+        with pytest.raises(OSError, match="no space left"):
+            encoders.save(encoder, place, source=folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(target.iterdir()) == []
+
+
 # Against torch
 
 SPEECH = SMALL | {"conv_dim": (8, 8), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_conv_pos_embeddings": 4}

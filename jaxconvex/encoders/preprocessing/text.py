@@ -47,14 +47,14 @@ def preprocess_texts(
     ignored here, and for a byte-order mark before a vocabulary, which is no part of its first token.
 
     Raises:
-        ValueError: an item is no string, or has a token that the model does not know; a length is too small for the special
+        ValueError: an item is no string, has no token, or one that the model does not know; a length is too small for the special
             tokens or too large for the model.
 
     >>> from tokenizers import Tokenizer, models
     >>> settings = TextSettings(Tokenizer(models.WordLevel({"[PAD]": 0, "yes": 1, "?": 2}, unk_token="?")), pad=0)
-    >>> ids, mask = preprocess_texts(["yes", ""], settings)
+    >>> ids, mask = preprocess_texts(["yes", "perhaps"], settings, length=2)
     >>> ids.tolist(), mask.tolist()
-    ([[1], [0]], [[True], [False]])
+    ([[1, 0], [2, 0]], [[True, False], [True, False]])
     """
     tokenizer, pad, limit, vocabulary, cut, padded = settings
     special = tokenizer.num_special_tokens_to_add(False)
