@@ -213,6 +213,8 @@ def test_inputs_of_another_kind_are_refused(folder):
         embed = encoders.initialise(config, rngs=nnx.Rngs(0)).embed
         with pytest.raises(ValueError, match=r"the images must be floats.* got uint8"):
             embed(np.zeros((1, 8, 8, 3), np.uint8))
+        with pytest.raises(ValueError, match="takes no mask"):
+            embed(np.zeros((1, 8, 8, 3), np.float32), np.ones((1, 8), bool))
 
 
 def test_a_failed_save_leaves_the_folder_as_it_was(folder, tmp_path_factory, monkeypatch):

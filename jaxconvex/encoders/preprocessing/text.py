@@ -47,8 +47,8 @@ def preprocess_texts(
     ignored here, and for a byte-order mark before a vocabulary, which is no part of its first token.
 
     Raises:
-        ValueError: an item is no string, has no token, or one that the model does not know; a length is too small for the special
-            tokens or too large for the model.
+        ValueError: an item is no string, has no token, or one that the model does not know; a length is too small for the
+            special tokens or too large for the model.
 
     >>> from tokenizers import Tokenizer, models
     >>> settings = TextSettings(Tokenizer(models.WordLevel({"[PAD]": 0, "yes": 1, "?": 2}, unk_token="?")), pad=0)
