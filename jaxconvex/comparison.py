@@ -96,8 +96,8 @@ def read_comparison(path: str | os.PathLike[str]) -> Comparison:
     names = settings.get("names") if isinstance(settings, dict) else None
     if not isinstance(provenance, dict) or not isinstance(names, list) or list(map(type, names)) != [str, str]:
         raise ValueError(f"{path} must hold settings with two names, and provenance; got {settings!r}.")
-    formats.has_checksum(path)
     check_settings(path, entries["settings"])
+    formats.has_checksum(path)
     return Comparison(rows, entries["settings"], provenance)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxconvex.formats import has_checksum, require, write_file
+from jaxconvex.messages import say
 
 __all__ = ["LOCK", "array_hash", "found", "lock", "read_arrays", "sealed", "sweep", "tell", "write_arrays"]
 
@@ -33,7 +34,8 @@ T = TypeVar("T")
 
 def tell(text: str) -> None:
     """Says it on stderr, in one line, above a progress bar."""
-    tqdm.write(" ".join(text.split()), file=sys.stderr)
+    with tqdm.external_write_mode(file=sys.stderr):
+        say(" ".join(text.split()), stream="stderr")
 
 
 def found(path: Path, read: Callable[[Path], T]) -> T | None:

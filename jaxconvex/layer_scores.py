@@ -53,7 +53,10 @@ def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np
     [[0.0, 1.0], [6.0, 7.0]]
     """
     if callable(pool):
-        return np.asarray(pool(jnp.asarray(array)))
+        made = np.asarray(pool(jnp.asarray(array)))
+        if made.shape[:1] != array.shape[:1]:
+            raise ValueError(f"pool must give one vector a point, ({len(array)}, d); it gives shape {made.shape}.")
+        return made
     if array.ndim == 2 or pool is None:
         return array
     one_of(pool, ("cls", "mean"), "pool")

@@ -118,8 +118,8 @@ def read_report(path: str | os.PathLike[str]) -> Report:
         raise ValueError(
             f"{path} must hold settings and provenance beside the rows; got {', '.join(entries) or 'neither'}."
         )
-    formats.has_checksum(path)
     check_settings(path, entries["settings"])
+    formats.has_checksum(path)
     return Report(rows, entries["settings"], entries["provenance"])
 
 

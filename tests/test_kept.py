@@ -246,6 +246,8 @@ def test_scores_are_kept_by_what_the_pooling_gives(tmp_path):
     ]
     for pool in pools:
         assert scores(tmp_path, TOKENS, pool=pool) == scores(None, TOKENS, pool=pool)
+    with pytest.raises(ValueError, match=r"one vector a point, \(60, d\); it gives shape \(5, 3\)"):
+        scores(None, TOKENS, pool=lambda h: h[:5, 0])
     place[0] = 3
     assert scores(tmp_path, TOKENS, pool=moved) == scores(None, TOKENS[:, 3])
 
@@ -431,6 +433,19 @@ def test_finishing_needs_every_batch_in_one_shard(folder, monkeypatch):
         read_activations(folder.parent / "other")
 
 
+def test_a_file_of_others_stays_and_an_index_without_shards_is_made_again(tmp_path, capsys):
+    index = tmp_path / "index.json"
+    index.write_text("entries: by hand")
+    with pytest.raises(ValueError, match="no index of activations"):
+        activations(tmp_path)
+    assert index.read_text() == "entries: by hand" and not lines(capsys)
+    for content in ("", '{\n "format": "jaxconvex activations",\n "ver'):
+        index.write_text(content)
+        assert activations(tmp_path)["hidden"] and len(lines(capsys)) == 1
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", "../up", "", " ", "é", "index.json", "run"])
 def test_any_name_is_a_layer(tmp_path, name):
     found = extract(lambda x: {name: x, "other": 2 * x}, X, batch_size=40, folder=tmp_path, progress=False)
@@ -458,7 +473,7 @@ def test_types_that_no_file_can_hold(tmp_path, dtype):
 
 
 def test_names_that_are_one_as_text():
-    with pytest.raises(ValueError, match="differ as text"):
+    with pytest.raises(ValueError, match="names of their own"):
         extract(lambda x: {1: x, "1": 2 * x}, X, batch_size=40, progress=False)
 
 

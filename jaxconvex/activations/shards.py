@@ -89,7 +89,10 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> Before:
     """
     kept.sweep(folder)
     settings = plain(settings)
-    index = None if kept.found(folder / INDEX, has_checksum) is None else open_index(folder)
+    path = folder / INDEX
+    raw = path.read_bytes() if path.exists() else b""
+    ours = not raw.strip() or FORMAT.encode() in raw or bool(_shard_files(folder))
+    index = None if ours and kept.found(path, has_checksum) is None else open_index(folder)
     if index is None:
         run = _run(settings)
         shards = _own_shards(folder, run)
@@ -105,14 +108,14 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> Before:
             "to begin again."
         )
     found = []
-    for path in _shard_files(folder):
-        one = kept.found(path, _read_shard)
+    for file in _shard_files(folder):
+        one = kept.found(file, _read_shard)
         if one is None:
-            path.unlink()  # what is made again may get another name
+            file.unlink()  # what is made again may get another name
             continue
         shard, run = one
         if run != index["run"]:
-            raise ValueError(f"{path} is of another run than the {INDEX} beside it: take it out of this folder.")
+            raise ValueError(f"{file} is of another run than the {INDEX} beside it: take it out of this folder.")
         found.append(shard)
     batches = _batches([Shard(folder, *shard) for shard in index["shards"]]) | _batches(found)
     return Before(index["run"], tuple(found), batches, index["finished"])
