@@ -14,6 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxconvex.aggregates import ConvexityScore
 from jaxconvex.checks import as_points, one_of
 from jaxconvex.distances import Metric
+from jaxconvex.engine.blocks import check_packing
 from jaxconvex.engine.packed_scores import compile_ahead, packed_scores
 from jaxconvex.graphs import PackedGraph, pack
 from jaxconvex.labelings import Labeling
@@ -87,6 +88,7 @@ def graph_rows(
         knn = knn_graph(points, k=width, metric=settings.metric, mesh=mesh, memory=memory)
 
     def packed_graph(knn: KNNGraph) -> PackedGraph:
+        check_packing(knn, memory)
         return pack(knn, mode=settings.graph, duplicates=settings.duplicates)
 
     def scores(packed: PackedGraph, kept: np.ndarray | bool = True) -> dict[str, ConvexityScore]:

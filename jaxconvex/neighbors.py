@@ -53,7 +53,8 @@ def knn_graph(
             vectors that JAX can trace. Squared distances are refused: they break the triangle inequality.
         mesh: the devices to share the work: each holds all points and searches for its share of them. The result, the
             same to the last bit, is on all of them. x may then be an array that no single process can address whole.
-        memory: bytes that the search may take beyond x, on each device; it does not begin if it would take more.
+        memory: bytes that arrays may take beyond x, on each device; the search does not begin if they would take more. What
+            JAX takes to compile is no part of it.
 
     Euclidean and cosine neighbours come from matrix products of centred data. A product is rounded, so it only proposes
     candidates; those are ranked by distances from differences, and a bound on the rounding shows for each row that no
