@@ -78,7 +78,7 @@ def undirected(knn: KNNGraph, *, mode: str = "union", duplicates: str = "link") 
     Works under jit and vmap.
 
     Raises:
-        ValueError: as `neighbors_graph` (under jit all lengths are nan), but a length of nan stays and reaches the result.
+        ValueError: as `neighbors_graph` (under jit lengths of nan), but a length of nan stays, and reaches the result.
 
     Cost: n k^2.
 

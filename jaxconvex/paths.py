@@ -75,7 +75,9 @@ def _as_nodes(nodes: Any, name: str, n: int) -> Int[Array, " s"]:
     if is_concrete(found):
         bad = np.flatnonzero((np.asarray(found) < 0) | (np.asarray(found) >= n))
         if bad.size:
-            raise ValueError(f"{name} must be indices of {n} points, 0 to {n - 1}; got {nodes[bad[0]]} (entry {bad[0]}).")
+            raise ValueError(
+                f"{name} must be indices of {n} points, 0 to {n - 1}; got {nodes[bad[0]]} (entry {bad[0]})."
+            )
     return found
 
 
