@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 __all__ = ["as_array", "as_labels", "as_points", "is_concrete", "one_of", "positive_integer", "raise_for_rows"]
-__all__ += ["clipped_integers", "shared_length"]
+__all__ += ["clipped_integers", "local_values", "shared_length"]
 
 
 def is_concrete(*values: Any) -> bool:
@@ -48,6 +48,11 @@ def shared_length(x: Any, name: str = "x") -> int:
     if shapes[0][0] == 0:
         raise ValueError(f"{name} must hold at least one point; got shapes {shapes}.")
     return shapes[0][0]
+
+
+def local_values(array: Array) -> np.ndarray:
+    """The values as NumPy's, also where each of several processes holds them all."""
+    return np.asarray(array.addressable_data(0) if array.is_fully_replicated else array)
 
 
 def raise_for_rows(bad: Bool[np.ndarray, " n"], name: str, message: str, **more: Any) -> None:
@@ -134,7 +139,7 @@ def as_labels(labels: Any, num_points: int, num_classes: int, name: str = "label
     return clipped_integers(labels, -2, num_classes)
 
 
-def clipped_integers(values: Any, least: int, most: int) -> Int[Array, "..."]:
+def clipped_integers(values: Any, least: int, most: int) -> Int[Array, " ..."]:
     """Integers of any type as int32; what lies outside the range, which no narrowing shall bring back, at its ends."""
     numpy: Any = jnp if isinstance(values, jax.Array) else np
     if values.dtype.itemsize < 4:

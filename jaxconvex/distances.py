@@ -6,11 +6,23 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxconvex.checks import as_points, one_of
 
-__all__ = ["METRICS", "Metric", "cosine", "euclidean", "manhattan", "metric_function", "pairwise", "squared_euclidean"]
+__all__ = [
+    "METRICS",
+    "Metric",
+    "cosine",
+    "directions",
+    "euclidean",
+    "manhattan",
+    "metric_function",
+    "norms",
+    "pairwise",
+]
+__all__ += ["power_of_two", "squared_euclidean"]
 
 Vector = Float[Array, " d"]
 Metric = str | Callable[[Array, Array], Array]
@@ -28,10 +40,13 @@ def squared_euclidean(x: Vector, y: Vector) -> Float[Array, ""]:
 def euclidean(x: Vector, y: Vector) -> Float[Array, ""]:
     """Euclidean distance: sqrt(sum_i (x_i - y_i)^2), from differences. Its gradient at x = y is 0.
 
+    Right to rounding over the range of the type: no square overflows or vanishes. Numbers below the smallest normal one
+    (1e-38 in float32) count as 0 on a CPU.
+
     >>> float(euclidean(jnp.array([0., 0.]), jnp.array([3., 4.])))
     5.0
     """
-    return _safe_sqrt(squared_euclidean(x, y))
+    return norms(x - y)
 
 
 def cosine(x: Vector, y: Vector) -> Float[Array, ""]:
@@ -43,7 +58,7 @@ def cosine(x: Vector, y: Vector) -> Float[Array, ""]:
     >>> round(float(cosine(jnp.array([2., 0.]), jnp.array([0., 5.]))), 4)
     1.4142
     """
-    return euclidean(_normalised(x), _normalised(y))
+    return euclidean(directions(x), directions(y))
 
 
 def manhattan(x: Vector, y: Vector) -> Float[Array, ""]:
@@ -100,14 +115,31 @@ def pairwise(
     return jax.vmap(lambda a: jax.vmap(lambda b: function(a, b))(y))(x)
 
 
+def power_of_two(values: Float[Array, " ..."], axis: int | None = None) -> Float[Array, " ..."]:
+    """The power of two at or next below the largest magnitude, constant to gradients; 1 where that is 0 or not finite.
+
+    Dividing by it changes no digit.
+    """
+    largest = jnp.max(jnp.abs(lax.stop_gradient(values)), axis=axis, keepdims=axis is not None)
+    _, exponent = jnp.frexp(largest)
+    usable = (largest > 0) & (largest < jnp.inf)
+    return jnp.ldexp(jnp.ones_like(largest), jnp.where(usable, exponent - 1, 0))
+
+
+def norms(values: Float[Array, "*rows d"]) -> Float[Array, "*rows"]:
+    """Euclidean lengths along the last axis, over the whole range of the type; the gradient at 0 is 0."""
+    scale = power_of_two(values, axis=-1)
+    return _safe_sqrt(jnp.sum(jnp.square(values / scale), axis=-1)) * scale[..., 0]
+
+
+def directions(values: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
+    """The vectors along the last axis at length 1; nan where they are 0."""
+    scaled = values / power_of_two(values, axis=-1)
+    squared = jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
+    return scaled / jnp.sqrt(jnp.where(squared > 0, squared, jnp.nan))
+
+
 def _safe_sqrt(value: Array) -> Array:
     # The inner `where` keeps the infinite derivative of sqrt at 0 out of the gradient.
     positive = value > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1)), jnp.where(value == 0, 0, jnp.nan))
-
-
-def _normalised(x: Vector) -> Vector:
-    # Dividing by the largest entry first keeps the squares from overflowing.
-    largest = jnp.max(jnp.abs(x))
-    x = x / jnp.where(largest > 0, largest, jnp.nan)
-    return x / jnp.sqrt(jnp.sum(jnp.square(x)))

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool
 
-from jaxconvex.checks import as_array, clipped_integers, is_concrete, raise_for_rows
+from jaxconvex.checks import as_array, clipped_integers, is_concrete, local_values, raise_for_rows
 from jaxconvex.neighbors import KNNGraph
 
 __all__ = ["checked_neighbors", "index_array", "length_array", "neighbors_graph"]
@@ -52,7 +52,7 @@ def neighbors_graph(indices: Any, distances: Any) -> KNNGraph:
     """
     knn = checked_neighbors(KNNGraph(indices, distances))
     if is_concrete(knn):
-        rows = np.any(np.isnan(_here(knn.distances)), axis=1)
+        rows = np.any(np.isnan(local_values(knn.distances)), axis=1)
         raise_for_rows(rows, "distances", MISSING)
     return _sorted(knn)
 
@@ -73,8 +73,8 @@ def checked_neighbors(knn: KNNGraph) -> KNNGraph:
     distances = length_array(given, "distances", absent=indices == -1)
     found, negative, outside = _checked(indices, distances)
     if is_concrete(found, indices, distances):
-        raise_for_rows(_here(negative), "distances", NEGATIVE)
-        raise_for_rows(_here(outside), "indices", OUTSIDE, last=n - 1)
+        raise_for_rows(local_values(negative), "distances", NEGATIVE)
+        raise_for_rows(local_values(outside), "indices", OUTSIDE, last=n - 1)
     return found
 
 
@@ -102,7 +102,7 @@ def length_array(lengths: Any, name: str, absent: Any = False) -> Array:
     if lost.any():
         value = lengths[lost][0]
         raise ValueError(
-            f"{name} must lie in the range of {np.dtype(dtype)}; got {value!r}. Divide all of them by one number, or enable x64."
+            f"{name} must lie in the range of {np.dtype(dtype)}; got {value!r}. Divide all by one number, or enable x64."
         )
     return jnp.asarray(narrow)
 
@@ -133,8 +133,3 @@ def _checked(indices: Array, distances: Array) -> tuple[KNNGraph, Bool[Array, " 
 def _sorted(knn: KNNGraph) -> KNNGraph:
     distances, indices = lax.sort((knn.distances, knn.indices), num_keys=2)
     return KNNGraph(indices, distances)
-
-
-def _here(array: Array) -> np.ndarray:
-    """The values, also where several processes hold them together."""
-    return np.asarray(array.addressable_data(0) if array.is_fully_replicated else array)
