@@ -156,11 +156,10 @@ def edge_path_counts(
             least = jnp.full_like(cost, UNREACHED).at[edges.receivers].min(offer)
             longer = jnp.where(offer == least[edges.receivers], longer, far)
             shortest = jnp.full_like(excess, far).at[edges.receivers].min(longer)
-            better = (least < cost) | ((least == cost) & (shortest < excess))
-            return jnp.where(better, least, cost), jnp.where(better, shortest, excess)
+            return jnp.minimum(least, start), jnp.where(start == 0, 0, shortest)
 
-        start = from_sources(n, sources, jnp.int32), jnp.zeros_like(distance)
-        cost = cheapest(relax, start)[0][targets, column]
+        start = from_sources(n, sources, jnp.int32)
+        cost = cheapest(relax, (start, jnp.zeros_like(distance)))[0][targets, column]
         return counts_of_cost(cost, distance[targets, column] < far)
 
     counts = lax.cond(quantum > 0, lambda: solve(lengths), lambda: solve(edges.lengths))
@@ -246,8 +245,10 @@ def settle(relax: Relax, distance: Array, limit: Callable[[Array], Array | float
 def cheapest(relax: Callable[[Any], Any], start: Any) -> Any:
     """Sweeps of the lexicographic pass until nothing changes.
 
-    Its state is the cost of the best path to each point, and by how much that path exceeds the distance. The excess is
-    carried along and stays within the rounding of the whole path, so that on long paths no small excesses add up.
+    Its state is the cost of the best path to each point, and by how much that path exceeds the distance: a point takes
+    the least cost, then the least excess, of the ways over its neighbours that exceed its own distance by no more than
+    rounding. The excess is carried along, so that on long paths no small ones add up. A way costs more than what it
+    goes on from, so what nothing changes any more is the same in whatever order the points were taken.
     """
 
     def sweep(state: tuple[Any, Array]) -> tuple[Any, Array]:
