@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["as_array", "as_labels", "as_points", "is_concrete", "one_of", "positive_integer", "raise_for_rows"]
-__all__ += ["clipped_integers", "local_values", "shared_length"]
+__all__ = ["as_array", "as_indices", "as_labels", "as_lengths", "as_points", "clipped_integers", "is_concrete"]
+__all__ += ["local_values", "one_of", "positive_integer", "raise_for_rows", "shared_length"]
 
 
 def is_concrete(*values: Any) -> bool:
@@ -59,7 +59,7 @@ def raise_for_rows(bad: Bool[np.ndarray, " n"], name: str, message: str, **more:
     """Raises ValueError if any row is bad: the name, then the message with how many are ({count}) and which ({which})."""
     rows = np.flatnonzero(bad)
     if rows.size:
-        which = f"row{'s' * (rows.size > 1)} {', '.join(map(str, rows[:5]))}{', ...' if rows.size > 5 else ''}"
+        which = f"rows {', '.join(map(str, rows[:5]))}{', ...' if rows.size > 5 else ''}"
         raise ValueError(f"{name} {message.format(count=f'{rows.size} of {len(bad)} rows', which=which, **more)}")
 
 
@@ -76,9 +76,14 @@ def as_array(value: Any, name: str) -> Any:
     if hasattr(value, "toarray") or hasattr(value, "todense"):
         raise ValueError(f"{name} is a sparse matrix; pass it dense, {name}.toarray(), or fewer of its columns.")
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{name} must be an array of numbers; got a {type(value).__name__}: {error}") from error
+    if array.dtype.kind == "O":
+        raise ValueError(
+            f"{name} must hold numbers; got an array of type object. Convert it, for example by .astype(float)."
+        )
+    return array
 
 
 def as_points(x: Any, name: str = "x", *, rank: int | None = 2, narrow: bool = False) -> Float[Array, "n ..."]:
@@ -97,10 +102,11 @@ def as_points(x: Any, name: str = "x", *, rank: int | None = 2, narrow: bool = F
         raise ValueError(f"{name} must have {what}; got shape {x.shape}. Pool or reshape it first.")
     if x.ndim < 1 or 0 in x.shape:
         raise ValueError(f"{name} must hold at least one point and one feature; got shape {x.shape}.")
+    wide = jax.config.jax_enable_x64 and x.dtype.kind == "f" and x.dtype.itemsize >= 8
+    if not (narrow and x.dtype in (jnp.bfloat16, jnp.float16)):
+        with np.errstate(over="ignore", under="ignore"):
+            x = x.astype(jnp.float64 if wide else jnp.float32)
     points = jnp.asarray(x)
-    kept = (jnp.float64, jnp.bfloat16, jnp.float16) if narrow else (jnp.float64,)
-    if points.dtype not in kept:
-        points = points.astype(jnp.float32)
     if is_concrete(x):
         with jax.ensure_compile_time_eval():  # x may be a constant inside jit
             finite = np.asarray(_finite_rows(jnp.asarray(x, points.dtype)))
@@ -147,3 +153,32 @@ def clipped_integers(values: Any, least: int, most: int) -> Int[Array, " ..."]:
     if values.dtype.kind == "i":
         values = numpy.maximum(values, least)
     return jnp.asarray(numpy.minimum(values, most).astype(numpy.int32))
+
+
+def as_indices(indices: Any, name: str, n: int) -> Array:
+    """Indices as int32, what lies beyond -1..n-1 as -2 or n. Raises ValueError where they are no integers."""
+    if indices.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be integers; got type {indices.dtype}. Some libraries give the distances first.")
+    return clipped_integers(indices, -2, n)
+
+
+def as_lengths(lengths: Any, name: str, absent: Any = False) -> Array:
+    """Lengths in floating-point: float64 stays (where JAX's x64 is on), all else becomes float32.
+
+    Raises ValueError where they are no real numbers, and where one that is not absent leaves the range of the type.
+    """
+    if lengths.dtype.kind not in "iuf" and lengths.dtype != jnp.bfloat16:
+        raise ValueError(f"{name} must be real numbers; got type {lengths.dtype}.")
+    dtype = jnp.float64 if jax.config.jax_enable_x64 and lengths.dtype.itemsize >= 8 else jnp.float32
+    if isinstance(lengths, jax.Array) or lengths.dtype.itemsize <= 4:
+        return jnp.asarray(lengths).astype(dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = lengths.astype(dtype)
+    lost = ((np.abs(narrow) < np.finfo(dtype).tiny) != (lengths == 0)) | (np.isinf(narrow) != np.isinf(lengths))
+    lost &= ~np.asarray(absent)
+    if lost.any():
+        value = lengths[lost][0]
+        raise ValueError(
+            f"{name} must lie in the range of {np.dtype(dtype)}; got {value!r}. Divide all by one number, or enable x64."
+        )
+    return jnp.asarray(narrow)

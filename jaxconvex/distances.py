@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxconvex.checks import as_points, one_of
+from jaxconvex.checks import as_lengths, as_points, one_of
+from jaxconvex.narrowing import in_float64, is_wide, less_origin_if_traced, narrowing_shows
 
 __all__ = [
     "METRICS",
@@ -22,7 +24,7 @@ __all__ = [
     "norms",
     "pairwise",
 ]
-__all__ += ["power_of_two", "squared_euclidean"]
+__all__ += ["power_of_two", "sizes", "squared_euclidean"]
 
 Vector = Float[Array, " d"]
 Metric = str | Callable[[Array, Array], Array]
@@ -93,7 +95,8 @@ def pairwise(
     """All distances D[i, j] = metric(x[i], y[j]), with y = x by default.
 
     Args:
-        x, y: points, one a row. Integers and half precision are computed in float32.
+        x, y: points, one a row, computed in float32; float64 stays where x64 is on, and is used for concrete input where
+            float32 would show. Traced integers are taken less the first row of x.
         metric: "euclidean", "squared_euclidean", "cosine", "manhattan", or a function of two vectors that JAX can trace.
 
     Differences are taken coordinate by coordinate, never through |x|^2 + |y|^2 - 2 x.y, whose rounding can exceed the
@@ -107,12 +110,29 @@ def pairwise(
     >>> pairwise(jnp.array([[0.], [1.], [3.]])).tolist()
     [[0.0, 1.0, 3.0], [1.0, 0.0, 2.0], [3.0, 2.0, 0.0]]
     """
-    x = as_points(x)
-    y = x if y is None else as_points(y, "y")
+    given = (x, x) if y is None else (x, y)
+    if metric != "cosine" and isinstance(metric, str):
+        given = less_origin_if_traced(*given)
+    x, y = as_points(given[0]), as_points(given[1], "y" if y is not None else "x")
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"x and y must have the same number of features; got {x.shape[1]} and {y.shape[1]}.")
     function = metric_function(metric)
-    return jax.vmap(lambda a: jax.vmap(lambda b: function(a, b))(y))(x)
+    found = jax.vmap(lambda a: jax.vmap(lambda b: function(a, b))(y))(x)
+    if isinstance(metric, str) and is_wide(x.dtype, *given):
+        lengths = jnp.sqrt(found) if metric == "squared_euclidean" else found
+        added = np.asarray(sizes(x, metric)[:, None] + sizes(y, metric))
+        if narrowing_shows(*given, *np.indices(found.shape), lengths, added):
+            with jax.enable_x64(True):
+                again = np.asarray(pairwise(*(in_float64(part, given[0]) for part in given), metric=metric))
+            return as_lengths(again, "distances of x").astype(x.dtype)
+    return found
+
+
+def sizes(points: Float[Array, "n d"], metric: str) -> Float[Array, " n"]:
+    """The lengths of the vectors whose differences the metric measures."""
+    if metric == "cosine":
+        return jnp.ones(len(points), points.dtype)
+    return jnp.sum(jnp.abs(points), axis=1) if metric == "manhattan" else norms(points)
 
 
 def power_of_two(values: Float[Array, " ..."], axis: int | None = None) -> Float[Array, " ..."]:

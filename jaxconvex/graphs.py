@@ -11,8 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxconvex.checks import as_array, is_concrete, one_of
-from jaxconvex.neighbor_lists import checked_neighbors, index_array, length_array
+from jaxconvex.checks import as_array, as_indices, as_lengths, is_concrete, one_of
+from jaxconvex.neighbor_lists import checked_neighbors
 from jaxconvex.neighbors import KNNGraph
 
 __all__ = ["Graph", "PackedGraph", "as_graph", "layout_of", "pack", "undirected"]
@@ -146,8 +146,8 @@ def _checked_edges(graph: Graph) -> Graph:
             "senders, receivers and lengths must have one entry for either end of each edge, shape (e,); got "
             f"{ends[0].shape}, {ends[1].shape} and {given.shape}."
         )
-    senders, receivers = (index_array(part, name, n) for part, name in zip(ends, names, strict=True))
-    lengths = length_array(given, "lengths")
+    senders, receivers = (as_indices(part, name, n) for part, name in zip(ends, names, strict=True))
+    lengths = as_lengths(given, "lengths")
     edges, wrong = _in_order(senders, receivers, lengths, n)
     if is_concrete(edges, senders, receivers, lengths):
         for entry, what in zip(np.asarray(wrong), WRONG, strict=True):

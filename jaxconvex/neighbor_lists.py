@@ -10,10 +10,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool
 
-from jaxconvex.checks import as_array, clipped_integers, is_concrete, local_values, raise_for_rows
+from jaxconvex.checks import as_array, as_indices, as_lengths, is_concrete, local_values, raise_for_rows
 from jaxconvex.neighbors import KNNGraph
 
-__all__ = ["checked_neighbors", "index_array", "length_array", "neighbors_graph"]
+__all__ = ["checked_neighbors", "neighbors_graph"]
 
 NEGATIVE = (
     "must not be negative; {count} hold negative lengths ({which}). Similarities grow where points come nearer: turn them "
@@ -69,42 +69,13 @@ def checked_neighbors(knn: KNNGraph) -> KNNGraph:
             f"{indices.shape} and {given.shape}."
         )
     n = len(indices)
-    indices = index_array(indices, "indices", n)
-    distances = length_array(given, "distances", absent=indices == -1)
+    indices = as_indices(indices, "indices", n)
+    distances = as_lengths(given, "distances", absent=indices == -1)
     found, negative, outside = _checked(indices, distances)
     if is_concrete(found, indices, distances):
         raise_for_rows(local_values(negative), "distances", NEGATIVE)
         raise_for_rows(local_values(outside), "indices", OUTSIDE, last=n - 1)
     return found
-
-
-def index_array(indices: Any, name: str, n: int) -> Array:
-    """Indices as int32, what lies beyond -1..n-1 as -2 or n. Raises ValueError where they are no integers."""
-    if indices.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be integers; got type {indices.dtype}. Some libraries give the distances first.")
-    return clipped_integers(indices, -2, n)
-
-
-def length_array(lengths: Any, name: str, absent: Any = False) -> Array:
-    """Lengths in floating-point: float64 stays (where JAX's x64 is on), all else becomes float32.
-
-    Raises ValueError where they are no real numbers, and where one that is not absent leaves the range of the type.
-    """
-    if lengths.dtype.kind not in "iuf" and lengths.dtype != jnp.bfloat16:
-        raise ValueError(f"{name} must be real numbers; got type {lengths.dtype}.")
-    dtype = jnp.float64 if jax.config.jax_enable_x64 and lengths.dtype.itemsize >= 8 else jnp.float32
-    if isinstance(lengths, jax.Array) or lengths.dtype.itemsize <= 4:
-        return jnp.asarray(lengths).astype(dtype)
-    with np.errstate(over="ignore", under="ignore"):
-        narrow = lengths.astype(dtype)
-    lost = ((np.abs(narrow) < np.finfo(dtype).tiny) != (lengths == 0)) | (np.isinf(narrow) != np.isinf(lengths))
-    lost &= ~np.asarray(absent)
-    if lost.any():
-        value = lengths[lost][0]
-        raise ValueError(
-            f"{name} must lie in the range of {np.dtype(dtype)}; got {value!r}. Divide all by one number, or enable x64."
-        )
-    return jnp.asarray(narrow)
 
 
 @jax.jit

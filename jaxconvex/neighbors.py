@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -14,8 +15,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.candidates import SPARE, TOGETHER, nearest_by_products, scratch_bytes
-from jaxconvex.checks import as_points, is_concrete, local_values, positive_integer, raise_for_rows
-from jaxconvex.distances import Metric, directions, metric_function, squared_euclidean
+from jaxconvex.checks import (
+    as_array,
+    as_lengths,
+    as_points,
+    is_concrete,
+    local_values,
+    positive_integer,
+    raise_for_rows,
+)
+from jaxconvex.distances import Metric, directions, metric_function, sizes, squared_euclidean
+from jaxconvex.narrowing import in_float64, is_wide, less_origin_if_traced, narrowing_shows
 from jaxconvex.streams import at_once, streams
 
 __all__ = ["KNNGraph", "epsilon_graph", "knn_graph"]
@@ -51,7 +61,9 @@ def knn_graph(
     """The k nearest neighbours of every point and their distances, exact: `KNNGraph(indices, distances)`.
 
     Args:
-        x: points, one a row. Integers and half precision are computed in float32; float64 stays where x64 is on.
+        x: points, one a row, computed in float32; float64 stays where x64 is on. Where that rounds the distance of near
+            points by a hundredth or more (float64 and integers far from the origin, near-duplicates), concrete input is
+            searched again in float64. Traced integers are taken less the first row of them.
         k: number of neighbours, 1 to n - 1.
         metric: "euclidean", "cosine" (the chord, see `distances.cosine`), "manhattan", or a symmetric metric on two
             vectors that JAX can trace. Squared distances are refused: they break the triangle inequality.
@@ -86,6 +98,10 @@ def knn_graph(
             "through many points would be shorter than the straight edge. Use 'euclidean'; the neighbours are the same."
         )
     metric_function(metric)
+    if metric in ("euclidean", "manhattan"):
+        x = less_origin_if_traced(x)[0]
+    elif metric == "cosine" and is_wide(np.float32, x):
+        x = _of_one_magnitude(as_array(x, "x"))
     points = _replicated(x, mesh) if mesh is not None else as_points(x)
     n = points.shape[0]
     positive_integer(k, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")
@@ -113,7 +129,29 @@ def knn_graph(
         found = (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
     if is_concrete(found) and isinstance(metric, str):
         raise_for_rows(np.any(np.isnan(local_values(found.distances)), axis=1), "x", TOO_FAR, type=points.dtype)
+        if is_wide(points.dtype, x):
+            return _unless_narrowing_shows(found, x, points, k=k, metric=metric, mesh=mesh, memory=memory)
     return found
+
+
+def _unless_narrowing_shows(found: KNNGraph, x: Any, points: Array, **options: Any) -> KNNGraph:
+    """What was found, or what is found in float64 where distances were changed by narrowing the points."""
+    indices, distances = local_values(found.indices), local_values(found.distances)
+    i, length = np.indices(indices.shape)[0], local_values(sizes(points, options["metric"]))
+    if not narrowing_shows(x, x, i, indices, distances, length[i] + length[indices]):
+        return found
+    with jax.enable_x64(True):
+        again = knn_graph(in_float64(x, x), **options)
+        indices, distances = local_values(again.indices), local_values(again.distances)
+    if narrowing_shows(x, x, i, indices, distances, 0):
+        warnings.warn("rows of x differ by less than float64 tells apart, so that their distance is 0.", stacklevel=3)
+    return KNNGraph(jnp.asarray(indices, jnp.int32), as_lengths(distances, "distances of x").astype(points.dtype))
+
+
+def _of_one_magnitude(x: Any) -> Any:
+    """Rows times a power of two each, which changes no direction, so that no narrower type loses one."""
+    x = np.asarray(x)
+    return np.ldexp(x, -np.frexp(np.max(np.abs(x), axis=-1, keepdims=True, initial=0))[1]) if x.dtype.kind == "f" else x
 
 
 def epsilon_graph(
