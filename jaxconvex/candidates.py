@@ -181,7 +181,7 @@ def _rank_by_differences(
     """The nearest k of the candidates that are there, ties to the lowest index, and what ranks them."""
 
     parts = rows.reshape(-1, TOGETHER), candidates.reshape(-1, TOGETHER, candidates.shape[1])
-    keys = lax.map(lambda part: _keys(x, *part, wide), parts).reshape(candidates.shape)
+    keys = lax.map(lambda part: _keys(x, part[0], part[1], wide), parts).reshape(candidates.shape)
     keys = jnp.where(there, keys, jnp.inf)
     if not cut.passes:
         candidates, keys = lax.sort((candidates, keys), num_keys=1)  # `top_k` keeps the first of equal ones

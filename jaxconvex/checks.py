@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 __all__ = ["as_array", "as_indices", "as_labels", "as_lengths", "as_points", "clipped_integers", "is_concrete"]
-__all__ += ["local_values", "one_of", "positive_integer", "raise_for_rows", "shared_length"]
+__all__ += ["local_values", "one_of", "point_type", "positive_integer", "raise_for_rows", "shared_length"]
 
 
 def is_concrete(*values: Any) -> bool:
@@ -102,10 +102,9 @@ def as_points(x: Any, name: str = "x", *, rank: int | None = 2, narrow: bool = F
         raise ValueError(f"{name} must have {what}; got shape {x.shape}. Pool or reshape it first.")
     if x.ndim < 1 or 0 in x.shape:
         raise ValueError(f"{name} must hold at least one point and one feature; got shape {x.shape}.")
-    wide = jax.config.jax_enable_x64 and x.dtype.kind == "f" and x.dtype.itemsize >= 8
     if not (narrow and x.dtype in (jnp.bfloat16, jnp.float16)):
         with np.errstate(over="ignore", under="ignore"):
-            x = x.astype(jnp.float64 if wide else jnp.float32)
+            x = x.astype(point_type(x.dtype))
     points = jnp.asarray(x)
     if is_concrete(x):
         with jax.ensure_compile_time_eval():  # x may be a constant inside jit
@@ -114,6 +113,12 @@ def as_points(x: Any, name: str = "x", *, rank: int | None = 2, narrow: bool = F
         message += "Remove these rows and their labels, or mend the values."
         raise_for_rows(~finite, name, message, type=points.dtype)
     return points
+
+
+def point_type(given: Any) -> np.dtype:
+    """The type that points of some type are computed in: float64 where that is given and on, otherwise float32."""
+    wide = np.dtype(given).kind == "f" and np.dtype(given).itemsize >= 8
+    return np.dtype(jax.dtypes.canonicalize_dtype(np.float64) if wide else np.float32)
 
 
 @jax.jit
@@ -169,7 +174,7 @@ def as_lengths(lengths: Any, name: str, absent: Any = False) -> Array:
     """
     if lengths.dtype.kind not in "iuf" and lengths.dtype != jnp.bfloat16:
         raise ValueError(f"{name} must be real numbers; got type {lengths.dtype}.")
-    dtype = jnp.float64 if jax.config.jax_enable_x64 and lengths.dtype.itemsize >= 8 else jnp.float32
+    dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64) if lengths.dtype.itemsize >= 8 else np.float32)
     if isinstance(lengths, jax.Array) or lengths.dtype.itemsize <= 4:
         return jnp.asarray(lengths).astype(dtype)
     with np.errstate(over="ignore", under="ignore"):
@@ -179,6 +184,6 @@ def as_lengths(lengths: Any, name: str, absent: Any = False) -> Array:
     if lost.any():
         value = lengths[lost][0]
         raise ValueError(
-            f"{name} must lie in the range of {np.dtype(dtype)}; got {value!r}. Divide all by one number, or enable x64."
+            f"{name} must lie in the range of {dtype}; got {value!r}. Divide all by one number, or enable x64."
         )
     return jnp.asarray(narrow)

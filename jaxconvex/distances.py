@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxconvex.checks import as_lengths, as_points, one_of
-from jaxconvex.narrowing import in_float64, is_wide, less_origin_if_traced, narrowing_shows
+from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
 
 __all__ = [
     "METRICS",
@@ -111,19 +112,20 @@ def pairwise(
     [[0.0, 1.0, 3.0], [1.0, 0.0, 2.0], [3.0, 2.0, 0.0]]
     """
     given = (x, x) if y is None else (x, y)
-    if metric != "cosine" and isinstance(metric, str):
-        given = less_origin_if_traced(*given)
-    x, y = as_points(given[0]), as_points(given[1], "y" if y is not None else "x")
+    moved = near_origin(*given) if metric in ("euclidean", "squared_euclidean", "manhattan") else given
+    x, y = as_points(moved[0]), as_points(moved[1], "y" if y is not None else "x")
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"x and y must have the same number of features; got {x.shape[1]} and {y.shape[1]}.")
     function = metric_function(metric)
     found = jax.vmap(lambda a: jax.vmap(lambda b: function(a, b))(y))(x)
-    if isinstance(metric, str) and is_wide(x.dtype, *given):
+    if isinstance(metric, str) and is_wide(*given):
         lengths = jnp.sqrt(found) if metric == "squared_euclidean" else found
+        rows = np.indices(found.shape)
         added = np.asarray(sizes(x, metric)[:, None] + sizes(y, metric))
-        if narrowing_shows(*given, *np.indices(found.shape), lengths, added):
+        if narrowing_shows(given[0], given[1], rows[0], rows[1], lengths, added):
+            wide: Any = [in_float64(part, given[0]) for part in given]
             with jax.enable_x64(True):
-                again = np.asarray(pairwise(*(in_float64(part, given[0]) for part in given), metric=metric))
+                again = np.asarray(pairwise(*wide, metric=metric))
             return as_lengths(again, "distances of x").astype(x.dtype)
     return found
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxconvex.checks import as_array, is_concrete
+from jaxconvex.checks import as_array, is_concrete, point_type
 
-__all__ = ["in_float64", "is_wide", "less_origin_if_traced", "narrowing_shows"]
+__all__ = ["in_float64", "is_wide", "narrowing_shows", "near_origin"]
 
 SHOWS = (
     64  # eps of two vectors' lengths: a distance as short as that may be off by a hundredth, since entries are rounded
@@ -19,10 +18,28 @@ SHOWS = (
 COMPARED = 2**22  # entries compared at a time
 
 
-def is_wide(dtype: Any, *arrays: Any) -> bool:
-    """Whether any array holds numbers that the type of the points cannot tell apart; never while one is traced."""
+def is_wide(*arrays: Any) -> bool:
+    """Whether any array holds numbers that the type of its points cannot tell apart; never while one is traced."""
     given = [np.dtype(as_array(x, "x").dtype) for x in arrays] if is_concrete(arrays) else []
-    return any(d.kind in "iuf" and d.itemsize > np.dtype(dtype).itemsize - (d.kind != "f") for d in given)
+    return any(d.kind in "iuf" and d.itemsize > point_type(d).itemsize - (d.kind != "f") for d in given)
+
+
+def near_origin(*arrays: Any) -> tuple[Any, ...]:
+    """Numbers of more digits than are computed with less the first row of the first array, then narrowed.
+
+    Whatever is narrow already stays as it is. So do floating-point numbers while they are traced: they have no more digits.
+    """
+    found = [as_array(x, "x") for x in arrays]
+    dtype = point_type(found[0].dtype)
+    if is_wide(*arrays):
+        wide = [in_float64(x, found[0]) for x in found]
+        origin = np.where(np.abs(wide[0][:1]) < np.finfo(dtype).max / 4, wide[0][:1], 0)
+        with np.errstate(over="ignore", under="ignore"):
+            return tuple((x - origin).astype(dtype) for x in wide)
+    integers = all(x.dtype.kind in "iu" and x.dtype.itemsize >= 4 for x in found) and len({x.dtype for x in found}) == 1
+    if is_concrete(arrays) or not integers:
+        return arrays
+    return tuple(_less_origin(jnp.asarray(x), jnp.asarray(found[0])[:1], dtype) for x in found)
 
 
 def narrowing_shows(
@@ -51,20 +68,10 @@ def in_float64(x: Any, like: Any) -> Float[np.ndarray, "n d"]:
     return (x - like[:1]).astype(np.float64) if x.dtype.kind == "f" else _less_origin(x, like[:1], np.float64)
 
 
-def less_origin_if_traced(*arrays: Any) -> tuple[Any, ...]:
-    """Traced integers less the first row of the first of them, in floating-point; whatever else as it is."""
-    if is_concrete(arrays):
-        return arrays
-    found = [as_array(x, "x") for x in arrays]
-    if len({x.dtype for x in found}) > 1 or found[0].dtype.kind not in "iu" or found[0].dtype.itemsize < 4:
-        return arrays
-    dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
-    return tuple(_less_origin(jnp.asarray(x), jnp.asarray(found[0][:1]), dtype) for x in found)
-
-
 def _less_origin(x: Any, origin: Any, dtype: Any) -> Any:
     """Integers less a row of them, rounded once: in halves, whose differences do not overflow."""
     half, signed = 4 * x.dtype.itemsize, np.dtype(f"i{x.dtype.itemsize}")
     high = (x >> half).astype(signed) - (origin >> half).astype(signed)
     low = (x & ((1 << half) - 1)).astype(signed) - (origin & ((1 << half) - 1)).astype(signed)
-    return high.astype(dtype) * 2.0**half + low.astype(dtype)
+    exact = np.float32 if half == 16 else np.float64  # for halves
+    return (high.astype(exact) * 2.0**half + low.astype(exact)).astype(dtype)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.candidates import SPARE, TOGETHER, nearest_by_products, scratch_bytes
@@ -25,7 +26,7 @@ from jaxconvex.checks import (
     raise_for_rows,
 )
 from jaxconvex.distances import Metric, directions, metric_function, sizes, squared_euclidean
-from jaxconvex.narrowing import in_float64, is_wide, less_origin_if_traced, narrowing_shows
+from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
 from jaxconvex.streams import at_once, streams
 
 __all__ = ["KNNGraph", "epsilon_graph", "knn_graph"]
@@ -51,7 +52,7 @@ class KNNGraph(NamedTuple):
 
 
 def knn_graph(
-    x: Float[Array, "n d"],
+    x: Float[ArrayLike, "n d"],
     *,
     k: int = 10,
     metric: Metric = "euclidean",
@@ -98,9 +99,10 @@ def knn_graph(
             "through many points would be shorter than the straight edge. Use 'euclidean'; the neighbours are the same."
         )
     metric_function(metric)
+    given = x
     if metric in ("euclidean", "manhattan"):
-        x = less_origin_if_traced(x)[0]
-    elif metric == "cosine" and is_wide(np.float32, x):
+        x = near_origin(x)[0]
+    elif metric == "cosine" and is_wide(x):
         x = _of_one_magnitude(as_array(x, "x"))
     points = _replicated(x, mesh) if mesh is not None else as_points(x)
     n = points.shape[0]
@@ -129,8 +131,8 @@ def knn_graph(
         found = (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
     if is_concrete(found) and isinstance(metric, str):
         raise_for_rows(np.any(np.isnan(local_values(found.distances)), axis=1), "x", TOO_FAR, type=points.dtype)
-        if is_wide(points.dtype, x):
-            return _unless_narrowing_shows(found, x, points, k=k, metric=metric, mesh=mesh, memory=memory)
+        if is_wide(given):
+            return _unless_narrowing_shows(found, given, points, k=k, metric=metric, mesh=mesh, memory=memory)
     return found
 
 
@@ -141,7 +143,7 @@ def _unless_narrowing_shows(found: KNNGraph, x: Any, points: Array, **options: A
     if not narrowing_shows(x, x, i, indices, distances, length[i] + length[indices]):
         return found
     with jax.enable_x64(True):
-        again = knn_graph(in_float64(x, x), **options)
+        again = knn_graph(jnp.asarray(in_float64(x, x)), **options)
         indices, distances = local_values(again.indices), local_values(again.distances)
     if narrowing_shows(x, x, i, indices, distances, 0):
         warnings.warn("rows of x differ by less than float64 tells apart, so that their distance is 0.", stacklevel=3)
