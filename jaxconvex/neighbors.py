@@ -304,16 +304,16 @@ def _neighbors_of_rows(
         points, function = _directions(points), metric_function("euclidean")
     else:
         function = metric_function(metric)
-    scale = jnp.ones((), x.dtype)
+    fixed = lax.stop_gradient(points)
+    fixed = jnp.where(jnp.isfinite(fixed), fixed, 0)
+    scale, wide = _span(fixed)
+    if not isinstance(metric, str):
+        scale = jnp.ones((), x.dtype)  # a metric of one's own may depend on it
+    points, fixed = points / scale, fixed / scale
     if metric in ("euclidean", "cosine"):
-        fixed = lax.stop_gradient(points)
-        scale, wide = _span(jnp.where(jnp.isfinite(fixed), fixed, 0))
-        points = points / scale
-        fixed = lax.stop_gradient(points)
-        fixed = jnp.where(jnp.isfinite(fixed), fixed, 0)
         indices, known = nearest_by_products(fixed, first, count, wide, size=size, k=k)
     else:
-        indices, known = _nearest_by_differences(lax.stop_gradient(points), first, count, size, k, function)
+        indices, known = _nearest_by_differences(fixed, first, count, size, k, function)
     known, indices = lax.sort((known, indices), num_keys=2)
     distances = _with_gradient(function, points, first, indices, known) * scale
     held = finite & (distances < jnp.inf) if isinstance(metric, str) else finite  # inf would mean that there is none
@@ -332,7 +332,7 @@ def _span(x: Float[Array, "n d"]) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     exponents = jnp.stack([jnp.max(magnitudes), jnp.min(jnp.where(magnitudes > 0, magnitudes, jnp.inf))])
     _, (most, least) = jnp.frexp(jnp.where(jnp.isfinite(exponents), exponents, 1))
     wide = most - least > -kind.minexp // 2 - kind.nmant
-    top = kind.maxexp - 3 - math.ceil(math.log2(x.shape[1]) / 2)
+    top = kind.maxexp - 3 - math.ceil(math.log2(x.shape[1]))
     lowest = kind.minexp // 2
     exponent = jnp.where(wide, jnp.maximum(most - top, lowest), jnp.maximum(most - 1, kind.minexp))
     return jnp.ldexp(jnp.ones((), x.dtype), exponent), wide
