@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ def graph_rows(
     points = as_points(features, name)
     rows: list[Row] = []
     widest = max(settings.k)
-    width = spare_neighbors(widest, len(points)) if settings.jackknife else widest
+    width = spare_neighbors(widest, len(points)) if settings.jackknife else min(widest + 1, len(points) - 1)
     with in_background(compile_ahead, len(points), widest, [one.codes for one in labelings.values()], points.dtype):
         knn = knn_graph(features, k=width, metric=settings.metric, mesh=mesh, memory=memory)
 
@@ -103,6 +104,7 @@ def graph_rows(
 
     for k in settings.k:
         nearest = KNNGraph(knn.indices[:, :k], knn.distances[:, :k])
+        _tell_ties(knn, k, name)
         packed = packed_graph(nearest)
         without: dict[str, Replicates] = {name: ([], []) for name in labelings}
         for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):  # one group, or two
@@ -124,6 +126,17 @@ def graph_rows(
             common = {"kind": "graph", "labeling": name, "k": k, "hubness": hubness(nearest)}
             rows += score_rows(whole[name], without[name], labelings, common, null=null, confidence=settings.confidence)
     return rows
+
+
+def _tell_ties(knn: KNNGraph, k: int, name: str) -> None:
+    """A warning where points beyond the k-th neighbour are as near as it: the order of the rows then decides."""
+    tied = int(np.sum(np.asarray(knn.distances[:, k - 1 : k] == knn.distances[:, k : k + 1])))
+    if tied:
+        warnings.warn(
+            f"{name}: beyond the k={k} neighbours of {tied} of {len(knn.distances)} points there are others exactly as near as "
+            "the last. Those of the lowest rows are taken, so the score depends on the order of the rows; compare other orders.",
+            stacklevel=3,
+        )
 
 
 def segment_rows(

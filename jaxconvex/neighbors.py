@@ -44,6 +44,7 @@ SMALL = 2**16  # with fewer points than that compiling takes longer than padding
 class KNNGraph(NamedTuple):
     """Each point's neighbours, nearest first, never itself, ties to the lowest index.
 
+    So where neighbours tie, as on a lattice or among copies, which of them are linked depends on the order of the rows.
     Absent neighbours (an epsilon graph has them) are padded with index -1 and distance inf.
     """
 
