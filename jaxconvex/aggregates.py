@@ -15,8 +15,8 @@ from jaxconvex.paths import PathCounts
 __all__ = ["FINE_BITS", "UNIT", "ConvexityScore", "PairSums", "Whole", "carried", "deficit_of", "fraction_of"]
 __all__ += ["macro_mean", "micro_mean", "of_drawn_sources", "parts_of", "sum_pairs", "summarise"]
 
-COARSE_BITS, FINE_BITS = 10, 20
-UNIT = 2 ** (COARSE_BITS + FINE_BITS)  # a deficit of 1
+UNIT = 931_170_240  # a deficit of 1: below 2^30, and divisible by every number up to 22, so that few divisions round
+FINE_BITS = 20
 
 
 class ConvexityScore(NamedTuple):
@@ -68,7 +68,7 @@ def macro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, 
 
 
 class Whole(NamedTuple):
-    """A sum of deficits in whole multiples of 2^-30, the same in any order: coarse 2^-10 + fine 2^-30."""
+    """A sum of deficits in whole units of 1 / UNIT, so that it is the same in any order: coarse 2^FINE_BITS + fine."""
 
     coarse: Any
     fine: Any
@@ -77,7 +77,7 @@ class Whole(NamedTuple):
 class PairSums(NamedTuple):
     """Sums over the partners of each point; a deficit is 1 - score."""
 
-    deficit: Any  # from `sum_pairs` a Whole, to `summarise` a fraction
+    deficit: Any  # from `sum_pairs` a Whole, to `summarise` a number
     squared_deficit: Any
     adjacent: Any
     disconnected: Any
@@ -92,7 +92,7 @@ def deficit_of(counts: PathCounts, dtype: Any = jnp.float32) -> Array:
 
 
 def parts_of(interior: Any) -> Any:
-    """1 / (points inside a path), in multiples of 2^-30."""
+    """1 / (points inside a path), in units of 1 / UNIT."""
     points = interior.clip(1)
     return (UNIT + points // 2) // points
 
@@ -104,7 +104,7 @@ def carried(coarse: Any, fine: Any) -> Whole:
 
 def fraction_of(sums: Whole, dtype: Any) -> Array:
     """The sum as a floating-point number."""
-    return sums.coarse.astype(dtype) / 2**COARSE_BITS + sums.fine.astype(dtype) / UNIT
+    return sums.coarse.astype(dtype) * (2**FINE_BITS / UNIT) + sums.fine.astype(dtype) / UNIT
 
 
 @partial(jax.jit, static_argnames=("dtype",))
@@ -141,11 +141,12 @@ def _sums_of_some(values: Array, some: int) -> Array:
 
 
 def summarise(
-    sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, complete: Any, xp: Any
+    sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, complete: Any, xp: Any, unit: float = 1
 ) -> ConvexityScore:
     """From sums over the partners of each point to scores of classes.
 
-    `ordered` tells that every pair stands in the sums of both its points; `complete`, which classes have all their pairs.
+    `ordered` tells that every pair stands in the sums of both its points; `complete`, which classes have all their pairs;
+    `unit`, what a deficit of 1 adds to the sums.
     """
     index = xp.where(labels < 0, num_classes, labels)
 
@@ -156,13 +157,14 @@ def summarise(
     times = 2 if ordered else 1
     dtype = sums.deficit.dtype
     deficit, squared, adjacent, disconnected, inside, _ = (total(s).astype(dtype) / times for s in sums)
+    deficit = deficit / unit
     pairs = total(sums.partners) // times
     some = xp.where(pairs > 0, pairs, xp.nan)
     mean = deficit / some
     variance = xp.maximum(squared - deficit * mean, 0) / xp.where(pairs > 1, pairs - 1, xp.nan)
     apart = pairs - adjacent
     # The mean deficit of each point, and its spread over the points of the class.
-    own = sums.deficit / xp.maximum(sums.partners, 1)
+    own = sums.deficit / unit / xp.maximum(sums.partners, 1)
     centre = total(own) / xp.where(points > 0, points, xp.nan)
     away = xp.where(labels < 0, 0, own - centre[xp.minimum(index, num_classes - 1)])
     spread = xp.sqrt(total(away**2) / xp.where(points > 1, points - 1, xp.nan))
@@ -184,7 +186,7 @@ def summarise(
 
 
 def of_drawn_sources(
-    sums: PairSums, labels: Any, drawn: Int[Any, " c"], num_classes: int, *, xp: Any
+    sums: PairSums, labels: Any, drawn: Int[Any, " c"], num_classes: int, *, xp: Any, unit: float = 1
 ) -> ConvexityScore:
     """The scores of classes from the sums of some points with all their partners, so many drawn in each class.
 
@@ -192,8 +194,8 @@ def of_drawn_sources(
     se_sources = sd(a_i) / sqrt(s) sqrt(1 - s / n).
     """
     points = by_class(xp, xp.ones_like(labels), labels, num_classes).astype(sums.deficit.dtype)
-    score = summarise(sums, labels, num_classes, ordered=False, complete=drawn >= points, xp=xp)
-    own = xp.where(sums.partners > 0, sums.deficit / xp.maximum(sums.partners, 1), 0)
+    score = summarise(sums, labels, num_classes, ordered=False, complete=drawn >= points, xp=xp, unit=unit)
+    own = xp.where(sums.partners > 0, sums.deficit / unit / xp.maximum(sums.partners, 1), 0)
     away = xp.where((labels >= 0) & (sums.partners > 0), own - (1 - score.per_class)[xp.maximum(labels, 0)], 0)
     squares = by_class(xp, away**2, labels, num_classes)
     spread = xp.sqrt(squares / xp.where(drawn > 1, drawn - 1, xp.nan))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxconvex.command_options import SETTINGS, option, require_extras, say_where, seed_in_range
+from jaxconvex.messages import is_terminal, say
 from jaxconvex.study_commands import app as study
 
 __all__ = ["command"]
@@ -193,8 +194,8 @@ def _options(context: typer.Context) -> Any:
 
 
 def _print(result: Any, classes: bool) -> None:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    typer.echo(result.table(classes=classes, width=width))
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+    say(result.table(classes=classes, width=width))
 
 
 @app.command("score", help=SCORE, short_help="Score every layer of your representations.")
@@ -228,10 +229,11 @@ def _score(
 
     require_extras()
     data = scoring.read(file, _options(context))
-    with writing.output_folder(out or Path(f"{file.stem}-convexity")) as folder:
+    with writing.output_folder(out or writing.free_folder("convexity", [file])) as folder:
         report = scoring.score(data, _options(context), folder / writing.CACHE)
+        paths = writing.write_scores(report, folder, [file])
         _print(report, classes)
-        say_where(writing.write_scores(report, folder), folder)
+        say_where(paths, folder)
 
 
 @app.command("compare", help=COMPARE, short_help="Compare two models on the same points.")
@@ -264,12 +266,13 @@ def _compare(
 
     require_extras()
     sides = scoring.read_sides(a, b, _options(context))
-    with writing.output_folder(out or Path("-".join(sides) + "-comparison")) as folder:
+    with writing.output_folder(out or writing.free_folder("comparison", [a, b], list(sides))) as folder:
         comparison, reports = scoring.compare(sides, _options(context), folder / writing.CACHE)
+        paths = writing.write_comparison(comparison, reports, folder, [a, b])
+        for name, file in zip(sides, (a, b), strict=True):
+            if sides[name] is not reports[name]:
+                paths += writing.write_scores(reports[name], folder / name, [file])
         _print(comparison, classes)
-        paths = writing.write_comparison(comparison, reports, folder)
-        for name in (name for name, side in sides.items() if side is not reports[name]):
-            paths += writing.write_scores(reports[name], folder / name)
         say_where(paths, folder)
 
 

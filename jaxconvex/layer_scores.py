@@ -133,8 +133,8 @@ def _tell_ties(knn: KNNGraph, k: int, name: str) -> None:
     tied = int(np.sum(np.asarray(knn.distances[:, k - 1 : k] == knn.distances[:, k : k + 1])))
     if tied:
         warnings.warn(
-            f"{name}: beyond the k={k} neighbours of {tied} of {len(knn.distances)} points there are others exactly as near as "
-            "the last. Those of the lowest rows are taken, so the score depends on the order of the rows; compare other orders.",
+            f"{name}: beyond the k={k} neighbours of {tied} of {len(knn.distances)} points there are others exactly as near "
+            "as the last. Those of the lowest rows are taken, so the score depends on the order of the rows; compare others.",
             stacklevel=3,
         )
 

@@ -26,6 +26,7 @@ from jaxconvex.checks import (
     raise_for_rows,
 )
 from jaxconvex.distances import Metric, directions, metric_function, sizes, squared_euclidean
+from jaxconvex.functions import frozen
 from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
 from jaxconvex.streams import at_once, streams
 
@@ -108,6 +109,8 @@ def knn_graph(
     points = _replicated(x, mesh) if mesh is not None else as_points(x)
     n = points.shape[0]
     positive_integer(k, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")
+    if callable(metric):
+        metric = frozen(metric, *2 * [jax.ShapeDtypeStruct(points.shape[1:], points.dtype)])
     bytes_of_x = points.size * points.dtype.itemsize
     beside = 48 * (k + SPARE) * n + scratch_bytes()
     needed = 3 * bytes_of_x + beside

@@ -22,7 +22,7 @@ from jaxconvex.neighbors import KNNGraph
 
 __all__ = ["PathCounts", "edge_path_counts", "fixed_point", "shortest_path_counts", "shortest_path_lengths"]
 
-EQUAL = 16  # quanta by which rounding may part equal lengths, beside one for each hop of the two paths
+EQUAL, A_HOP = 16, 2  # quanta by which rounding may part equal lengths, and what each hop of a path adds to them
 LABELS = 2**30  # labels lie below
 OUTSIDE = 2**16  # what a point outside costs in the lexicographic pass, where a hop costs 1
 
@@ -220,7 +220,7 @@ def rounding_slack(distance: Array, dtype: Any, hops: Array | int = 0) -> Array:
     length then differ by up to 2 eps. Whole quanta add what rounding to them takes; floating-point sums round again.
     """
     if jnp.issubdtype(distance.dtype, jnp.integer):
-        return EQUAL + 2 * hops + (distance >> 22 if dtype == jnp.float32 else jnp.zeros_like(distance))
+        return EQUAL + A_HOP * hops + (distance >> 22 if dtype == jnp.float32 else jnp.zeros_like(distance))
     return 8 * float(jnp.finfo(dtype).eps) * jnp.where(jnp.isfinite(distance), distance, 0)
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxconvex.aggregates import ConvexityScore, PairSums, summarise
 from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer, shared_length
+from jaxconvex.functions import as_program
 from jaxconvex.graphs import bucket
 from jaxconvex.pairs import same_class_pairs, segment_points
 
@@ -52,9 +53,9 @@ def euclidean_convexity(
     to the class.
 
     Args:
-        predict_fn: the rest of the network, batched: (b, ...) -> (b, c) logits; class i is column i. It is compiled once
-            a function, so pass the same function again, not a new lambda; jax.tree_util.Partial(apply, weights) is not
-            even compiled again for other weights of the same shapes.
+        predict_fn: the rest of the network, batched: (b, ...) -> (b, c) logits; class i is column i: any function, an
+            nnx.Module, a method. It is traced at every call and so takes the weights that it holds now; nothing is compiled
+            for other weights of the same shapes. It must not change what it holds, as a module in training mode does.
         x: activations of the layer, whole (every token), one a point: an array, or a pytree of arrays, every one of which
             is interpolated. So `(h, mask)` takes sentences of several lengths: pass the mask as numbers 1 and 0, and let
             predict_fn take the tokens where it is above 0. Between two sentences these are the tokens valid in either.
@@ -73,9 +74,10 @@ def euclidean_convexity(
     score of its class nan. `adjacent`, `disconnected` and `nonadjacent` are nan: a segment has no edges.
 
     Raises:
-        ValueError: as `graph_convexity`; logits of a wrong shape; a key missing.
+        ValueError: as `graph_convexity`; logits of a wrong shape; a key missing; a predict_fn in training mode.
 
-    Cost: pairs times num_points through predict_fn; memory of one batch of points, whatever the number of pairs.
+    Cost: one trace of predict_fn, and pairs times num_points through it; memory of one batch of points, whatever the number
+    of pairs.
 
     >>> x = jnp.array([[0.0], [1.0], [3.0], [4.0]])
     >>> middle = lambda h: jnp.concatenate([jnp.abs(h - 2) - 0.5, 0 * h], axis=1)  # class 0 is all but the middle
@@ -126,7 +128,10 @@ def euclidean_segments(
     step = together * (1 if mesh is None else mesh.size)
     if mesh is not None:
         mesh = Mesh(mesh.devices.ravel(), ("pairs",))  # one axis, whose type is Auto whatever the types of theirs
-    predict = predict_fn if isinstance(predict_fn, Partial) else Partial(predict_fn)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((together * num_points, *leaf.shape[1:]), leaf.dtype), points
+    )
+    predict = as_program(partial(_logits, predict_fn, num_classes), batch)
     sizes: Any
     first: Any
     second: Any
@@ -141,14 +146,15 @@ def euclidean_segments(
         keep = np.arange(len(first) + missing) < len(first)
         first, second = (np.pad(p, (0, missing)) for p in (first, second))
         if mesh is not None:
-            points, checked = jax.device_put((points, np.asarray(checked)), NamedSharding(mesh, PartitionSpec()))
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            predict, points, checked = jax.device_put((predict, points, np.asarray(checked)), everywhere)
     else:
         sizes = jnp.bincount(checked + 1, length=num_classes + 1)[1:]
         steps = None
         first, second, keep = (jnp.pad(p.ravel(), (0, -p.size % step)) for p in pairs)
     shape = (-1, step // together, together)
     shares = _segment_shares(
-        predict, points, checked, first.reshape(shape), second.reshape(shape), steps, num_points, num_classes, mesh
+        predict, points, checked, first.reshape(shape), second.reshape(shape), steps, num_points, mesh
     ).reshape(-1)
     if mesh is not None and steps is not None:
         shares = np.asarray(shares)  # from all devices of the mesh to the default one
@@ -162,7 +168,7 @@ def _activations(path: Any, leaf: Any) -> Array:
     return as_points(leaf, name, rank=None, narrow=True)
 
 
-@partial(jax.jit, static_argnames=("num_points", "num_classes", "mesh"))
+@partial(jax.jit, static_argnames=("num_points", "mesh"))
 def _segment_shares(
     predict: Partial,
     x: PyTree[Float[Array, "n ..."]],
@@ -171,11 +177,10 @@ def _segment_shares(
     second: Int[Array, "batches devices together"],
     steps: Int[Array, ""] | None,
     num_points: int,
-    num_classes: int,
     mesh: Mesh | None,
 ) -> Float[Array, "batches devices together"]:
     """The shares of pairs, a batch at a time on every device; only the first `steps` batches, if that is given."""
-    shares = partial(_device_shares, num_points=num_points, num_classes=num_classes)
+    shares = partial(_device_shares, num_points=num_points)
     if mesh is None:
         return shares(predict, x, labels, first, second, steps)
 
@@ -197,7 +202,6 @@ def _device_shares(
     second: Array,
     steps: Array | None,
     num_points: int,
-    num_classes: int,
 ) -> Array:
     """`_segment_shares` on one device."""
     together = first.shape[-1]
@@ -214,8 +218,7 @@ def _device_shares(
             return between(leaf[i], leaf[j]).reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)
 
         logits = predict(jax.tree.map(inside, x))
-        logits = _checked_logits(logits, together * num_points, num_classes)
-        logits = logits.astype(dtype).reshape(together, num_points, -1)
+        logits = logits.astype(jnp.promote_types(dtype, logits.dtype)).reshape(together, num_points, -1)
         # As argmax, which takes the first of equal logits, but in reductions that vectorise.
         column, own = jnp.arange(logits.shape[-1]), labels[i][:, None, None]
         mine = jnp.take_along_axis(logits, own, axis=-1)
@@ -228,10 +231,13 @@ def _device_shares(
     return lax.fori_loop(0, batches, some, jnp.zeros(first.shape, dtype))
 
 
-def _checked_logits(logits: Any, num_points: int, num_classes: int) -> Array:
+def _logits(predict_fn: Callable[[Any], Array], num_classes: int, points: Any) -> Array:
+    """What predict_fn gives, if it is logits. Raises ValueError otherwise."""
+    logits: Any = predict_fn(points)
     shape: Any = getattr(logits, "shape", ())
+    num_points = jax.tree.leaves(points)[0].shape[0]
     if len(shape) == 2 and shape[0] == num_points and shape[1] >= num_classes:
-        return logits
+        return jnp.asarray(logits)
     raise ValueError(
         f"predict_fn must map (b, ...) to logits (b, c) with c at least num_classes={num_classes}; for a batch of "
         f"{num_points} points it gives {shape or type(logits).__name__}."

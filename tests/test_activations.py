@@ -23,6 +23,7 @@ import jaxconvex as jc
 from jaxconvex.activations import extract, read_activations
 from jaxconvex.activations import extraction as module
 from jaxconvex.activations.batches import padded
+from jaxconvex.functions import _run, as_program
 
 pytest.importorskip("safetensors")
 
@@ -107,15 +108,10 @@ def test_the_last_batch_compiles_nothing():
 
 
 def test_weights_are_arguments_not_constants():
-    traced = []
-
-    def counted(weights, x):
-        traced.append(x.shape)
-        return apply(weights, x)
-
-    first = quiet(Partial(counted, WEIGHTS), X, batch_size=13)
-    other = quiet(Partial(counted, [2 * w for w in WEIGHTS]), X, batch_size=13)
-    assert len(traced) == 1
+    first = quiet(lambda x: apply(WEIGHTS, x), X, batch_size=13)
+    before = _run._cache_size()
+    other = quiet(Partial(apply, [2 * w for w in WEIGHTS]), X, batch_size=13)
+    assert _run._cache_size() == before
     assert not np.allclose(first["layers/3"], other["layers/3"])
 
 
@@ -143,7 +139,8 @@ def test_only_one_layer_is_read(tmp_path):
     raw[start : start + X.nbytes] = bytes(X.nbytes)
     path.write_bytes(raw)
     np.testing.assert_array_equal(found["b"], X + 1)
-    assert not found["a"].any()
+    with pytest.raises(ValueError, match=r"checksum of 'a' .* does not agree\. Call extract"):
+        found["a"]
 
 
 # Pooling --------------------------------------------------------------------------------------------------------------
@@ -243,11 +240,10 @@ def test_modules_and_their_methods():
 
 def test_a_method_of_a_module_has_its_weights_as_arguments():
     pytest.importorskip("flax")
-    from jaxconvex.activations.calls import as_call
-
     net = network()
-    assert len(jax.tree.leaves(as_call(net.hidden_states))) == len(jax.tree.leaves(net)) >= 6
-    text = jax.jit(lambda call, x: call(x)).lower(as_call(net.hidden_states), jnp.asarray(X)).as_text()
+    program = as_program(net.hidden_states, X)
+    assert len(jax.tree.leaves(program)) == len(jax.tree.leaves(net.blocks)) == 6
+    text = jax.jit(lambda call, x: call(x)).lower(program, jnp.asarray(X)).as_text()
     assert "dense<[[" not in text
 
 
@@ -265,14 +261,10 @@ def test_a_finished_folder_runs_nothing(tmp_path, monkeypatch):
     assert_equal(quiet(model, X, batch_size=4, folder=tmp_path), *expected())
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("shard*")}
 
-    def batches():
-        yield X[:4]
-        raise AssertionError("the second batch was made")
-
-    other = tmp_path / "other"
     monkeypatch.undo()
-    quiet(model, (X[i : i + 4] for i in range(0, 13, 4)), folder=other)
-    assert_equal(quiet(model, batches(), folder=other), *expected())
+    index = (tmp_path / "index.json").stat().st_mtime_ns
+    assert_equal(quiet(model, (X[i : i + 4] for i in range(0, 13, 4)), folder=tmp_path), *expected())
+    assert (tmp_path / "index.json").stat().st_mtime_ns == index
 
 
 @pytest.mark.parametrize("stopped", range(5))
@@ -398,7 +390,7 @@ def test_constants_of_a_closure_tell_models_apart(tmp_path):
 
     quiet(closure(WEIGHTS[0]), X, batch_size=4, folder=tmp_path)
     quiet(closure(WEIGHTS[0]), X, batch_size=4, folder=tmp_path)
-    with pytest.raises(ValueError, match="program differs"):
+    with pytest.raises(ValueError, match="weights differ"):
         quiet(closure(WEIGHTS[1]), X, batch_size=4, folder=tmp_path)
 
 
@@ -524,12 +516,13 @@ for mesh in meshes:
     np.testing.assert_allclose(one.outputs, many.outputs, rtol=1e-5, atol=1e-5)
 from jaxconvex.activations.passes import results
 from jaxconvex.activations.layer_reading import read_layers
-from jaxconvex.activations.calls import as_call
-seen = []
-def watched(calls, batch):
+from jaxconvex.functions import compiled
+from functools import partial
+run, seen = compiled(partial(read_layers, (model, None)), meshes[0]), []
+def watched(batch):
     seen.append(len(batch[0].sharding.device_set))
-    return read_layers(calls, batch)
-list(results(watched, (as_call(model), None), [(0, 20, "", (x[:20], mask[:20]))], 20, meshes[0]))
+    return run(batch)
+list(results(watched, [(0, 20, "", (x[:20], mask[:20]))], 20, meshes[0]))
 print("equal on", [mesh.size for mesh in meshes], "sharded over", seen)
 """
 

@@ -1,4 +1,4 @@
-"""Functions with weights: as pytrees, so that the weights are arguments of what is compiled; and what tells them apart."""
+"""A call with a batch, and what tells arrays, weights and programs apart."""
 
 from __future__ import annotations
 
@@ -7,35 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.tree_util import Partial
 
-__all__ = ["array_hash", "as_call", "call_with", "program_hash", "weights_hash"]
+from jaxconvex.functions import digest
+from jaxconvex.kept import array_hash
 
-
-def as_call(function: Any) -> Partial:
-    """The function as a `jax.tree_util.Partial` whose leaves are its weights.
-
-    They are found in a callable that is a pytree (a Partial, an nnx.Module, what `from_nnx` gives) and in a method of
-    one. Those of other functions stay where they are, constants of the compiled code.
-
-    >>> as_call(jax.tree_util.Partial(max, 2))(6)
-    6
-    """
-    owner = getattr(function, "__self__", None)
-    if owner is not None and hasattr(function, "__func__") and _is_pytree(owner):
-        return Partial(function.__func__, owner)
-    if isinstance(function, Partial):
-        return function
-    return Partial(_call, function) if _is_pytree(function) else Partial(function)
-
-
-def _is_pytree(value: Any) -> bool:
-    return not jax.tree_util.all_leaves([value])
-
-
-def _call(function: Any, *arguments: Any, **more: Any) -> Any:
-    return function(*arguments, **more)
+__all__ = ["array_hash", "call_with", "program_hash", "weights_hash"]
 
 
 def call_with(call: Any, batch: Any) -> Any:
@@ -45,30 +22,17 @@ def call_with(call: Any, batch: Any) -> Any:
     return call(*batch) if isinstance(batch, (tuple, list)) else call(batch)
 
 
-def array_hash(array: Any, *more: bytes) -> str:
-    """SHA-256 of type, shape and content, and of further bytes."""
-    if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    array = np.asarray(array)
-    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    content: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    for part in (content, *more):
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def weights_hash(tree: Any, known: dict[int, str] | None = None) -> str:
-    """SHA-256 of all arrays of a pytree and of their order. `known` keeps the hash of each, for the trees that share it."""
+def weights_hash(tree: Any, known: dict[int, tuple[Any, str]] | None = None) -> str:
+    """SHA-256 of all arrays of a pytree and of their order. `known` keeps each and its hash, for the trees that share it."""
     known = {} if known is None else known
     leaves = jax.tree.leaves(tree)
-    hashes = [known[id(leaf)] if id(leaf) in known else known.setdefault(id(leaf), array_hash(leaf)) for leaf in leaves]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+    for leaf in leaves:
+        if id(leaf) not in known:
+            known[id(leaf)] = leaf, array_hash(leaf)
+    return hashlib.sha256("".join(known[id(leaf)][1] for leaf in leaves).encode()).hexdigest()
 
 
-def program_hash(function: Any, *arguments: Any, **more: Any) -> str:
-    """SHA-256 of what a function compiles to for arguments of these shapes: its code and the constants in it.
-
-    A Partial's leaves count as arguments: see `weights_hash`. Another version of JAX may give another hash.
-    """
-    lowered = jax.jit(_call).lower(as_call(function), *arguments, **more)
-    return hashlib.sha256(lowered.as_text().encode()).hexdigest()
+def program_hash(program: Partial, known: dict[int, tuple[Any, str]] | None = None) -> str | None:
+    """A hash of all that a program of `as_program` computes: its code and its arrays. None where nothing tells the code."""
+    code = digest(program)
+    return None if code is None else f"{code}-{weights_hash(program, known)}"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from jaxconvex.activations.calls import call_with
@@ -29,9 +27,8 @@ class Kind(NamedTuple):
     dtype: str
 
 
-@partial(jax.jit, static_argnames=("names", "pool", "mask_entry", "dtype", "outputs"))
 def read_layers(
-    calls: tuple[Partial, Partial | None],
+    calls: tuple[Callable[..., Any], Callable[..., Array] | None],
     batch: Any,
     *,
     names: tuple[str, ...] | None = None,
@@ -73,7 +70,10 @@ def _parted(result: Any) -> tuple[dict[str, Any], Any]:
             "model_fn must return a mapping layer -> activation (b, ...), or a pair of outputs and such a mapping; got "
             f"{got}. from_nnx and from_linen make such a function of a Flax model."
         )
-    return {str(name): activation for name, activation in result.items()}, outputs
+    layers = {str(name): activation for name, activation in result.items()}
+    if len(layers) < len(result):
+        raise ValueError(f"layers must have names that differ as text, which 1 and '1' do not; got {list(result)}.")
+    return layers, outputs
 
 
 def _checked(activation: Any, name: str, size: int) -> Array:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.tree_util import Partial
 from jaxtyping import Array, Int
 
 from jaxconvex.activations.batches import batch_hash, chosen_batches, take
-from jaxconvex.activations.calls import as_call, call_with, program_hash, weights_hash
+from jaxconvex.activations.calls import call_with, program_hash
 from jaxconvex.activations.extraction import Activations, extract
 from jaxconvex.activations.layer_reading import Pool, kinds_of, read_layers
 from jaxconvex.checks import positive_integer
+from jaxconvex.functions import as_program
 from jaxconvex.layers import LayeredModel, from_nnx, rest_of
 
 __all__ = ["ModelSource", "model_source"]
@@ -30,7 +30,7 @@ CHECKED = 8  # points whose logits by the rest of the network are compared with 
 class ModelSource(NamedTuple):
     """A model, its inputs, and how to run on from its layers: see `model_source`."""
 
-    model: Partial  # from a batch to (outputs, layers)
+    model: Callable[..., Any]  # from a batch to (outputs, layers)
     inputs: Any
     layers: tuple[str, ...] | None
     pool: Pool
@@ -61,7 +61,8 @@ def model_source(
 
     Args:
         model: an encoder of `jaxconvex.encoders`; what `from_nnx` or `from_linen` gives; an nnx.Module; or a function from
-            a batch to a mapping layer -> activation, or to a pair of outputs and such a mapping (see `extract`).
+            a batch to a mapping layer -> activation, or to a pair of outputs and such a mapping (see `extract`). A module or
+            a function is taken with the weights that it holds when `evaluate` is called, what `from_nnx` gave with its own.
         inputs: whole inputs, an array or a tuple or dict of arrays, one entry a point (a memory-mapped one will do); or a
             function from row numbers to a batch of them, such as lambda rows: preprocess([files[i] for i in rows]).
         layers: their names, in this order; by default all.
@@ -96,19 +97,20 @@ def model_source(
         "folder": None if folder is None else Path(folder),
     }
     if all(hasattr(model, method) for method in ("hidden_states", "block", "head", "sequence_mask")):
-        tokens = Partial(_encoder_mask, model) if mask is None else mask
+        tokens = partial(_encoder_mask, model) if mask is None else mask
         onward = partial(_rest_of_encoder, model) if rest else None
-        read = Partial(_read_encoder, model)
+        read = partial(_read_encoder, model)
         return ModelSource(read, inputs, names, mask=tokens, rest=onward, sides=partial(_tokens, tokens), **common)
+    read = model
     if _is_module(model):
-        model, names = from_nnx(model, layers=layers), None
+        read, names = partial(_read_module, model, layers), None
     entry = mask if isinstance(mask, (str, int)) else None
     onward = None
     if callable(rest):
         onward = partial(_rest_by_name, rest)
-    elif rest and isinstance(model, LayeredModel):
+    elif rest and (isinstance(model, LayeredModel) or read is not model):
         onward = partial(_rest_of_layered, model, entry)
-    return ModelSource(as_call(model), inputs, names, mask=mask, rest=onward, sides=partial(_entry, entry), **common)
+    return ModelSource(read, inputs, names, mask=mask, rest=onward, sides=partial(_entry, entry), **common)
 
 
 # What a source gives --------------------------------------------------------------------------------------------------
@@ -141,22 +143,20 @@ def heads_of(source: ModelSource, features: Activations) -> dict[str, Callable[[
 
 def identities(
     source: ModelSource, rows: Int[np.ndarray, " n"], heads: Mapping[str, Callable[[Any], Array]]
-) -> dict[str, str]:
-    """For each layer a hash of all that its activations and the rest of the network depend on: inputs, weights, code."""
+) -> dict[str, str | None]:
+    """For each layer a hash of all that its activations and the rest of the network depend on: inputs, weights, code.
+
+    None where they call back into Python.
+    """
     digests = [batch_hash(batch) for batch in chosen_batches(source.inputs, rows, source.batch_size).stream]
     example = _example(source)
-    shapes = jax.eval_shape(_layers_of(heads), source.model, example)
-    sides = jax.eval_shape(source.sides, example)
-    known: dict[int, str] = {}
-    weights = weights_hash(source.model, known)
-    found = {}
+    known: dict[int, tuple[Any, str]] = {}
+    found: dict[str, str | None] = {}
     for name, head in heads.items():
-        predict = as_call(head)
-        programs = [
-            program_hash(_layers_of([name]), source.model, example),
-            program_hash(predict, _beside(shapes[name], sides)),
-        ]
-        found[name] = "-".join([name, weights, weights_hash(predict, known), *programs, *digests])
+        layer = as_program(partial(_interpolated, source, name), example)
+        programs = layer, as_program(head, jax.eval_shape(layer, example))
+        hashes = [program_hash(program, known) for program in programs]
+        found[name] = None if None in hashes else "-".join([name, *filter(None, hashes), *digests])
     return found
 
 
@@ -181,7 +181,7 @@ def whole_layers(
     sides = jax.eval_shape(source.sides, example)
     # The masks are small beside the activations, and take no pass through the network.
     beside = extract(partial(_named_sides, source.sides), batches(), **options) if sides else {}
-    kinds = kinds_of(jax.eval_shape(_layers_of(heads), source.model, example))
+    kinds = kinds_of(jax.eval_shape(partial(_layers, source, tuple(heads)), example))
     sizes = {
         name: len(rows) * int(np.prod(kind.shape)) * jnp.dtype(kind.dtype).itemsize for name, kind in kinds.items()
     }
@@ -240,18 +240,14 @@ def _check_rest(name: str, predict: Callable, points: Any, outputs: np.ndarray) 
 # The kinds of models --------------------------------------------------------------------------------------------------
 
 
-@cache
-def _layers(names: tuple[str, ...]) -> Callable[..., Any]:
-    return partial(_chosen, names)
+def _layers(source: ModelSource, names: tuple[str, ...], batch: Any) -> OrderedDict[str, Array]:
+    """The whole layers of these names."""
+    return read_layers((source.model, None), batch, names=names, outputs=False)
 
 
-def _layers_of(names: Iterable[str]) -> Callable[..., Any]:
-    """From a model and a batch to its whole layers of these names."""
-    return _layers(tuple(names))
-
-
-def _chosen(names: tuple[str, ...], model: Partial, batch: Any) -> OrderedDict[str, Array]:
-    return read_layers((model, None), batch, names=names, outputs=False)
+def _interpolated(source: ModelSource, name: str, batch: Any) -> Any:
+    """What is interpolated at a layer."""
+    return _beside(_layers(source, (name,), batch)[name], source.sides(batch))
 
 
 def _beside(activation: Any, sides: tuple[Any, ...]) -> Any:
@@ -276,6 +272,10 @@ def _is_module(model: Any) -> bool:
     return any(kind.__module__.startswith("flax.nnx") and kind.__name__ == "Module" for kind in type(model).__mro__)
 
 
+def _read_module(model: Any, layers: Any, *inputs: Any, **more: Any) -> Any:
+    return from_nnx(model, layers=layers)(*inputs, **more)
+
+
 def _rest_by_name(rest: Callable[[str], Callable], name: str, example: Any) -> Callable[[Any], Array]:
     return rest(name)
 
@@ -298,14 +298,11 @@ def _encoder_mask(encoder: Any, *inputs: Any, **more: Any) -> Array | None:
 
 
 def _rest_of_encoder(encoder: Any, name: str, example: Any) -> Callable[[Any], Array]:
-    names = list(jax.eval_shape(call_with, Partial(_read_encoder, encoder), example)[1])
-    masked = jax.eval_shape(call_with, Partial(_encoder_mask, encoder), example) is not None
-    return Partial(_blocks_from(names.index(name), masked), encoder, example)
+    names = list(jax.eval_shape(partial(call_with, partial(_read_encoder, encoder)), example)[1])
+    masked = jax.eval_shape(partial(call_with, partial(_encoder_mask, encoder)), example) is not None
+    start = names.index(name)
 
-
-@cache  # so that the same function is compiled once
-def _blocks_from(start: int, masked: bool) -> Callable[[Any, Any, Any], Array]:
-    def rest(encoder: Any, example: Any, points: Any) -> Array:
+    def rest(points: Any) -> Array:
         h, mask = points if masked else (points, None)
         side = {**call_with(encoder.side, example), "mask": None if mask is None else mask > 0}
         for i in range(start, len(encoder.blocks)):

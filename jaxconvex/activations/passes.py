@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.tree_util import Partial
 from jaxtyping import Array
 from tqdm import tqdm
 
 from jaxconvex.activations.batches import batch_hash, checked_batch, padded
 from jaxconvex.activations.layer_reading import Kind
+from jaxconvex.activations.shards import Before
 from jaxconvex.checks import shared_length
 from jaxconvex.messages import listed
 
@@ -31,20 +31,27 @@ class Found(NamedTuple):
 
 
 def unfinished(
-    stream: Iterator[Any], first: Any, known: Mapping[int, tuple[int, str]], folder: Path | None
+    stream: Iterator[Any], first: Any, folder: Path | None = None, before: Before | None = None
 ) -> Iterator[tuple[int, int, str, Any]]:
-    """Number, size, hash and arrays of every batch that no shard holds; those that one holds must be the same as then."""
+    """Number, size, hash and arrays of every batch that no shard holds; those that are known must be the same as then."""
+    done = set() if before is None else {number for shard in before.shards for number in shard.batches}
+    known = {} if before is None else before.batches
     number = -1
     for number, given in enumerate(stream):
         batch = checked_batch(given, number, first)
         size, digest = shared_length(batch, "batch"), "" if folder is None else batch_hash(batch)
-        if number not in known:
-            yield number, size, digest, batch
-        elif (size, digest) != known[number]:
+        if known.get(number, (size, digest)) != (size, digest):
             raise ValueError(
                 f"batch {number} is not the one that {folder} was made from: pass the same batches in the same order (do "
                 "not shuffle), or give another folder."
             )
+        if before is not None and before.finished and number not in known:
+            raise ValueError(
+                f"{folder} was made from {len(known)} batches, and there is a batch {number}. Pass the same, or give "
+                "another folder."
+            )
+        if number not in done:
+            yield number, size, digest, batch
     if number < max(known, default=-1):
         raise ValueError(
             f"{folder} was made from at least {max(known) + 1} batches; got {number + 1}. Pass the same, or give another "
@@ -53,24 +60,20 @@ def unfinished(
 
 
 def results(
-    run: Callable[..., Mapping[str, Array]],
-    calls: tuple[Partial, Partial | None],
+    run: Callable[[Any], Mapping[str, Array]],
     todo: Iterable[tuple[int, int, str, Any]],
     size: int,
     mesh: Mesh | None,
 ) -> Iterator[Found]:
     """What each batch gives. While one is fetched and stored, the device works on the next."""
-    every: Any = None
     share: Any = None
-    if mesh is not None:
-        flat = Mesh(mesh.devices.ravel(), ("batch",))  # one axis, whose type is Auto whatever the types of theirs
-        every, share = (NamedSharding(flat, PartitionSpec(*axes)) for axes in ((), ("batch",)))
-    calls = jax.device_put(calls, every)
+    if mesh is not None:  # one axis, whose type is Auto whatever the types of theirs
+        share = NamedSharding(Mesh(mesh.devices.ravel(), ("batch",)), PartitionSpec("batch"))
     devices = 1 if mesh is None else mesh.size
     waiting: Found | None = None
     for number, points, digest, batch in todo:
         batch = padded(batch, -(-max(points, size) // devices) * devices)
-        found = run(calls, batch if mesh is None else jax.device_put(batch, share))
+        found = run(batch if mesh is None else jax.device_put(batch, share))
         for array in found.values():
             array.copy_to_host_async()
         if waiting is not None:

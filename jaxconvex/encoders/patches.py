@@ -84,6 +84,8 @@ class PatchEmbedding(nnx.Module):
 
 def _image_shape(images: Array, channels: int, patch: int) -> tuple[int, int, int, int]:
     shape: Any = images.shape
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"the images must be floats, as `preprocess` makes them of pixels; got {images.dtype}.")
     if len(shape) == 4 and shape[3] == channels and min(shape[1:3]) >= patch:
         return shape
     advice = (

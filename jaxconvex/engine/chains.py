@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 from jaxconvex.graphs import PackedGraph
 from jaxconvex.paths import PathCounts
 
-__all__ = ["LONG", "chain_path_counts", "chain_tolerance", "edge_matrix"]
+__all__ = ["LONG", "chain_path_counts", "chain_tolerance", "climb", "edge_matrix"]
 
 LONG = 32  # hops from a root: beyond, paths may take more than 50 sweeps
 # What a point outside costs in the lexicographic pass, where a hop costs 1 and all excess together less than 1.
@@ -106,7 +106,7 @@ def _split(counts: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.nda
 def _counts(parent: np.ndarray, foreign: np.ndarray, ties: Any) -> np.ndarray:
     """For the way from the root to each point: hops, points outside before it and points with ties, in one integer."""
     outside = np.where(parent >= 0, foreign[np.maximum(parent, 0)], 0).astype(np.int64)
-    return _climb(parent, 1 + (outside << CROSSED) + (np.int64(1) << TIES) * ties)
+    return climb(parent, 1 + (outside << CROSSED) + (np.int64(1) << TIES) * ties)
 
 
 def _lexicographic_counts(
@@ -138,13 +138,13 @@ def _lexicographic_counts(
     chosen = parent[ends] == starts
     step = np.zeros(n)
     step[ends[chosen]] = gap[chosen]
-    beyond = _climb(parent, step) > allowed
-    if np.any(beyond) and np.any(_climb(parent, beyond.astype(int))[targets]):
+    beyond = climb(parent, step) > allowed
+    if np.any(beyond) and np.any(climb(parent, beyond.astype(int))[targets]):
         return None
     return np.where(np.isfinite(cost), cost, 0).astype(np.int64)
 
 
-def _climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
+def climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
     """The sum of `step` over the way from each point to its root, by doubling the steps taken at once."""
     ancestor = np.where(parent >= 0, parent, np.arange(len(parent)))
     total = np.where(parent >= 0, step, 0)

@@ -7,11 +7,10 @@ from functools import cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.aggregates import FINE_BITS, UNIT, PairSums, sum_pairs
+from jaxconvex.aggregates import FINE_BITS, PairSums, sum_pairs
 from jaxconvex.engine.blocks import Block
 from jaxconvex.engine.chains import LONG, chain_path_counts, chain_tolerance, edge_matrix
 from jaxconvex.engine.packed_paths import packed_path_counts
@@ -79,7 +78,10 @@ def sum_blocks(
     blocks: Iterable[Block],
     devices: Sequence[Any] | None = None,
 ) -> list[PairSums]:
-    """For each labeling the sums over the partners of each point, in float64: the same on any number of devices."""
+    """For each labeling the sums over the partners of each point, in float64, the same on any number of devices.
+
+    Deficits are in units of 1 / UNIT.
+    """
     n = len(packed.position)
     count = _path_counter(packed, labelings)
     dtype = packed.edges.lengths.dtype
@@ -96,7 +98,6 @@ def sum_blocks(
     if devices is not None and jax.process_count() > 1:
         totals = _over_processes(totals)
     values = totals.astype(np.float64)
-    values[0] /= UNIT
     values[1] /= SQUARES
     return [PairSums(*values[:, i]) for i in range(len(labelings))]
 

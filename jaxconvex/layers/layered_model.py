@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from jaxconvex.layers.marks import is_array
@@ -51,8 +52,9 @@ def from_nnx(
     "blocks/0", "blocks/0/mlp", "blocks/1". Under a vmap of the model's own the mapped axis of an activation comes first.
 
     Args:
-        model: any nnx.Module. It is copied as it is now and never changed; read an updated model by calling from_nnx again,
-            which costs next to nothing.
+        model: any nnx.Module. Its arrays are taken as they are now, and it is never changed; read an updated model by
+            calling from_nnx again, which costs next to nothing. An object among its attributes that is no array and no
+            module is part of what is compiled, by its identity: put another in its place, do not change it.
         layers: names, or patterns in which * stands for a part of a name and ** for anything, "/" included. By default the
             blocks: the direct submodules of the model, or their elements where these are lists, dictionaries, Sequentials
             or scanned stacks.
@@ -81,7 +83,7 @@ def from_nnx(
     _check_method(model, method)
     graphdef, state = nnx.split(model)
     weights, tree = jax.tree.flatten(state)
-    return LayeredModel(weights, NNXCall(graphdef, tree, method, training), _patterns(layers))
+    return LayeredModel(_copied(weights), NNXCall(graphdef, tree, method, training), _patterns(layers))
 
 
 def from_linen(
@@ -99,7 +101,7 @@ def from_linen(
 
     Args:
         module: any linen Module; a bound one needs no variables.
-        variables: what `init` returned, {"params": ..., ...}.
+        variables: what `init` returned, {"params": ..., ...}, taken as they are now.
         layers, method, training: see `from_nnx`. By default the direct submodules of the module (a list of blocks in Linen
             are direct submodules blocks_0, blocks_1, ...), or their elements where these are Sequentials or scanned stacks.
 
@@ -126,7 +128,7 @@ def from_linen(
         got = f"the keys {list(variables)}" if isinstance(variables, Mapping) else _kind(variables)
         raise ValueError(f"variables must be what module.init returns, {{'params': ..., ...}}; got {got}.")
     _check_method(module, method)
-    return LayeredModel(variables, LinenCall(Fixed(module), method, training), _patterns(layers))
+    return LayeredModel(_copied(variables), LinenCall(Fixed(module), method, training), _patterns(layers))
 
 
 def run_from(model: Any, layer: str, activation: Any, /, *inputs: Any, **kwargs: Any) -> Any:
@@ -214,6 +216,11 @@ def _rest(settings: Fixed, model: LayeredModel, arrays: Any, points: Any) -> Any
         place[one] = (value > 0 if share else value).astype(kind)
     repeated = tuple(one for one in repeated if one not in sides)
     return run_on(model, activation, (inputs, kwargs), fixed, layer=layer, repeated=repeated)
+
+
+def _copied(weights: Any) -> Any:
+    """The weights as they are now: NumPy's arrays and dictionaries could be changed in place."""
+    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, weights)
 
 
 def _patterns(layers: str | Sequence[str] | None) -> tuple[str, ...] | None:

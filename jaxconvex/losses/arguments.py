@@ -10,9 +10,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from jaxconvex.checks import positive_integer
+from jaxconvex.checks import is_concrete, positive_integer
 
 __all__ = ["Batch", "as_batch", "as_integer_labels", "as_where", "pairs_of", "positive"]
+
+ROUNDING = 0.01  # by which probabilities may add up to more than 1: those of bfloat16 do
 
 
 class Batch(NamedTuple):
@@ -35,6 +37,12 @@ def as_batch(x: Any, labels: Any, where: Any, axis_name: str | None, *, k: int, 
     if soft and labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating):
         if len(labels) != n:
             raise ValueError(f"probabilities must have one row a point, ({n}, classes); got shape {labels.shape}.")
+        if is_concrete(labels, where):
+            counts = np.asarray(labels, np.float64)[slice(None) if where is None else np.asarray(where)]
+            if not np.all(_are_shares(counts)):
+                raise ValueError(
+                    "probabilities must lie in [0, 1], a row adding up to 1, or to less; take jax.nn.softmax of logits."
+                )
         labels = jnp.asarray(labels, points.dtype)
     else:
         labels = as_integer_labels(labels, n, f", or probabilities ({n}, classes)" if soft else "")
@@ -43,18 +51,35 @@ def as_batch(x: Any, labels: Any, where: Any, axis_name: str | None, *, k: int, 
         points, labels, valid = (lax.all_gather(a, axis_name, tiled=True) for a in (points, labels, valid))
     positive_integer(k, "k", most=len(points) - 1, why=f" for a batch of {len(points)} points")
     broken = jnp.any(~jnp.isfinite(points) & valid[:, None])
+    if labels.ndim == 2:
+        broken |= jnp.any(~_are_shares(labels) & valid)
     points = jnp.where(valid[:, None] & jnp.isfinite(points), points, 0)
     return Batch(points, labels, valid, broken)
 
 
 def as_integer_labels(labels: Any, n: int, also: str = "") -> Int[Array, " n"]:
-    """The labels as int32, background among them. Raises ValueError for all but n integers."""
+    """The labels as integers of JAX, background among them. Raises ValueError for all but n integers that it can hold."""
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise ValueError(
             f"labels must be integers, one a point: ({n},){also}; got {labels.dtype} of shape {labels.shape}."
         )
-    return jnp.asarray(labels).astype(jnp.int32)
+    if is_concrete(labels) and n:
+        low, high = int(np.asarray(labels).min()), int(np.asarray(labels).max())
+        if low < -1 or high >= 2**31:
+            raise ValueError(
+                f"labels must lie in 0..{2**31 - 1}, or be -1 for background; got values from {low} to {high}. "
+                "Number the classes: np.unique(labels, return_inverse=True)[1]."
+            )
+    labels = jnp.asarray(labels)
+    return (
+        labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+    )  # as a column it is compared with any number
+
+
+def _are_shares(labels: Any) -> Any:
+    """Whether each row holds probabilities, or zeros."""
+    return (labels >= -ROUNDING).all(axis=1) & (labels.sum(axis=1) <= 1 + ROUNDING)
 
 
 def as_where(where: Any, n: int) -> Bool[Array, " n"]:
@@ -66,8 +91,12 @@ def as_where(where: Any, n: int) -> Bool[Array, " n"]:
 
 
 def positive(value: Any, name: str) -> Any:
-    """The value, unless it is a number known to be not above 0. Raises ValueError then."""
-    if isinstance(value, (int, float)) and not value > 0:
+    """The number, if it is above 0. Raises ValueError otherwise; where it is being traced it is nan then."""
+    if np.shape(value) or not (isinstance(value, jax.Array) or np.asarray(value).dtype.kind in "iuf"):
+        raise ValueError(f"{name} must be one number above 0; got {value!r}.")
+    if not is_concrete(value):
+        return jnp.where(value > 0, value, jnp.nan)
+    if not value > 0:
         raise ValueError(f"{name} must be above 0; got {value}.")
     return value
 

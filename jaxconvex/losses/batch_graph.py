@@ -18,14 +18,15 @@ SPARE = 6  # candidates beyond k, since products rank with rounding errors
 
 
 def batch_graph(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Float[Array, "n n"]:
-    """The lengths of the union k-nearest-neighbour graph, inf where there is no edge.
+    """The lengths of the union k-nearest-neighbour graph, inf where there is no edge, up to a common factor.
 
     Which edges there are is chosen without gradient; their lengths are differences with a gradient, 0 between equal
     points. Points that are not valid have no edges. Where there are fewer than k + 1 valid points, all are linked.
     """
     n = len(x)
+    x = _scaled(x, valid)
     neighbors = _nearest(lax.stop_gradient(x), valid, k)
-    lengths = jax.vmap(lambda a, row: jax.vmap(lambda j: euclidean(a, x[j]))(row))(x, neighbors)
+    lengths = jax.vmap(lambda a, row: jax.vmap(lambda j: _length(a - x[j]))(row))(x, neighbors)
     there = valid[:, None] & valid[neighbors] & (neighbors != jnp.arange(n)[:, None])
     rows = jnp.arange(n)[:, None]
     directed = jnp.full((n, n), ABSENT, x.dtype).at[rows, neighbors].set(jnp.where(there, lengths, ABSENT))
@@ -65,9 +66,27 @@ def varying_as(start: Any, array: Array) -> Any:
     return jax.tree.map(lambda a: jnp.where(never, jnp.zeros_like(a), a), start)
 
 
+def _scaled(x: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Float[Array, "n d"]:
+    """The points times a power of two that brings the largest valid entry near 1: no digit changes, nothing overflows."""
+    exponent = jnp.frexp(jnp.max(jnp.where(valid[:, None], jnp.abs(lax.stop_gradient(x)), 0)))[1]
+    half = exponent // 2  # in two steps, since the factor itself may leave the range
+    one = jnp.ones((), x.dtype)
+    return x * jnp.ldexp(one, -half) * jnp.ldexp(one, half - exponent)
+
+
+def _length(difference: Float[Array, " d"]) -> Float[Array, ""]:
+    """The Euclidean norm, also where squares would vanish; its gradient at 0 is 0."""
+    largest = jnp.max(jnp.abs(lax.stop_gradient(difference)))
+    unit = jnp.where(largest > 0, largest, 1)
+    return unit * euclidean(difference / unit, jnp.zeros_like(difference))
+
+
 def _nearest(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Int[Array, "n k"]:
-    """The k nearest valid points of each, itself left out: ranked by products first, the best again by differences."""
-    n = len(x)
+    """The k nearest valid points of each, itself left out, ties to the first.
+
+    Ranked by products first, the best again by differences; and all by differences if rounding may have hidden a neighbour.
+    """
+    n, d = x.shape
     count = jnp.maximum(jnp.sum(valid), 1)
     mean = jnp.sum(jnp.where(valid[:, None], x, 0), axis=0) / count
     # A point near the mean: a far outlier moves the mean away from all others, and rounding grows with the distance.
@@ -77,7 +96,21 @@ def _nearest(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Int[Ar
     scores = half - jnp.matmul(centred, centred.T, precision=lax.Precision.HIGHEST)
     excluded = ~valid | jnp.eye(n, dtype=bool)
     candidates = lax.top_k(-jnp.where(excluded, jnp.inf, scores), min(k + SPARE, n))[1]
-    exact = jax.vmap(lambda a, row: jnp.sum(jnp.square(a - x[row]), axis=1))(x, candidates)
+    exact = jax.vmap(lambda a, row: jax.vmap(_length)(a - x[row]))(x, candidates)
     exact = jnp.where(jnp.take_along_axis(excluded, candidates, axis=1), jnp.inf, exact)
-    order = lax.sort((exact, candidates.astype(jnp.int32)), num_keys=2)[1]
-    return order[:, :k]
+    exact, order = lax.sort((exact, candidates.astype(jnp.int32)), num_keys=2)
+    both = half[:, None] + half
+    others = excluded.at[jnp.arange(n)[:, None], candidates].set(True)
+    least = jnp.min(
+        jnp.where(others, jnp.inf, half[:, None] + scores - (d + 8) * jnp.finfo(x.dtype).eps * both), axis=1
+    )
+    proven = jnp.all((0.5 * jnp.square(exact[:, k - 1]) < least) | ~valid)
+
+    def by_differences() -> Int[Array, "n k"]:
+        def of_row(i: Array) -> Int[Array, " k"]:
+            lengths = jnp.where(excluded[i], jnp.inf, jax.vmap(_length)(x[i] - x))
+            return lax.top_k(-lengths, k)[1].astype(jnp.int32)
+
+        return lax.map(of_row, jnp.arange(n))
+
+    return lax.cond(proven, lambda: order[:, :k], by_differences)

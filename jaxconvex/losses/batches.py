@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxconvex.checks import as_labels, positive_integer
+from jaxconvex.checks import as_labels, is_concrete, positive_integer
+from jaxconvex.losses.arguments import as_integer_labels
 
 __all__ = ["Memory", "balanced_batch", "memory", "recall", "remember"]
 
@@ -36,10 +38,12 @@ def balanced_batch(
         classes: classes of a batch, drawn without repeats among those that have points, static.
         points: points of a class, drawn without repeats, static. A class with fewer gives all of them, and then again.
 
-    Where fewer classes have points than asked for, they come again.
+    Where fewer classes have points than asked for, they come again. Where no point has a class, under jit, it gives
+    points of the background, from which the losses make no pairs.
 
     Raises:
-        ValueError: as `graph_convexity` for labels; classes not between 1 and num_classes; points below 1.
+        ValueError: as `graph_convexity` for labels, and if all of them are background; classes not between 1 and
+            num_classes; points below 1.
 
     Cost: a sort of n numbers; no memory beside. It works under jit and vmap.
 
@@ -51,6 +55,8 @@ def balanced_batch(
     labels = as_labels(labels, len(labels), num_classes)
     positive_integer(classes, "classes", most=num_classes, why=f" for num_classes={num_classes}")
     positive_integer(points, "points")
+    if is_concrete(labels) and not np.any(np.asarray(labels) >= 0):
+        raise ValueError("labels must hold at least one class to draw from; all are background (-1).")
     key_of_classes, key_of_points = jax.random.split(key)
     sizes = jnp.bincount(labels + 1, length=num_classes + 1)[1:]
     shuffled = jax.random.permutation(key_of_classes, num_classes)
@@ -89,10 +95,9 @@ def remember(bank: Memory, x: Float[Array, "n d"], labels: Int[Array, " n"]) -> 
     size, features = bank.points.shape
     if x.ndim != 2 or x.shape[1] != features or len(x) > size:
         raise ValueError(f"the memory holds {size} points of {features} features; got activations of shape {x.shape}.")
-    if labels.shape != (len(x),):
-        raise ValueError(f"labels must have one entry a point, shape ({len(x)},); got shape {labels.shape}.")
+    labels = as_integer_labels(labels, len(x)).astype(jnp.int32)
     place = (bank.filled + jnp.arange(len(x))) % size
-    x, labels = lax.stop_gradient(x).astype(bank.points.dtype), labels.astype(jnp.int32)
+    x = lax.stop_gradient(x).astype(bank.points.dtype)
     # Counted up to twice the size, which tells all there is to tell and never overflows.
     filled = bank.filled + len(x)
     filled = jnp.where(filled >= 2 * size, filled - size, filled)
@@ -115,6 +120,6 @@ def recall(
     points = lax.stop_gradient(bank.points).astype(x.dtype)
     return (
         jnp.concatenate([x, points]),
-        jnp.concatenate([labels.astype(jnp.int32), bank.labels]),
+        jnp.concatenate([as_integer_labels(labels, len(x)).astype(jnp.int32), bank.labels]),
         jnp.concatenate([jnp.ones(len(x), bool), there]),
     )

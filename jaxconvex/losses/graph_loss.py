@@ -36,11 +36,12 @@ def graph_convexity_loss(
         x: activations, one point a row, pooled; any float type, computed in float32 at least.
         labels: the class of each point, integers from 0; -1 is background, which shapes the graph and belongs to no
             class. Or probabilities [n, c], c classes: pair and class count by p[s, c] p[t, c], a visit is outside by
-            1 - p[v, c], and gradients reach the probabilities too. A row of zeros is background.
+            1 - p[v, c], and gradients reach the probabilities too. A row of zeros is background, one that adds up to
+            less than 1 is background as for the rest.
         k: neighbours of a point, static, 1 to n - 1.
         temperature: in units of the mean length of an edge, above 0; it may be traced, so it can follow a schedule.
-            0.03 to 0.3 are sensible. Below 0.05, or in batches above 500 points, sums of exponentials take over from
-            matrix products: about 20 times the time on a CPU.
+            0.03 to 0.3 are sensible; what is below 1e-6 counts as 1e-6. Below 0.05, or in batches above 500 points, sums
+            of exponentials take over from matrix products: about 20 times the time on a CPU.
         where: points that count; all others are left out of the graph too, as if they were not in the batch.
         axis_name: gather the batch over this axis of a shard_map or pmap first. Every device then returns the same
             loss of the whole batch. As for any other loss, mean the gradients over devices; or, in a shard_map that
@@ -49,12 +50,13 @@ def graph_convexity_loss(
 
     A class with one point contributes nothing; a batch without pairs has loss 0. Points that coincide are linked by
     an edge of length 0, and gradients there are 0. The edges are chosen without gradient; their lengths carry it. The
-    loss does not depend on the scale of x. An activation that is not finite, in a point that counts, makes the loss
-    nan. Second derivatives are finite.
+    loss does not depend on the scale of x, over the whole range of the type. An activation that is not finite, in a point
+    that counts, makes the loss nan; so do, under jit, a temperature that is not above 0, and rows of probabilities that are
+    negative or add up to more than 1. Second derivatives are finite.
 
     Raises:
-        ValueError: shapes that differ; labels that are neither integers nor probabilities; k not below the number of
-        points.
+        ValueError: shapes that differ; labels that are neither integers nor probabilities, or lie outside -1..2^31 - 1;
+            a temperature not above 0; k not below the number of points.
 
     Cost: about 20 products of n x n matrices, plus one for each class if labels are probabilities.
 

@@ -11,6 +11,15 @@ from jaxtyping import Array, Float
 
 __all__ = ["with_unit_gradient"]
 
+ROUNDINGS = 2  # of an activation, in which the whole spread of collapsed ones lies
+
+
+def _norm(values: Array) -> Float[Array, ""]:
+    """The root of the sum of squares, which may leave the range of the type before the root is taken."""
+    largest = jnp.max(jnp.abs(values))
+    unit = jnp.where(largest == 0, 1, largest)
+    return unit * jnp.sqrt(jnp.sum(jnp.square(values / unit)))
+
 
 def with_unit_gradient(loss_fn: Callable[[Array], Array], x: Float[Array, "n ..."]) -> Float[Array, ""]:
     """The value of loss_fn(x), with its gradient in x brought to the length 1 / (spread * sqrt(n)).
@@ -25,8 +34,9 @@ def with_unit_gradient(loss_fn: Callable[[Array], Array], x: Float[Array, "n ...
             over gets no gradient.
         x: the activations, one a point.
 
-    Where the gradient is 0 it stays 0: a batch without pairs, or one that is perfectly convex. It is not the gradient
-    of the value, and the second derivative is 0. An x that is not finite gives nan.
+    Where the gradient is 0 it stays 0: a batch without pairs, or one that is perfectly convex. It is 0, too, where the
+    points have collapsed into one but for rounding, so that there is no spread to measure by. It is not the gradient of
+    the value, and the second derivative is 0. An x that is not finite gives nan.
 
     Cost: that of the value and the gradient of loss_fn.
 
@@ -39,12 +49,11 @@ def with_unit_gradient(loss_fn: Callable[[Array], Array], x: Float[Array, "n ...
     value, gradient = jax.value_and_grad(loss_fn)(fixed)
     gradient = gradient.astype(jnp.promote_types(x.dtype, jnp.float32))
     wide = fixed.astype(gradient.dtype)
-    # Dividing by the largest entry first keeps the squares from underflowing.
-    largest = jnp.max(jnp.abs(gradient))
-    direction = gradient / jnp.where(largest == 0, 1, largest)
-    length = jnp.sqrt(jnp.sum(jnp.square(direction)))
-    spread = jnp.sqrt(jnp.sum(jnp.square(wide - jnp.mean(wide, axis=0))) / len(x))
-    scale = length * spread * jnp.sqrt(jnp.asarray(len(x), gradient.dtype))
-    push = lax.stop_gradient(jnp.where(scale == 0, 0, direction / jnp.where(scale == 0, 1, scale)))
+    away = wide - wide[0]  # exact where all are equal, as the difference to their mean is not
+    spread = _norm(away - jnp.mean(away, axis=0))  # times the root of n
+    collapsed = spread <= ROUNDINGS * jnp.finfo(x.dtype).eps * _norm(wide)
+    length = _norm(gradient)
+    none = (length == 0) | collapsed
+    push = lax.stop_gradient(jnp.where(none, 0, gradient / jnp.where(none, 1, length) / jnp.where(none, 1, spread)))
     # The sum is 0, and its gradient is the push.
     return lax.stop_gradient(value) + jnp.sum((x - fixed).astype(push.dtype) * push).astype(value.dtype)

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from jaxconvex.checks import one_of, positive_integer, shared_length
+from jaxconvex.checks import is_concrete, one_of, positive_integer, shared_length
 from jaxconvex.losses.arguments import as_integer_labels, as_where, positive
 
 __all__ = ["euclidean_convexity_loss"]
@@ -51,18 +52,20 @@ def euclidean_convexity_loss(
         num_points: points on each segment, static.
         points: "random", t uniform in (0, 1), or "equal", t = i / (num_points + 1).
         kind: "cross_entropy" or "probability".
-        temperature: of the softmax, above 0; it may be traced.
+        temperature: of the softmax, above 0; it may be traced, and then makes the loss nan where it is not.
         where: points that count.
         axis_name: draw partners from the whole batch that lies along this axis of a shard_map or pmap; each device
             returns the mean over all devices' pairs.
         reduce: with False, the losses of the pairs (n,) and not their mean: 0 for a point without partner.
         return_num_pairs: return (loss, number of points with a partner) instead.
 
-    A class with one point contributes nothing; a batch without pairs has loss 0. Second derivatives are those of
-    predict_fn.
+    A class with one point contributes nothing; a batch without pairs has loss 0. In the place of what contributes nothing
+    predict_fn sees a point that does, so that no gradient is nan where its own is finite. A point that counts and is not
+    finite makes the loss nan. Second derivatives are those of predict_fn.
 
     Raises:
-        ValueError: lengths that differ; labels that are no integers; logits that are not (b, c).
+        ValueError: lengths that differ; labels that are no integers, or have no column in the logits (under jit: nan);
+            logits that are not (b, c); a temperature not above 0.
 
     Cost: n * num_points more points through the rest of the network.
 
@@ -78,32 +81,41 @@ def euclidean_convexity_loss(
     one_of(points, ("random", "equal"), "points")
     one_of(kind, ("cross_entropy", "probability"), "kind")
     positive_integer(num_points, "num_points")
-    positive(temperature, "temperature")
+    temperature = positive(temperature, "temperature")
     n = shared_length(x)
     x = jax.tree.map(jnp.asarray, x)  # NumPy's arrays cannot be indexed by what is being traced
+    highest = int(np.asarray(labels).max()) if is_concrete(labels) else 0
     labels = as_integer_labels(labels, n)
-    valid = (labels >= 0) & as_where(where, n)
+    counts = as_where(where, n)
+    valid = (labels >= 0) & counts
     key_of_partners, key_of_points = jax.random.split(key)
 
-    everyone, number = (x, labels, valid), jnp.arange(n)
+    everyone, number = (x, labels, counts), jnp.arange(n)
     if axis_name is not None:
         device = lax.axis_index(axis_name)
         everyone, number = lax.all_gather(everyone, axis_name, tiled=True), number + n * device
         key_of_partners, key_of_points = (jax.random.fold_in(k, device) for k in (key_of_partners, key_of_points))
-    all_x, all_labels, all_valid = everyone
+    all_x, all_labels, all_counts = everyone
+    all_valid = (all_labels >= 0) & all_counts
     same = (labels[:, None] == all_labels) & valid[:, None] & all_valid
     same &= number[:, None] != jnp.arange(len(all_labels))
     paired = jnp.any(same, axis=1)
     partner = jnp.argmax(jnp.where(same, jax.random.uniform(key_of_partners, same.shape), -1), axis=1)
+    finite = [jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(all_x)]
+    stand_in = jnp.argmax(jnp.stack(finite).all(axis=0) * (1 + all_counts + all_valid))
 
     shares = (jnp.arange(1, num_points + 1) / (num_points + 1))[:, None]
     if points == "random":
         shares = jax.random.uniform(key_of_points, (num_points, n))
     between = partial(_between, shares=shares, kept=paired)
-    logits = predict_fn(jax.tree.map(lambda leaf, all_: between(leaf, all_[partner]), x, all_x))
+    logits = predict_fn(jax.tree.map(lambda leaf, all_: between(leaf, all_[partner], all_[stand_in]), x, all_x))
     if logits.ndim != 2 or len(logits) != num_points * n:
         raise ValueError(
             f"predict_fn must give logits (points, classes), here ({num_points * n}, classes); got shape {logits.shape}."
+        )
+    if highest >= logits.shape[1]:
+        raise ValueError(
+            f"class {highest} has no column in the logits, which have {logits.shape[1]}; a label is the column of its class."
         )
     losses = _class_losses(logits, jnp.tile(labels, num_points), kind, temperature)
     losses = jnp.where(paired, jnp.mean(losses.reshape(num_points, n), axis=0), 0)
@@ -116,12 +128,14 @@ def euclidean_convexity_loss(
     return (losses, count) if return_num_pairs else losses
 
 
-def _between(first: Array, second: Array, *, shares: Float[Array, "p _"], kept: Bool[Array, " n"]) -> Array:
-    """The points of all segments at each of p shares in turn; zeros for the pairs that are not kept."""
+def _between(
+    first: Array, second: Array, instead: Array, *, shares: Float[Array, "p _"], kept: Bool[Array, " n"]
+) -> Array:
+    """The points of all segments at each of p shares in turn; one that stands in for those of pairs that are not kept."""
     dtype = jnp.promote_types(first.dtype, jnp.bfloat16) if jnp.issubdtype(first.dtype, jnp.floating) else jnp.float32
     ones = [1] * (first.ndim - 1)
     t = shares.reshape(*shares.shape, *ones).astype(dtype)
-    first, second = (jnp.where(kept.reshape(-1, *ones), a, 0).astype(dtype) for a in (first, second))
+    first, second = (jnp.where(kept.reshape(-1, *ones), a, instead).astype(dtype) for a in (first, second))
     return (t * first + (1 - t) * second).reshape(-1, *first.shape[1:])
 
 

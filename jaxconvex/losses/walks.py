@@ -22,6 +22,7 @@ __all__ = ["Visits", "expected_visits", "log_weights"]
 
 HOP = 1.0  # what a hop costs beside its length, in temperatures: so walks stay short at any temperature
 NONE = -1e30  # the logarithm of nothing; infinity would make gradients nan
+COLDEST = 1e-6  # temperatures below it: only the shortest paths remain, and lower ones would leave the range of NONE
 LIFT = 0.45  # weights of walks are kept times the largest float to this power, to use its range on both sides
 ROWS = 8  # rows of exponentials at a time
 EXACT = lax.Precision.HIGHEST
@@ -38,9 +39,8 @@ class Visits(NamedTuple):
 def log_weights(lengths: Float[Array, "n n"], temperature: float | Array) -> Float[Array, "n n"]:
     """log W of a graph's lengths (inf: no edge), for a temperature in units of the mean edge."""
     edge = jnp.isfinite(lengths)
-    cost = (
-        in_mean_edges(lengths) / temperature
-    )  # two divisions, since the product of mean and temperature may underflow
+    # Two divisions, since the product of mean and temperature may underflow.
+    cost = in_mean_edges(lengths) / jnp.maximum(temperature, COLDEST)
     return jnp.where(edge, -cost - HOP - jnp.log(degrees(edge, lengths.dtype))[:, None], NONE)
 
 
