@@ -140,7 +140,10 @@ def as_graph(graph: KNNGraph | Graph | PackedGraph) -> Graph:
 def _checked_edges(graph: Graph) -> Graph:
     names = "senders", "receivers"
     ends = [as_array(part, name) for part, name in zip(graph, names, strict=False)]
-    given, n = as_array(graph.lengths, "lengths"), len(graph.degrees)
+    given, degrees = as_array(graph.lengths, "lengths"), as_array(graph.degrees, "degrees")
+    if degrees.ndim != 1:
+        raise ValueError(f"degrees must have one entry a point, shape (n,); got shape {degrees.shape}.")
+    n = len(degrees)
     if given.ndim != 1 or {part.shape for part in ends} != {given.shape}:
         raise ValueError(
             "senders, receivers and lengths must have one entry for either end of each edge, shape (e,); got "

@@ -134,7 +134,7 @@ def _tell_ties(knn: KNNGraph, k: int, name: str) -> None:
     if tied:
         warnings.warn(
             f"{name}: beyond the k={k} neighbours of {tied} of {len(knn.distances)} points there are others exactly as near "
-            "as the last. Those of the lowest rows are taken, so the score depends on the order of the rows; compare others.",
+            "as the last. Those of the lowest rows are taken, so the score depends on the order of the rows.",
             stacklevel=3,
         )
 

@@ -30,6 +30,8 @@ def near_origin(*arrays: Any) -> tuple[Any, ...]:
     Whatever is narrow already stays as it is. So do floating-point numbers while they are traced: they have no more digits.
     """
     found = [as_array(x, "x") for x in arrays]
+    if len({x.shape[1:] for x in found}) > 1 or found[0].ndim != 2:
+        return arrays  # `as_points` says what is wrong
     dtype = point_type(found[0].dtype)
     if is_wide(*arrays):
         wide = [in_float64(x, found[0]) for x in found]

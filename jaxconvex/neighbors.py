@@ -181,7 +181,7 @@ def epsilon_graph(
     [[1], [0], [-1]]
     """
     n = as_points(x).shape[0]
-    if isinstance(radius, (int, float)) and not radius > 0:
+    if is_concrete(radius) and not np.all(np.asarray(radius) > 0):
         raise ValueError(f"radius must be above 0, in units of the metric; got {radius}.")
     positive_integer(n - 1, "the number of points less one")
     if max_degree is None:
