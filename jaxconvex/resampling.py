@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from jaxconvex.checks import as_labels, as_points, positive_integer
 from jaxconvex.distances import Metric
 from jaxconvex.graphs import undirected
+from jaxconvex.neighbor_lists import neighbors_graph
 from jaxconvex.neighbors import KNNGraph, knn_graph
 from jaxconvex.scores import ConvexityScore, graph_convexity
 from jaxconvex.statistics import Interval, score_interval, upper_level
@@ -129,7 +130,7 @@ def leave_group_out_graphs(
     [2, 3] [-1, -1, 3, 2]
     [0, 1] [1, 0, -1, -1]
     """
-    group, indices, distances = np.asarray(groups), np.asarray(knn.indices), np.asarray(knn.distances)
+    group, (indices, distances) = np.asarray(groups), map(np.asarray, neighbors_graph(*knn))
     positive_integer(k, "k")
     names, shape = np.unique(group), (len(indices), k)
     if group.shape != (len(indices),) or len(names) < 2:

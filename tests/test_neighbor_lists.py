@@ -9,11 +9,13 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import skew
 
 from jaxconvex import (
     Graph,
     KNNGraph,
     graph_convexity,
+    hubness,
     knn_graph,
     neighbors_graph,
     pack,
@@ -22,6 +24,7 @@ from jaxconvex import (
     undirected,
 )
 from jaxconvex.checks import as_labels
+from jaxconvex.resampling import leave_group_out_graphs
 
 N, K = 14, 4
 labels_under_jit = jax.jit(as_labels, static_argnums=(1, 2))
@@ -132,12 +135,12 @@ def put(array, value):
 
 
 WRONG = {
-    "negative": (lambda i, d: (i, put(d, -0.5)), "negative.*row 7"),
+    "negative": (lambda i, d: (i, put(d, -0.5)), "negative.*rows 7"),
     "similarities": (lambda i, d: (i, -d), "negative.*14 of 14"),
-    "beyond": (lambda i, d: (put(i, N), d), "0 to 13.*row 7"),
-    "far beyond": (lambda i, d: (put(i.astype(np.int64), 2**32 + 3), d), "0 to 13.*row 7"),
-    "below": (lambda i, d: (put(i, -2), d), "0 to 13.*row 7"),
-    "unsigned -1": (lambda i, d: (put(i.astype(np.uint64), 2**64 - 1), d), "0 to 13.*row 7"),
+    "beyond": (lambda i, d: (put(i, N), d), "0 to 13.*rows 7"),
+    "far beyond": (lambda i, d: (put(i.astype(np.int64), 2**32 + 3), d), "0 to 13.*rows 7"),
+    "below": (lambda i, d: (put(i, -2), d), "0 to 13.*rows 7"),
+    "unsigned -1": (lambda i, d: (put(i.astype(np.uint64), 2**64 - 1), d), "0 to 13.*rows 7"),
 }
 NOT_TRACED = {
     "swapped": (lambda i, d: (d, i), "integers.*float32"),
@@ -173,7 +176,7 @@ def test_wrong_lists_are_nan_under_jit():
 
 def test_nan_lengths_are_refused_from_elsewhere_and_stay_in_a_graph():
     knn = wrong(lambda i, d: (i, put(d, np.nan)))
-    with pytest.raises(ValueError, match="nan.*row 7"):
+    with pytest.raises(ValueError, match=r"nan.*rows 7"):
         neighbors_graph(*knn)
     assert np.isnan(undirected(knn).lengths).any()
     assert np.isnan(graph_convexity(knn, np.zeros(N, int), num_classes=1).per_class).all()
@@ -226,3 +229,13 @@ def test_labels_are_never_wrapped():
     with jax.enable_x64(True):
         for shift in (2**32, -(2**32)):
             assert labels_under_jit(labels + shift, N, 2).tolist() == [2 if shift > 0 else -2] * N
+
+
+def test_hubs_and_groups_left_out_are_those_of_the_clean_lists():
+    for seed in range(6):
+        indices, distances, directed = lists(np.random.default_rng(seed))
+        knn, groups = KNNGraph(indices, distances), np.arange(N) % 2
+        occurs = np.isfinite(directed).sum(0)
+        np.testing.assert_allclose(hubness(knn), skew(occurs))
+        for kept, graph in leave_group_out_graphs(knn, np.zeros((N, 2)), groups, k=1) if seed == 0 else ():
+            assert np.all(np.asarray(graph.indices)[~kept] == -1)
