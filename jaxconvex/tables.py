@@ -18,6 +18,8 @@ from jaxconvex.reading import FileError, Source, text_labels, text_of
 
 __all__ = ["open_csv", "open_parquet", "rows_of"]
 
+START = 2**20  # characters that tell the separator
+
 
 def open_csv(path: Path) -> Source:
     """The columns of a csv file by the names in its first line, separated by commas, semicolons, tabs or bars.
@@ -67,8 +69,12 @@ def open_csv(path: Path) -> Source:
 def _separator(text: str) -> str:
     """Of the separators in the header the one that gives rows of one length, and then the most columns."""
 
+    start = text[:START]
+
     def fit(separator: str) -> tuple[bool, int]:
-        lengths = [len(row) for _, row in islice(_split(text, separator, strict=False), 20) if row]
+        rows = list(islice(_split(start, separator, strict=False), 20))
+        whole = rows[:-1] if len(start) < len(text) and len(rows) > 1 else rows  # the last one may be cut
+        lengths = [len(row) for _, row in whole if row]
         return lengths[:1] > [1] and len(set(lengths)) == 1, lengths[0] if lengths else 0
 
     return max(",;\t|", key=fit)
