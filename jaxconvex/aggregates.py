@@ -12,7 +12,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.paths import PathCounts
 
-__all__ = ["ConvexityScore", "PairSums", "deficit_of", "of_drawn_sources", "sum_pairs", "summarise"]
+__all__ = ["FINE_BITS", "UNIT", "ConvexityScore", "PairSums", "Whole", "carried", "deficit_of", "fraction_of"]
+__all__ += ["macro_mean", "micro_mean", "of_drawn_sources", "parts_of", "sum_pairs", "summarise"]
+
+COARSE_BITS, FINE_BITS = 10, 20
+UNIT = 2 ** (COARSE_BITS + FINE_BITS)  # a deficit of 1
 
 
 class ConvexityScore(NamedTuple):
@@ -40,24 +44,40 @@ class ConvexityScore(NamedTuple):
     @property
     def micro(self) -> Float[Any, " *batch"]:
         """Mean score over all pairs of all classes: what nnconvexity reports."""
-        total = (self.num_pairs > 0) * self.per_class * self.num_pairs
-        xp = np if isinstance(self.per_class, np.ndarray) else jnp
-        pairs = self.num_pairs.sum(-1)
-        return xp.where(self.num_pairs > 0, total, 0).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
+        return micro_mean(self.per_class, self.num_pairs)
 
     @property
     def macro(self) -> Float[Any, " *batch"]:
         """Mean of the class scores, over classes with pairs: what the paper's code reports."""
-        xp = np if isinstance(self.per_class, np.ndarray) else jnp
-        scored = self.num_pairs > 0
-        count = scored.sum(-1)
-        return xp.where(scored, self.per_class, 0).sum(-1) / xp.where(count > 0, count, xp.nan)
+        return macro_mean(self.per_class, self.num_pairs)
+
+
+def micro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, " *batch"]:
+    """The mean over all pairs, from the means of the classes."""
+    xp = np if isinstance(per_class, np.ndarray) else jnp
+    pairs = num_pairs.sum(-1)
+    return xp.where(num_pairs > 0, per_class * num_pairs, 0).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
+
+
+def macro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, " *batch"]:
+    """The mean of the classes that have pairs."""
+    xp = np if isinstance(per_class, np.ndarray) else jnp
+    scored = num_pairs > 0
+    count = scored.sum(-1)
+    return xp.where(scored, per_class, 0).sum(-1) / xp.where(count > 0, count, xp.nan)
+
+
+class Whole(NamedTuple):
+    """A sum of deficits in whole multiples of 2^-30, the same in any order: coarse 2^-10 + fine 2^-30."""
+
+    coarse: Any
+    fine: Any
 
 
 class PairSums(NamedTuple):
     """Sums over the partners of each point; a deficit is 1 - score."""
 
-    deficit: Any
+    deficit: Any  # from `sum_pairs` a Whole, to `summarise` a fraction
     squared_deficit: Any
     adjacent: Any
     disconnected: Any
@@ -71,17 +91,35 @@ def deficit_of(counts: PathCounts, dtype: Any = jnp.float32) -> Array:
     return jnp.where(counts.interior < 0, 1, share)
 
 
+def parts_of(interior: Any) -> Any:
+    """1 / (points inside a path), in multiples of 2^-30."""
+    points = interior.clip(1)
+    return (UNIT + points // 2) // points
+
+
+def carried(coarse: Any, fine: Any) -> Whole:
+    """The same sum, its fine part less than one coarse unit."""
+    return Whole(coarse + (fine >> FINE_BITS).astype(coarse.dtype), fine & (2**FINE_BITS - 1))
+
+
+def fraction_of(sums: Whole, dtype: Any) -> Array:
+    """The sum as a floating-point number."""
+    return sums.coarse.astype(dtype) / 2**COARSE_BITS + sums.fine.astype(dtype) / UNIT
+
+
 @partial(jax.jit, static_argnames=("dtype",))
 def sum_pairs(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> PairSums:
     """The sums of each source over its wanted targets."""
+    whole = jnp.where(counts.interior < 0, UNIT, counts.outside * parts_of(counts.interior))
+    whole = jnp.where(wanted, whole, 0)
     deficit = jnp.where(wanted, deficit_of(counts, dtype), 0)
 
     def count(condition: Array) -> Array:
         return jnp.sum(wanted & condition, axis=-2, dtype=jnp.int32)
 
     return PairSums(
-        deficit=_sum_in_two_steps(deficit),
-        squared_deficit=_sum_in_two_steps(deficit**2),
+        deficit=_sum_of_wholes(whole),
+        squared_deficit=jnp.sum(_sums_of_some(deficit**2, 64), axis=-2),  # sums of sums round less than one long sum
         adjacent=count(counts.interior == 0),
         disconnected=count(counts.interior < 0),
         inside=count((counts.interior >= 0) & (counts.outside == 0)),
@@ -89,11 +127,17 @@ def sum_pairs(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> Pai
     )
 
 
-def _sum_in_two_steps(values: Float[Array, "*l t s"], step: int = 64) -> Float[Array, "*l s"]:
-    # Sums of sums round less than one long sum.
+def _sum_of_wholes(values: Int[Array, "*l t s"]) -> Whole:
+    # Nothing overflows for up to 2^21 targets.
+    some = carried(_sums_of_some(values >> FINE_BITS, 1024), _sums_of_some(values & (2**FINE_BITS - 1), 1024))
+    return carried(jnp.sum(some.coarse, axis=-2), jnp.sum(some.fine, axis=-2))
+
+
+def _sums_of_some(values: Array, some: int) -> Array:
     *rest, t, s = values.shape
-    padded = jnp.pad(values, (*[(0, 0)] * len(rest), (0, -t % step), (0, 0)))
-    return jnp.sum(jnp.sum(padded.reshape(*rest, -1, step, s), axis=-2), axis=-2)
+    some = min(some, t)
+    padded = jnp.pad(values, (*[(0, 0)] * len(rest), (0, -t % some), (0, 0)))
+    return jnp.sum(padded.reshape(*rest, -1, some, s), axis=-2, dtype=values.dtype)
 
 
 def summarise(

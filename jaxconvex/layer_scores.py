@@ -58,7 +58,7 @@ def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np
         return array
     one_of(pool, ("cls", "mean"), "pool")
     tokens = array.reshape(len(array), -1, array.shape[-1])
-    return tokens[:, 0] if pool == "cls" else tokens.mean(axis=1, dtype=np.float32)
+    return tokens[:, 0] if pool == "cls" else tokens.mean(axis=1, dtype=np.result_type(array.dtype, np.float32))
 
 
 def graph_rows(
@@ -81,7 +81,7 @@ def graph_rows(
     widest = max(settings.k)
     width = spare_neighbors(widest, len(points)) if settings.jackknife else widest
     with in_background(compile_ahead, len(points), widest, [one.codes for one in labelings.values()], points.dtype):
-        knn = knn_graph(points, k=width, metric=settings.metric, mesh=mesh, memory=memory)
+        knn = knn_graph(features, k=width, metric=settings.metric, mesh=mesh, memory=memory)
 
     def packed_graph(knn: KNNGraph) -> PackedGraph:
         return pack(knn, mode=settings.graph, duplicates=settings.duplicates)
@@ -106,7 +106,7 @@ def graph_rows(
         packed = packed_graph(nearest)
         without: dict[str, Replicates] = {name: ([], []) for name in labelings}
         for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):  # one group, or two
-            for kept, graph in leave_group_out_graphs(knn, points, left_out, k=k, metric=settings.metric):
+            for kept, graph in leave_group_out_graphs(knn, features, left_out, k=k, metric=settings.metric):
                 for name, found in scores(packed_graph(graph), kept).items():
                     without[name][number].append(found)
         whole = scores(packed)
