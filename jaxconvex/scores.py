@@ -11,7 +11,15 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jaxconvex.aggregates import ConvexityScore, PairSums, deficit_of, fraction_of, of_drawn_sources, sum_pairs, summarise
+from jaxconvex.aggregates import (
+    ConvexityScore,
+    PairSums,
+    deficit_of,
+    fraction_of,
+    of_drawn_sources,
+    sum_pairs,
+    summarise,
+)
 from jaxconvex.checks import as_labels, is_concrete
 from jaxconvex.engine.blocks import blocks_of_classes, schedule
 from jaxconvex.engine.engines import columns_of_blocks

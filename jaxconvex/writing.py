@@ -57,7 +57,10 @@ def _recorded(files: Sequence[Path], folder: Path) -> list[str]:
 def output_folder(path: Path) -> Iterator[Path]:
     """The folder, made if need be and seen to be writable; removed again if nothing comes to be in it.
 
-    Raises OSError that names it and says why nothing can be written there.
+    It may be a link to a folder, and what is in it may be links to files, which are written through.
+
+    Raises OSError that names it and says why nothing can be written there; also for what is in the way there: a folder or
+    a link that leads to no file, where a file would be.
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
