@@ -12,7 +12,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.paths import PathCounts
 
-__all__ = ["ConvexityScore", "PairSums", "deficit_of", "of_drawn_sources", "sum_pairs", "summarise"]
+__all__ = ["FINE_BITS", "UNIT", "ConvexityScore", "PairSums", "Whole", "carried", "deficit_of", "fraction_of"]
+__all__ += ["macro_mean", "micro_mean", "of_drawn_sources", "parts_of", "sum_pairs", "summarise"]
+
+UNIT = 931_170_240  # a deficit of 1: below 2^30, and divisible by every number up to 22, so that few divisions round
+FINE_BITS = 20
 
 
 class ConvexityScore(NamedTuple):
@@ -40,24 +44,40 @@ class ConvexityScore(NamedTuple):
     @property
     def micro(self) -> Float[Any, " *batch"]:
         """Mean score over all pairs of all classes: what nnconvexity reports."""
-        total = (self.num_pairs > 0) * self.per_class * self.num_pairs
-        xp = np if isinstance(self.per_class, np.ndarray) else jnp
-        pairs = self.num_pairs.sum(-1)
-        return xp.where(self.num_pairs > 0, total, 0).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
+        return micro_mean(self.per_class, self.num_pairs)
 
     @property
     def macro(self) -> Float[Any, " *batch"]:
         """Mean of the class scores, over classes with pairs: what the paper's code reports."""
-        xp = np if isinstance(self.per_class, np.ndarray) else jnp
-        scored = self.num_pairs > 0
-        count = scored.sum(-1)
-        return xp.where(scored, self.per_class, 0).sum(-1) / xp.where(count > 0, count, xp.nan)
+        return macro_mean(self.per_class, self.num_pairs)
+
+
+def micro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, " *batch"]:
+    """The mean over all pairs, from the means of the classes."""
+    xp = np if isinstance(per_class, np.ndarray) else jnp
+    pairs = num_pairs.sum(-1)
+    return xp.where(num_pairs > 0, per_class * num_pairs, 0).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
+
+
+def macro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, " *batch"]:
+    """The mean of the classes that have pairs."""
+    xp = np if isinstance(per_class, np.ndarray) else jnp
+    scored = num_pairs > 0
+    count = scored.sum(-1)
+    return xp.where(scored, per_class, 0).sum(-1) / xp.where(count > 0, count, xp.nan)
+
+
+class Whole(NamedTuple):
+    """A sum of deficits in whole units of 1 / UNIT, so that it is the same in any order: coarse 2^FINE_BITS + fine."""
+
+    coarse: Any
+    fine: Any
 
 
 class PairSums(NamedTuple):
     """Sums over the partners of each point; a deficit is 1 - score."""
 
-    deficit: Any
+    deficit: Any  # from `sum_pairs` a Whole, to `summarise` a number
     squared_deficit: Any
     adjacent: Any
     disconnected: Any
@@ -71,17 +91,35 @@ def deficit_of(counts: PathCounts, dtype: Any = jnp.float32) -> Array:
     return jnp.where(counts.interior < 0, 1, share)
 
 
+def parts_of(interior: Any) -> Any:
+    """1 / (points inside a path), in units of 1 / UNIT."""
+    points = interior.clip(1)
+    return (UNIT + points // 2) // points
+
+
+def carried(coarse: Any, fine: Any) -> Whole:
+    """The same sum, its fine part less than one coarse unit."""
+    return Whole(coarse + (fine >> FINE_BITS).astype(coarse.dtype), fine & (2**FINE_BITS - 1))
+
+
+def fraction_of(sums: Whole, dtype: Any) -> Array:
+    """The sum as a floating-point number."""
+    return sums.coarse.astype(dtype) * (2**FINE_BITS / UNIT) + sums.fine.astype(dtype) / UNIT
+
+
 @partial(jax.jit, static_argnames=("dtype",))
 def sum_pairs(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> PairSums:
     """The sums of each source over its wanted targets."""
+    whole = jnp.where(counts.interior < 0, UNIT, counts.outside * parts_of(counts.interior))
+    whole = jnp.where(wanted, whole, 0)
     deficit = jnp.where(wanted, deficit_of(counts, dtype), 0)
 
     def count(condition: Array) -> Array:
         return jnp.sum(wanted & condition, axis=-2, dtype=jnp.int32)
 
     return PairSums(
-        deficit=_sum_in_two_steps(deficit),
-        squared_deficit=_sum_in_two_steps(deficit**2),
+        deficit=_sum_of_wholes(whole),
+        squared_deficit=jnp.sum(_sums_of_some(deficit**2, 64), axis=-2),  # sums of sums round less than one long sum
         adjacent=count(counts.interior == 0),
         disconnected=count(counts.interior < 0),
         inside=count((counts.interior >= 0) & (counts.outside == 0)),
@@ -89,19 +127,26 @@ def sum_pairs(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> Pai
     )
 
 
-def _sum_in_two_steps(values: Float[Array, "*l t s"], step: int = 64) -> Float[Array, "*l s"]:
-    # Sums of sums round less than one long sum.
+def _sum_of_wholes(values: Int[Array, "*l t s"]) -> Whole:
+    # Nothing overflows for up to 2^21 targets.
+    some = carried(_sums_of_some(values >> FINE_BITS, 1024), _sums_of_some(values & (2**FINE_BITS - 1), 1024))
+    return carried(jnp.sum(some.coarse, axis=-2), jnp.sum(some.fine, axis=-2))
+
+
+def _sums_of_some(values: Array, some: int) -> Array:
     *rest, t, s = values.shape
-    padded = jnp.pad(values, (*[(0, 0)] * len(rest), (0, -t % step), (0, 0)))
-    return jnp.sum(jnp.sum(padded.reshape(*rest, -1, step, s), axis=-2), axis=-2)
+    some = min(some, t)
+    padded = jnp.pad(values, (*[(0, 0)] * len(rest), (0, -t % some), (0, 0)))
+    return jnp.sum(padded.reshape(*rest, -1, some, s), axis=-2, dtype=values.dtype)
 
 
 def summarise(
-    sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, complete: Any, xp: Any
+    sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, complete: Any, xp: Any, unit: float = 1
 ) -> ConvexityScore:
     """From sums over the partners of each point to scores of classes.
 
-    `ordered` tells that every pair stands in the sums of both its points; `complete`, which classes have all their pairs.
+    `ordered` tells that every pair stands in the sums of both its points; `complete`, which classes have all their pairs;
+    `unit`, what a deficit of 1 adds to the sums.
     """
     index = xp.where(labels < 0, num_classes, labels)
 
@@ -112,13 +157,14 @@ def summarise(
     times = 2 if ordered else 1
     dtype = sums.deficit.dtype
     deficit, squared, adjacent, disconnected, inside, _ = (total(s).astype(dtype) / times for s in sums)
+    deficit = deficit / unit
     pairs = total(sums.partners) // times
     some = xp.where(pairs > 0, pairs, xp.nan)
     mean = deficit / some
     variance = xp.maximum(squared - deficit * mean, 0) / xp.where(pairs > 1, pairs - 1, xp.nan)
     apart = pairs - adjacent
     # The mean deficit of each point, and its spread over the points of the class.
-    own = sums.deficit / xp.maximum(sums.partners, 1)
+    own = sums.deficit / unit / xp.maximum(sums.partners, 1)
     centre = total(own) / xp.where(points > 0, points, xp.nan)
     away = xp.where(labels < 0, 0, own - centre[xp.minimum(index, num_classes - 1)])
     spread = xp.sqrt(total(away**2) / xp.where(points > 1, points - 1, xp.nan))
@@ -140,7 +186,7 @@ def summarise(
 
 
 def of_drawn_sources(
-    sums: PairSums, labels: Any, drawn: Int[Any, " c"], num_classes: int, *, xp: Any
+    sums: PairSums, labels: Any, drawn: Int[Any, " c"], num_classes: int, *, xp: Any, unit: float = 1
 ) -> ConvexityScore:
     """The scores of classes from the sums of some points with all their partners, so many drawn in each class.
 
@@ -148,8 +194,8 @@ def of_drawn_sources(
     se_sources = sd(a_i) / sqrt(s) sqrt(1 - s / n).
     """
     points = by_class(xp, xp.ones_like(labels), labels, num_classes).astype(sums.deficit.dtype)
-    score = summarise(sums, labels, num_classes, ordered=False, complete=drawn >= points, xp=xp)
-    own = xp.where(sums.partners > 0, sums.deficit / xp.maximum(sums.partners, 1), 0)
+    score = summarise(sums, labels, num_classes, ordered=False, complete=drawn >= points, xp=xp, unit=unit)
+    own = xp.where(sums.partners > 0, sums.deficit / unit / xp.maximum(sums.partners, 1), 0)
     away = xp.where((labels >= 0) & (sums.partners > 0), own - (1 - score.per_class)[xp.maximum(labels, 0)], 0)
     squares = by_class(xp, away**2, labels, num_classes)
     spread = xp.sqrt(squares / xp.where(drawn > 1, drawn - 1, xp.nan))

@@ -8,6 +8,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from jaxconvex.messages import say
+
 __all__ = ["FAULT", "INTERRUPTED", "OK", "WRONG_USE", "main"]
 
 OK, FAULT, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -41,9 +43,15 @@ def _run(arguments: list[str]) -> int:
         from jaxconvex.commands import command
 
         code = command.main(arguments or ["--help"], prog_name="jaxconvex", standalone_mode=False) or OK
+        say(end="")  # what is still to be printed: at its end Python would complain that nobody reads it
         return _tell(code, "Interrupted.") if code == INTERRUPTED else code
     except KeyboardInterrupt:
         return _tell(INTERRUPTED, "Interrupted.")
+    except SystemExit as error:
+        # So ends help that nobody reads; anything else is as it was.
+        if isinstance(error.__context__, BrokenPipeError):
+            return OK
+        raise
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "jaxconvex":
             return _fault(error)
@@ -68,8 +76,8 @@ def _tell(code: int, message: str, error: BaseException | None = None) -> int:
     if error is not None and os.environ.get(DEBUG):
         traceback.print_exception(error)
     if code == INTERRUPTED:
-        print(file=sys.stderr)  # below the progress bar
-    print(" ".join(message.split()), file=sys.stderr, flush=True)
+        say(stream="stderr")  # below the progress bar
+    say(" ".join(message.split()), stream="stderr")
     return code
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from jaxconvex.formats import require
+from jaxconvex.messages import say
 
 __all__ = ["SETTINGS", "option", "require_extras", "say_where", "seed_in_range"]
 
@@ -33,4 +34,4 @@ def require_extras() -> None:
 
 def say_where(paths: Iterable[Path], folder: Path) -> None:
     names = [str(path.relative_to(folder)) for path in paths if path.suffix != ".svg"]
-    typer.echo(f"\nWritten to {folder}: {', '.join(names)} (figures also as .svg)")
+    say(f"\nWritten to {folder}: {', '.join(names)} (figures also as .svg)")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxconvex.command_options import SETTINGS, option, require_extras, say_where, seed_in_range
+from jaxconvex.messages import is_terminal, say
 from jaxconvex.study_commands import app as study
 
 __all__ = ["command"]
@@ -33,8 +34,9 @@ SCORE = """The convexity of every layer in FILE, with intervals, the null and fi
 \b
 FILE is one of
   .npz, .safetensors  every array (points, features) beside the labels is a layer
-  .csv                the numeric columns are one layer; or columns NAME/0,
-                      NAME/1, ... are the layer NAME
+  .csv                the numeric columns are one layer, but for ids, constants
+                      and the like (--layer NAME takes them); or columns
+                      NAME/0, NAME/1, ... are the layer NAME
   .parquet            likewise; and a column of lists is a layer
   .npy                one layer, the labels being in another file
   a folder            that jaxconvex.extract wrote, the labels being in another file
@@ -48,9 +50,10 @@ Examples
   jaxconvex score states.npz --axis 1 --pool mean   # (points, layers, tokens, features)
   jaxconvex score embeddings.npz --protocol paper --out results
 
-Labels are integers or text. Layers whose names are alike but for numbers come
-in natural order (layer 2 before layer 10), others as in the file. A run that
-was interrupted goes on where it stopped when it is started again.
+Labels are integers or text; in .csv and .txt they are the text that stands
+there, "NA" and "007" too. Layers whose names are alike but for numbers come in
+natural order (layer 2 before layer 10), others as in the file. A run that was
+interrupted goes on where it stopped when it is started again.
 """
 
 COMPARE = """The differences B - A of every layer and class, with paired intervals.
@@ -103,7 +106,12 @@ Predictions = Annotated[
     str | None, option("--predictions", "NAME", "Labels as the model predicts them: scored too, with recall.")
 ]
 Layers = Annotated[
-    Names, option("--layer", "NAME", "Take only this layer; again for more, in this order. NAME may have * and ?.")
+    Names,
+    option(
+        "--layer",
+        "NAME",
+        "Take only this layer, or column of a table of one layer; again for more. NAME may have * and ?.",
+    ),
 ]
 Skip = Annotated[Names, option("--skip", "NAME", "Leave out this array or column; again for more. NAME may have *.")]
 Axis = Annotated[
@@ -193,8 +201,8 @@ def _options(context: typer.Context) -> Any:
 
 
 def _print(result: Any, classes: bool) -> None:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    typer.echo(result.table(classes=classes, width=width))
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+    say(result.table(classes=classes, width=width))
 
 
 @app.command("score", help=SCORE, short_help="Score every layer of your representations.")
@@ -228,10 +236,11 @@ def _score(
 
     require_extras()
     data = scoring.read(file, _options(context))
-    with writing.output_folder(out or Path(f"{file.stem}-convexity")) as folder:
+    with writing.output_folder(out or writing.free_folder("convexity", [file])) as folder:
         report = scoring.score(data, _options(context), folder / writing.CACHE)
+        paths = writing.write_scores(report, folder, [file])
         _print(report, classes)
-        say_where(writing.write_scores(report, folder), folder)
+        say_where(paths, folder)
 
 
 @app.command("compare", help=COMPARE, short_help="Compare two models on the same points.")
@@ -264,12 +273,13 @@ def _compare(
 
     require_extras()
     sides = scoring.read_sides(a, b, _options(context))
-    with writing.output_folder(out or Path("-".join(sides) + "-comparison")) as folder:
+    with writing.output_folder(out or writing.free_folder("comparison", [a, b], list(sides))) as folder:
         comparison, reports = scoring.compare(sides, _options(context), folder / writing.CACHE)
+        paths = writing.write_comparison(comparison, reports, folder, [a, b])
+        for name, file in zip(sides, (a, b), strict=True):
+            if sides[name] is not reports[name]:
+                paths += writing.write_scores(reports[name], folder / name, [file])
         _print(comparison, classes)
-        paths = writing.write_comparison(comparison, reports, folder)
-        for name in (name for name, side in sides.items() if side is not reports[name]):
-            paths += writing.write_scores(reports[name], folder / name)
         say_where(paths, folder)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxconvex import formats
 from jaxconvex.formats import Table, name_text, percent_text
-from jaxconvex.report import FEW_FAILING, Report, Row, distinct, failing_pairs, row_key, select
+from jaxconvex.report import FEW_FAILING, Report, Row, check_settings, distinct, failing_pairs, row_key, select
 from jaxconvex.statistics import paired_difference
 
 __all__ = ["Comparison", "Difference", "compare_reports", "read_comparison"]
@@ -93,9 +93,12 @@ def read_comparison(path: str | os.PathLike[str]) -> Comparison:
     """The comparison that `Comparison.to_json` wrote, equal to it field by field; errors as `read_report`'s."""
     rows, entries = formats.read_json(path, FORMAT, VERSION, Difference)
     settings, provenance = entries.get("settings"), entries.get("provenance")
-    if not (isinstance(settings, dict) and isinstance(provenance, dict) and len(settings.get("names") or ()) == 2):
+    names = settings.get("names") if isinstance(settings, dict) else None
+    if not isinstance(provenance, dict) or not isinstance(names, list) or list(map(type, names)) != [str, str]:
         raise ValueError(f"{path} must hold settings with two names, and provenance; got {settings!r}.")
-    return Comparison(rows, settings, provenance)
+    check_settings(path, entries["settings"])
+    formats.has_checksum(path)
+    return Comparison(rows, entries["settings"], provenance)
 
 
 def compare_reports(
@@ -124,6 +127,8 @@ def compare_reports(
         raise ValueError(f"names must be two, one for each report; got {names!r}.")
     first, second = map(str, names)
     settled = a.settings.get("confidence", 0.95) if confidence is None else confidence
+    for report, name in ((a, first), (b, second)):
+        _check_rows(report, name)
     _check_layers(a, b, (first, second))
     _check_groups(a, b, (first, second))
     rows_a, rows_b = ({row_key(row): row for row in report.rows} for report in (a, b))
@@ -148,6 +153,19 @@ def compare_reports(
 
 def _index(row: Row) -> int:
     return row.layer_index
+
+
+def _check_rows(report: Report, name: str) -> None:
+    """Raises ValueError for two rows of one score, and for numbers that no score has."""
+    places: dict[tuple[Any, ...], int] = {}
+    for place, row in enumerate(report.rows):
+        first = places.setdefault(row_key(row), place)
+        if first != place:
+            raise ValueError(f"rows {first} and {place} of {name!r} are of one score, {row_key(row)}. Remove one.")
+        wrong = {field: value for field in ("score", "inside") if abs((value := getattr(row, field)) - 0.5) > 0.51}
+        wrong |= {field: value for field in ("num_pairs",) if not 0 <= (value := getattr(row, field)) < 2**63}
+        if wrong:
+            raise ValueError(f"row {place} of {name!r} holds {wrong}, which no score has. Score it again.")
 
 
 def _check_layers(a: Report, b: Report, names: tuple[str, str]) -> None:

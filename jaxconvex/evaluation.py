@@ -17,13 +17,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 from tqdm import tqdm
 
-from jaxconvex.activations.calls import array_hash
+from jaxconvex.activations.calls import array_hash, program_hash
 from jaxconvex.activations.layer_sources import check_columns, check_source, open_source, predicted_labels
 from jaxconvex.activations.model_sources import ModelSource
-from jaxconvex.checks import one_of, positive_integer
+from jaxconvex.checks import as_points, one_of, positive_integer
 from jaxconvex.distances import Metric
 from jaxconvex.engine.packed_scores import check_sampling, sources_by_default
-from jaxconvex.labelings import encode_all, named_labels, stratified_sample
+from jaxconvex.formats import plain
+from jaxconvex.functions import as_program
+from jaxconvex.kept import found as kept_whole
+from jaxconvex.kept import sealed, tell
+from jaxconvex.labelings import check_background, encode_all, named_labels, stratified_sample
 from jaxconvex.layer_scores import Settings, columns_of, graph_rows, pooled, segment_rows
 from jaxconvex.report import Report, Row, read_report
 from jaxconvex.resampling import jackknife_groups
@@ -81,7 +85,7 @@ def evaluate(
         representations: an array (n, d), or a mapping layer -> array, in order of depth, of which one at a time is read.
             With `pool` also whole activations (n, tokens, d): the graph takes pooled features, the Euclidean score the
             whole activation. Or a `model_source`: a model and its inputs, run for some layers at a time.
-        labels: integers or strings, one a point; or a mapping name -> labels, scored on the same graphs.
+        labels: integers, strings or booleans, one a point; or a mapping name -> labels, scored on the same graphs.
         k: neighbours; several are scored from one search.
         metric, graph, duplicates: see `knn_graph` and `undirected`.
         predictions: predicted labels, of the classes of the first labeling; adds the labeling "predicted", and the
@@ -100,10 +104,12 @@ def evaluate(
         permutations: random labelings for the permutation null; 0 for none.
         confidence: of all intervals.
         key: a JAX random key; key(0) by default. Groups depend on it, on the first labeling and on nothing else.
-        background: the label of points that belong to no class; for integers -1 means that too.
+        background: the label of points that belong to no class, of its own type, or as text what is written like it; for
+            integers -1 means that too.
         protocol: "paper" for the choices of Tětková et al.: k = 10, union, duplicates dropped, 5,000 pairs a class.
         cache: a folder where finished layers are kept, and found again by a call with the same data, networks and
-            settings.
+            settings; functions are the same if they compute the same now. What is not as it was written is made again.
+            What calls back to Python is not kept; a line says so. Several calls may share a folder.
         mesh: devices that share the searches for neighbours and paths. Every process of a cluster makes the same call and
             gets the whole report; the first alone writes the cache.
         memory: bytes that either search may take beyond the layer, on each device: see `knn_graph`, `graph_convexity`.
@@ -136,6 +142,8 @@ def evaluate(
         confidence=confidence,
     )
     from_model = isinstance(predictions, str) and predictions == "model"
+    both = {} if predictions is None or from_model else {"predictions": predictions}
+    check_background(named_labels(labels) | both, background)
     labelings = encode_all(labels, None if from_model else predictions, background=background, classes=classes)
     main = next(iter(labelings.values())).codes
     n = len(main)
@@ -163,12 +171,15 @@ def evaluate(
         settings = settings._replace(max_sources=sources_by_default(len(chosen), settings.max_sources))
     groups = jackknife_groups(main, group_key, num_groups=GROUPS)
 
-    recorded = {**settings._asdict(), "metric": getattr(metric, "__name__", metric), "k": list(settings.k)}
-    recorded |= {"protocol": protocol, "max_points": max_points, "key": np.asarray(jax.random.key_data(key)).tolist()}
-    used = representations.pool if isinstance(representations, ModelSource) else pool
-    recorded |= {"pool": getattr(used, "__name__", used), "num_points_scored": len(chosen), "background": background}
+    recorded = {**settings._asdict(), "k": list(settings.k), "protocol": protocol, "max_points": max_points}
+    recorded["key"] = np.asarray(jax.random.key_data(key)).tolist()
+    drawn = str(jax.random.key_impl(key)), bool(jax.config.values["jax_enable_x64"])
     label_hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
-    common = [label_hashes, recorded, _version()]
+    # The order of the labelings counts: the first one is the truth. What functions and background do is hashed elsewhere.
+    common = [*label_hashes.items(), recorded | {"metric": None}, *drawn, _version()]
+    used = representations.pool if isinstance(representations, ModelSource) else pool
+    recorded |= {"metric": _named(metric), "pool": _named(used)}
+    recorded |= {"num_points_scored": len(chosen), "background": background}
     hashes: dict[str, str] = {}
     rows: dict[str, list[Row]] = {name: [] for name in source.names}
     work = len(source.names) + len(source.with_heads)
@@ -177,11 +188,12 @@ def evaluate(
             bar.set_postfix_str(str(name))
             features = source.features(name)
             hashes[str(name)] = array_hash(features)
-            place = _place(cache, [hashes[str(name)], *common])
+            points = pooled(features, pool)
+            hashed = hashes[str(name)] if points is features else array_hash(points)
+            told = f"layer {name!r}"
+            place = _place(cache, (hashed, _metric_hash(metric, points, told)), common, f"the metric of {told}")
             found = _kept(place)
             if found is None:
-                points = pooled(features, pool)
-                told = f"layer {name!r}"
                 found = graph_rows(
                     points, labelings, groups, settings, key=score_key, mesh=mesh, memory=memory, name=told
                 )
@@ -190,9 +202,12 @@ def evaluate(
             bar.update()
         places: dict[str, Path | None] = dict.fromkeys(source.with_heads)
         if cache is not None:
-            order = None if classes is None else list(classes)
             identities = source.identities(source.with_heads)
-            places = {name: _place(cache, [identities[name], order, *common]) for name in source.with_heads}
+            shared = [None if classes is None else list(classes), *common]
+            places = {
+                name: _place(cache, (identities[name],), shared, f"the network from layer {name!r}")
+                for name in source.with_heads
+            }
         before = {name: _kept(place) for name, place in places.items()}
         bar.update(sum(found is not None for found in before.values()))
         for name, whole, head in source.wholes([name for name, found in before.items() if found is None]):
@@ -240,20 +255,53 @@ def _settings(protocol: str | None, **given: Any) -> Settings:
     return Settings(**given)
 
 
-def _place(cache: str | Path | None, identity: Any) -> Path | None:
-    """Where the rows are kept that depend on this."""
-    text = json.dumps(identity, sort_keys=True, default=str)
-    return None if cache is None else Path(cache) / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+def _named(function: Any) -> Any:
+    """A setting as a report holds it: of a function its name."""
+    if not callable(function):
+        return function
+    return getattr(function, "__name__", None) or _named(getattr(function, "func", type(function)))
+
+
+def _metric_hash(metric: Any, points: np.ndarray, name: str) -> str | None:
+    """What tells a metric from others: its name or, of a function, what it computes now on vectors of this length."""
+    if not callable(metric):
+        return metric
+    point = as_points(points, name)[0]
+    try:
+        return program_hash(as_program(metric, point, point))
+    except jax.errors.JAXTypeError as error:
+        raise ValueError(
+            f"metric must be a function of two vectors that JAX can trace: {_named(metric)} takes their values out of JAX. "
+            "Write it with jax.numpy, without conditions on values."
+        ) from error
+
+
+def _place(cache: str | Path | None, told: tuple[str | None, ...], common: Sequence[Any], what: str) -> Path | None:
+    """Where the rows are kept that depend on all this; None where nothing tells a part of it."""
+    if cache is None:
+        return None
+    if None in told:
+        tell(f"Scores by {what} are not kept: it calls back into Python, and nothing tells what is computed there.")
+        return None
+    text = json.dumps(plain([*told, *common]))
+    return Path(cache) / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
 def _kept(place: Path | None) -> Sequence[Row] | None:
-    return read_report(place).rows if place is not None and place.exists() else None
+    return None if place is None else kept_whole(place, _read)
+
+
+def _read(place: Path) -> Sequence[Row]:
+    report = read_report(sealed(place))
+    if report.provenance.get("entry") != place.stem:
+        raise ValueError(f"{place} holds the rows of {report.provenance.get('entry')}.")
+    return report.rows
 
 
 def _keep(place: Path | None, rows: Sequence[Row], recorded: dict[str, Any]) -> None:
     if place is not None and jax.process_index() == 0:
         place.parent.mkdir(parents=True, exist_ok=True)
-        Report(tuple(rows), recorded, {}).to_json(place)
+        Report(tuple(rows), recorded, {"entry": place.stem}).to_json(place)
 
 
 def _version() -> str:

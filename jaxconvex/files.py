@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxconvex.features import is_id, layers_of_columns, matching, natural_order, reasons
+from jaxconvex.labelings import label_array
 from jaxconvex.messages import listed
-from jaxconvex.sources import FORMATS, UNNAMED, FileError, Source, errors_of, is_numeric, open_source
+from jaxconvex.reading import FileError, Source, errors_of, text_labels, text_of
+from jaxconvex.sources import FORMATS, UNNAMED, is_numeric, open_source
 
 __all__ = ["LABEL_NAMES", "Representations", "natural_order", "read_representations"]
 
 LABEL_NAMES = ("labels", "label", "targets", "target", "y")  # what is looked for where no labels are named
+
+# Text by which tables say that a value is missing; among labels it may as well be a class (Namibia, a surname).
+NOT_THERE = {"NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None"}
 
 
 class Representations(NamedTuple):
@@ -25,7 +31,8 @@ class Representations(NamedTuple):
     layers: dict[str, np.ndarray]  # each [n d], or [n tokens d] to be pooled
     labels: dict[str, np.ndarray]  # each [n], integers or text
     predictions: np.ndarray | None  # [n]
-    left_out: tuple[str, ...]  # columns of a table that belong to no layer
+    left_out: tuple[str, ...]  # arrays and columns that belong to no layer
+    notes: tuple[str, ...] = ()  # what was decided about columns and labels, a line each
 
 
 def read_representations(
@@ -43,13 +50,16 @@ def read_representations(
     Args:
         path: an .npz, .safetensors, .parquet, .csv or .npy file, or a folder that `extract` wrote. In a table (parquet,
             csv) a column of lists is a layer, and the columns "NAME/0", "NAME/1", ... are the layer NAME; where there
-            are none of either, all numeric columns together are one layer. Columns of text and those without a name are
-            left out.
+            are none of either, the numeric columns together are one layer, but those that are probably no features (ids,
+            row numbers, constants: see `layers_of_columns`). Text, columns without a name and single values are left
+            out. `notes` says what was taken and what not.
         labels: names of arrays (columns) in the file, or paths of other files: .npy; .txt with one label a line; .csv
             with a header; or any format of `path` with one array. None named takes the first there is of "labels",
-            "label", "targets", "target", "y". Integers or text; true and false become text.
+            "label", "targets", "target", "y". Integers or text; booleans become text. In csv and txt, labels are the text
+            that stands there ("NA" too), and integers only where all are written like integers (not "007").
         predictions: the predicted labels, a name or a path as above.
-        layers: take only these layers, in this order; names may have the wildcards * and ?.
+        layers: take only these layers, in this order; names may have the wildcards * and ?. Of a table of one layer:
+            these columns.
         skip: leave out these arrays or columns; wildcards as above.
         axis: the axis that counts layers in arrays such as (n, layers, d), which become the layers "NAME 0",
             "NAME 1", ...; arrays with two axes stay whole.
@@ -70,7 +80,7 @@ def read_representations(
     (['layer_2', 'layer_10'], ['label'])
     """
     source = open_source(path)
-    skipped = set(_matching(source.names, skip, source.path))
+    skipped = set(matching(source.names, skip, str(path)))
     names = [name for name in source.names if name not in skipped]
     wanted = [os.fspath(name) for name in labels] or [name for name in LABEL_NAMES if name in names][:1]
     if not wanted:
@@ -84,44 +94,20 @@ def read_representations(
     predicted_name = None if predictions is None else os.fspath(predictions)
     predicted = None if predicted_name is None else _labels(source, names, predicted_name)
     rest = [name for name in names if name not in wanted and name != predicted_name]
-    arrays, left_out = _columns(source, rest) if source.table else ({name: source.read(name) for name in rest}, ())
+    arrays, left_out, features = _layers(source, rest, layers)
     arrays = _split(arrays, axis, source.path)
-    kept = _matching(tuple(arrays), layers, source.path) if layers else natural_order(arrays)
+    by_name = layers and not features
+    kept = matching(tuple(arrays), layers, str(source.path)) if by_name else natural_order(arrays)
     arrays = {name: _layer(arrays[name], name, source.path, pool) for name in kept}
-    _check_lengths(arrays, by_labeling | ({} if predicted is None else {"predictions": predicted}), source.path)
-    return Representations(arrays, by_labeling, predicted, left_out)
-
-
-def natural_order(names: Iterable[str]) -> list[str]:
-    """The names in their order, but those alike except for numbers ordered by these, in the places that they take.
-
-    >>> natural_order(["embedding", "block 10", "head", "block 2"])
-    ['embedding', 'block 2', 'head', 'block 10']
-    """
-    names = list(names)
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        alike.setdefault(re.sub(r"\d+", "0", name), []).append(name)
-    ordered = {family: iter(sorted(members, key=_numbers)) for family, members in alike.items()}
-    return [next(ordered[re.sub(r"\d+", "0", name)]) for name in names]
-
-
-def _numbers(name: str) -> list[int]:
-    return [int(digits) for digits in re.findall(r"\d+", name)]
-
-
-# Names ----------------------------------------------------------------------------------------------------------------
-
-
-def _matching(names: Sequence[str], patterns: Iterable[str], path: Path) -> list[str]:
-    """The names that fit a pattern, pattern by pattern. Raises ValueError for one that fits none."""
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        fitting = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
-        if not fitting:
-            raise ValueError(f"{path} has no {pattern!r}; it has {listed(names, pattern)}.")
-        found.update(dict.fromkeys(natural_order(fitting)))
-    return list(found)
+    named = by_labeling | ({} if predicted is None else {"predictions": predicted})
+    _check_lengths(arrays, named, source.path)
+    notes = [f"features are {listed(features)}"] * bool(features)
+    notes += [f"left out are {reasons(left_out)}"] * bool(left_out)
+    notes += ["--layer NAME takes a column and --skip NAME leaves it out, NAME being as it is or with * and ?"] * bool(
+        features
+    )
+    notes += [*source.notes, *_words(named)]
+    return Representations(arrays, by_labeling, predicted, tuple(left_out), tuple(notes))
 
 
 # Labels ---------------------------------------------------------------------------------------------------------------
@@ -134,39 +120,28 @@ def _labeling(name: str, names: Sequence[str]) -> str:
 def _labels(source: Source, names: Sequence[str], name: str) -> np.ndarray:
     """The labels behind a name in the source or in a file of their own, as integers or text."""
     if name in names:
-        array, where = source.read(name), f"labels {name!r} in {source.path}"
+        read = source.read if source.read_labels is None else source.read_labels
+        array, where = read(name), f"labels {name!r} in {source.path}"
     elif Path(name).is_file() or (Path(name).suffix.lower() in (*FORMATS, ".txt") and os.sep in name):
         array, where = _read_labels(Path(name)), f"labels in {name}"
     else:
         raise ValueError(
             f"{source.path} has no {name!r}, and there is no such file of labels; it has {listed(names, name)}."
         )
-    kind = array.dtype.kind
-    missing = [row for row, value in enumerate(array.flat) if value is None or value != value] if kind in "Of" else []
-    if missing:
-        rows = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise ValueError(
-            f"{where} must be there for every point; {len(missing)} of {array.size} are missing (rows {rows}). "
-            "Fill them in, or remove these rows."
-        )
-    if array.ndim != 1:
-        raise ValueError(f"{where} must be one for each point, shape (n,); got shape {array.shape}.")
-    if kind not in "iuUb":
-        hint = ": for whole numbers save labels.astype(int), for measured values bins of them" if kind == "f" else ""
-        raise ValueError(f"{where} must be integers or text; got an array of type {array.dtype}{hint}.")
-    return array.astype(str) if kind == "b" else array
+    found = label_array(array, where)
+    return found.astype(str) if found.dtype.kind == "b" else found
 
 
 def _read_labels(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".txt":
         with errors_of(path):
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        array = np.array([line.strip() or None for line in lines], dtype=object)
+            # Not splitlines(), for which a line ends in ten ways.
+            lines = re.split(r"\r\n|\r|\n", text_of(path))
+        if lines[-1] == "":
+            lines.pop()
         if not lines:
             raise FileError(f"{path} is empty. It must hold one label a line.")
-        if None in array:
-            return array
-        return array.astype(int if all(re.fullmatch(r"[+-]?\d+", line) for line in array) else str)
+        return text_labels(lines)
     source = open_source(path)
     names = [name for name in LABEL_NAMES if name in source.names][:1] or source.names
     if len(names) != 1:
@@ -174,32 +149,60 @@ def _read_labels(path: Path) -> np.ndarray:
             f"{path} must hold one array or column of labels, or one called {listed(LABEL_NAMES)}; "
             f"it has {listed(source.names)}."
         )
-    return source.read(names[0])
+    return (source.read_labels or source.read)(names[0])
+
+
+def _words(labelings: dict[str, np.ndarray]) -> list[str]:
+    """What to know of labels that may say that there is none."""
+    found = []
+    for name, values in labelings.items():
+        words = {str(value): int(np.sum(values == value)) for value in np.unique(values) if str(value) in NOT_THERE}
+        for word, count in words.items():
+            found.append(
+                f"labels {name!r}: {word!r} is a class of {count} points; if it says that the label is missing, "
+                f"--background {word!r} takes these points out of the classes"
+            )
+    return found
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
 
 
-def _columns(source: Source, names: Sequence[str]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The layers of a table, and the columns that belong to none."""
-    columns = {name: source.read(name) for name in names}
-    numeric = {name: column for name, column in columns.items() if is_numeric(column)}
-    groups: dict[str, list[tuple[int, str]]] = {}
-    for name, column in numeric.items():
-        numbered = re.fullmatch(r"(.+)/(\d+)", name)
-        if column.ndim > 1:
-            groups[name] = [(0, name)]
-        elif numbered:
-            groups.setdefault(numbered[1], []).append((int(numbered[2]), name))
-    members = {layer: [name for _, name in sorted(numbered)] for layer, numbered in groups.items()}
-    if not members and numeric:
-        members = {UNNAMED: list(numeric)}
-    used = {name for group in members.values() for name in group}
-    stacked = {
-        layer: numeric[group[0]] if numeric[group[0]].ndim > 1 else np.stack([numeric[name] for name in group], axis=1)
-        for layer, group in members.items()
-    }
-    return stacked, tuple(name for name in names if name not in used)
+def _layers(
+    source: Source, names: Sequence[str], layers: Sequence[str]
+) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
+    """The arrays that may be layers, what is left out and why, and which columns are features where that was decided."""
+    arrays = {name: source.read(name) for name in _asked(names, layers)}
+    if source.table:
+        members, left_out, grouped = layers_of_columns(arrays, layers, str(source.path))
+        features = [] if grouped else members.get(UNNAMED, [])
+        return (
+            {layer: _stacked([arrays[name] for name in group]) for layer, group in members.items()},
+            left_out,
+            features,
+        )
+    left_out = {name: "a single value" for name, array in arrays.items() if array.ndim == 0 and name not in layers}
+    for name, array in arrays.items():
+        if not layers and array.ndim == 2 and array.shape[1] == 1 and is_numeric(array) and is_id(array):
+            left_out[name] = "whole numbers, each once: an id?"
+    return {name: array for name, array in arrays.items() if name not in left_out}, left_out, []
+
+
+def _asked(names: Sequence[str], layers: Sequence[str]) -> Sequence[str]:
+    """The names of which the layers may be made; all where that is not clear. What is not asked for is not read."""
+    found: dict[str, None] = {}
+    for layer in layers:
+        # "h 3" may be a part of the array "h", and "h" may be made of the columns "h/0", "h/1", ...
+        patterns = (layer, f"{layer}/*", re.sub(r" [\d?*]+$", "", layer))
+        asked = [name for name in names if name == layer or any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if not asked:
+            return names
+        found.update(dict.fromkeys(asked))
+    return [name for name in names if name in found] if layers else names
+
+
+def _stacked(columns: Sequence[np.ndarray]) -> np.ndarray:
+    return columns[0] if columns[0].ndim > 1 else np.stack(columns, axis=1)
 
 
 def _split(arrays: dict[str, np.ndarray], axis: int | None, path: Path) -> dict[str, np.ndarray]:
@@ -224,8 +227,9 @@ def _layer(array: np.ndarray, name: str, path: Path, pool: str | None) -> np.nda
     """The array, if it can be a layer. Raises ValueError that tells how it could be."""
     where = f"{name!r} in {path}"
     if not is_numeric(array):
+        wide = " Save it as float64, which JAX knows." if array.dtype.kind == "f" else ""
         raise ValueError(
-            f"{where} must hold real numbers to be a layer; got type {array.dtype}. If it holds labels, say "
+            f"{where} must hold real numbers to be a layer; got type {array.dtype}.{wide} If it holds labels, say "
             f"--labels {name} (or --predictions {name}); otherwise --skip {name}."
         )
     if array.ndim < 2 or array.ndim > (3 if pool else 2):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
+import hashlib
 import importlib
 import io
 import json
 import math
 import os
+import re
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -23,7 +27,7 @@ __all__ = [
     "percent_text",
     "plain",
 ]
-__all__ += ["read_json", "read_tables", "require", "write_file"]
+__all__ += ["has_checksum", "read_json", "read_tables", "require", "unescaped", "write_file"]
 
 
 def require(module: str, extra: str = "report") -> Any:
@@ -38,19 +42,24 @@ def require(module: str, extra: str = "report") -> Any:
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> Path:
     """The path, after the content has been written to it: a reader sees the old file or the new one, never a part.
 
+    It is on the disk then, and lasts though the machine should stop.
+
     Text is written as UTF-8. Raises OSError (FileNotFoundError, PermissionError, ...) that names the path and says why
     it cannot be written.
     """
     target = Path(path)
     final = Path(os.path.realpath(target))
     data = content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content
-    temporary = final.with_name(f".{final.name[:200]}.{os.getpid()}.part")
+    name = final.name.encode(errors="replace")[:200].decode(errors="ignore")  # names are bounded in bytes
+    temporary = final.with_name(f".{name}.{uuid.uuid4().hex}.part")
     try:
         if final.exists() and not final.is_file():
             raise OSError(0, "it is there already and is not a file")
         try:
             temporary.write_bytes(data)
+            _to_disk(temporary, os.O_RDWR)
             os.replace(temporary, final)
+            _folder_to_disk(final.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -58,6 +67,23 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> Path:
         what = f"cannot write {target}: {reason}. Give a path in a folder that exists and can be written."
         raise type(error)(what) from error
     return target
+
+
+def _to_disk(path: Path, mode: int) -> None:
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _folder_to_disk(path: Path) -> None:
+    """So that a file's new name lasts, on systems that can."""
+    try:
+        _to_disk(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def plain(value: Any) -> Any:
@@ -109,13 +135,13 @@ def _decode(value: Any, hint: Any) -> Any:
     elif hint == tuple[float, ...]:
         if isinstance(value, list):
             return tuple(_decode(entry, float) for entry in value)
-    elif isinstance(value, hint):
+    elif isinstance(value, hint) and not (isinstance(value, bool) and hint in (int, int | None)):
         return value
     raise ValueError(f"expected {getattr(hint, '__name__', hint)}, got {value!r}")
 
 
 def json_text(name: str, version: int, rows: Sequence[Any], **entries: Any) -> str:
-    """Strict JSON: format and version, the entries, then the rows (NamedTuples), one a line; NaN becomes null."""
+    """Strict JSON: format and version, the entries, the rows (NamedTuples), one a line, a checksum; NaN becomes null."""
     return json_of_tables(name, version, {"rows": rows}, **entries)
 
 
@@ -129,7 +155,32 @@ def json_of_tables(name: str, version: int, tables: Mapping[str, Sequence[Any]],
             encoded = {field: _encode(value, hints[field]) for field, value in zip(row._fields, row, strict=True)}
             lines.append("  " + json.dumps(encoded, allow_nan=False))
         parts.append(f" {json.dumps(table)}: [\n" + ",\n".join(lines) + "\n ]")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+    digest = _checksum(json.loads("{" + ",".join(parts) + "}"))
+    return "{\n" + ",\n".join([*parts, f' "sha256": "{digest}"']) + "\n}\n"
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    """SHA-256 of all entries but its own, however they are spaced."""
+    return hashlib.sha256(json.dumps({key: data[key] for key in data if key != "sha256"}).encode()).hexdigest()
+
+
+def has_checksum(path: str | os.PathLike[str]) -> bool:
+    """Whether a JSON file has a checksum. Raises ValueError if it does not agree with the rest, or the file is no JSON.
+
+    It is the entry `sha256` at the top: of the text that Python's json.dumps gives for all other entries.
+    """
+    try:
+        data = json.loads(Path(path).read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not whole: {error}.") from error
+    if not isinstance(data, dict) or "sha256" not in data:
+        return False
+    if data["sha256"] != _checksum(data):
+        raise ValueError(
+            f"{path} is not as it was written: its checksum does not agree (take the entry sha256 out if you changed the "
+            "file on purpose)."
+        )
+    return True
 
 
 def read_json(path: str | os.PathLike[str], name: str, version: int, row_type: Any) -> tuple[tuple[Any, ...], dict]:
@@ -162,7 +213,7 @@ def read_tables(
     if data.get("version") != version:
         what = f"{path} must be a {name} of version {version}; got version {data.get('version')!r}"
         raise ValueError(f"{what}. Read it with the jaxconvex that wrote it, or score again.")
-    entries = {key: value for key, value in data.items() if key not in ("format", "version")}
+    entries = {key: value for key, value in data.items() if key not in ("format", "version", "sha256")}
     tables = {}
     for table, row_type in types.items():
         rows = entries.pop(table, None)
@@ -186,17 +237,42 @@ def _decode_row(path: str | os.PathLike[str], place: int, row: Any, row_type: An
     return row_type(**values)
 
 
+# CSV: spreadsheets run a cell as a formula that begins so; an apostrophe before it keeps it text ------------------------
+
+_STARTS = r"(?![-+]?[0-9.]+$)[=+\-@\t\r]"  # a number is no formula
+_FORMULA, _ESCAPED = f"'*{_STARTS}", f"'+{_STARTS}"
+
+
 def csv_text(fields: Sequence[str], rows: Iterable[Any]) -> str:
-    """A header and one line a row (NamedTuples); NaN and None are empty, floats are written in full."""
+    """A header and one line a row (NamedTuples); NaN and None are empty, floats are written in full.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe before it, which `unescaped` takes away.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(fields)
     for row in rows:
-        values = (getattr(row, field) for field in fields)
-        writer.writerow(
-            ["" if value is None or (isinstance(value, float) and math.isnan(value)) else value for value in values]
-        )
+        writer.writerow([_cell(getattr(row, field)) for field in fields])
     return stream.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"'{value}" if isinstance(value, str) and re.match(_FORMULA, value) else value
+
+
+def unescaped(cells: Sequence[str]) -> Sequence[str]:
+    """The cells of a column as they were before `csv_text` wrote them.
+
+    A column in which a formula stands bare is none of its own, and stays as it is.
+
+    >>> unescaped(["'=1+1", "''@", "it's"]), unescaped(["'=1+1", "=1+1"])
+    (['=1+1', "'@", "it's"], ["'=1+1", '=1+1'])
+    """
+    if any(re.match(_FORMULA, cell) and not cell.startswith("'") for cell in cells):
+        return cells
+    return [cell[1:] if re.match(_ESCAPED, cell) else cell for cell in cells]
 
 
 # Tables for people --------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from jaxconvex.checks import is_concrete
 
 __all__ = ["Program", "as_program", "compiled", "digest", "frozen"]
 
+UNTOLD = "untold"
+
 # A part of the key of JAX's caches of traces: a new number makes it trace functions under a user's own jit anew, too.
 _at_call = jax.make_user_context(0)
 _numbers = itertools.count(1)
@@ -84,15 +86,17 @@ def as_program(function: Callable[..., Any], *arguments: Any) -> Partial:
 
     again = jax.jit(of_arrays).trace(jax.eval_shape(_same, held), shapes)
     text = again.lower().as_text() if is_concrete(held, arguments) else "callback"
-    unique = f" {next(_numbers)}" if "callback" in text else ""
-    code = hashlib.sha256((text + unique).encode()).hexdigest()
+    code = f"{UNTOLD} {next(_numbers)}" if "callback" in text else hashlib.sha256(text.encode()).hexdigest()
     return Partial(Program(again.jaxpr, jax.tree.structure(out), code), *held)
 
 
-def digest(program: Partial) -> str:
-    """A hash of the code of a program, the same in every process; the arrays that it holds have no part in it."""
+def digest(program: Partial) -> str | None:
+    """A hash of the code of a program, the same in every process; the arrays that it holds have no part in it.
+
+    None where it calls back to Python, and nothing tells what is computed there.
+    """
     of: Any = program.func
-    return of.code
+    return None if of.code.startswith(UNTOLD) else of.code
 
 
 def frozen(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:

@@ -1,12 +1,39 @@
-"""What messages share: names that there are, for a name that there is not."""
+"""What messages share: where they are said, and names that there are, for a name that there is not."""
 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
-__all__ = ["listed"]
+__all__ = ["is_terminal", "listed", "names_apart", "say"]
+
+
+def say(text: str = "", *, stream: str = "stdout", end: str = "\n") -> None:
+    """Prints the text at once to "stdout" or "stderr".
+
+    Where nobody reads any more (`| head -1`), this and what follows is dropped. Raises OSError where it cannot be written.
+    """
+    target: TextIO | None = getattr(sys, stream)
+    if target is None:  # it was closed before
+        return
+    try:
+        print(text, file=target, end=end, flush=True)
+    except OSError as error:
+        # Python tries to write at its end what could not be written.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, target.fileno())
+        os.close(nowhere)
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # the second is what Windows says
+            raise
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether the stream is one that a person watches; it is None where it was closed."""
+    return stream is not None and stream.isatty()
 
 
 def listed(names: Iterable[Any], near: str | None = None, most: int = 12) -> str:
@@ -20,3 +47,12 @@ def listed(names: Iterable[Any], near: str | None = None, most: int = 12) -> str
     shown = [*nearest, *(name for name in names if name not in nearest)]
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return (", ".join(map(repr, shown[:most])) or "none") + more
+
+
+def names_apart(names: Iterable[Any], what: str) -> None:
+    """Raises ValueError if two of the names are written alike, as 1 and "1" are: a report could not tell them apart."""
+    known: dict[str, Any] = {}
+    for name in names:
+        if str(name) in known:
+            raise ValueError(f"{what} must have names of their own; got {known[str(name)]!r} and {name!r}. Rename one.")
+        known[str(name)] = name

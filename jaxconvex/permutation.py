@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxconvex.aggregates import UNIT, macro_mean, micro_mean
 from jaxconvex.checks import as_labels, positive_integer
 from jaxconvex.engine.blocks import schedule
-from jaxconvex.engine.label_paths import NOBODY, path_losses
+from jaxconvex.engine.label_paths import NOBODY, layout_for_labels, path_losses
 from jaxconvex.engine.packed_scores import packed_graph_convexity
-from jaxconvex.graphs import Graph, PackedGraph, layout_of, pack
+from jaxconvex.graphs import Graph, PackedGraph, pack
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.streams import on_devices
 
@@ -103,7 +104,7 @@ def permutation_null(
     rows = np.full((len(packed.order) + 1, padded), NOBODY, permuted.dtype)
     rows[np.asarray(packed.position)] = permuted
     chunks = [jnp.asarray(rows[:, i : i + together]) for i in range(0, padded, together)]
-    layout, position = layout_of(packed), np.asarray(packed.position)
+    layout, position = layout_for_labels(packed), np.asarray(packed.position)
 
     def solve(some: np.ndarray, device: Any) -> np.ndarray:
         return path_losses(layout, position[some], chunks)
@@ -112,22 +113,22 @@ def permutation_null(
     size = _sizes(permuted[labelled], num_classes)
     drawn = _sizes(permuted[sources], num_classes)
     pairs = (drawn * (size - 1))[:, :num_permutations]
-    lost = drawn * size  # of pairs without a path, and then of the others
+    apart = drawn * size  # pairs without a path
     for members in _components(packed):
-        lost -= _sizes(permuted[np.intersect1d(members, sources)], num_classes) * _sizes(permuted[members], num_classes)
+        apart -= _sizes(permuted[np.intersect1d(members, sources)], num_classes) * _sizes(
+            permuted[members], num_classes
+        )
+    lost = UNIT * apart.astype(np.int64)
     for start, losses in zip(range(0, count, BLOCK), on_devices(solve, blocks), strict=True):
         some = permuted[sources[start : start + BLOCK]]
-        lost += _sizes(some, num_classes, losses[: len(some)])
+        lost += _sizes(some, num_classes, losses[: len(some)]).astype(np.int64)
     lost = lost[:, :num_permutations]
 
     observed = packed_graph_convexity(packed, codes, num_classes=num_classes)
     defined = (observed.num_pairs > 0)[:, None] & ~np.isnan(packed.quantum)
-    per_class = np.where(defined & (pairs > 0), 1 - lost / np.maximum(pairs, 1), np.nan)
-    micro = np.where(
-        np.isnan(packed.quantum), np.nan, 1 - lost.sum(0) / np.where(pairs.sum(0) > 0, pairs.sum(0), np.nan)
-    )
-    seen = np.isfinite(per_class)
-    macro = np.where(seen, per_class, 0).sum(0) / np.where(seen.any(0), seen.sum(0), np.nan)
+    per_class = np.where(defined & (pairs > 0), 1 - lost / UNIT / np.maximum(pairs, 1), np.nan)
+    scored = np.where(np.isnan(per_class), 0, pairs)
+    micro, macro = (mean(per_class.T, scored.T / 2) for mean in (micro_mean, macro_mean))
     summarise = partial(_summarise, confidence=confidence)
     return NullScore(
         summarise(per_class, observed.per_class),
@@ -143,7 +144,7 @@ def _summarise(samples: np.ndarray, observed: np.ndarray, confidence: float) -> 
     safe = np.where(defined[..., None], samples, 0)
     lower, upper = np.nanquantile(safe, [tail, 1 - tail], axis=-1)
     # A rounding error is no difference between a permuted score and the observed one.
-    reached = np.sum(safe >= observed[..., None] - 1e-6, axis=-1)
+    reached = np.sum(safe >= observed[..., None] - 1e-12, axis=-1)
     p_value = (1 + reached) / (1 + np.sum(~np.isnan(safe), axis=-1))
     mean, lower, upper, p_value = (
         np.where(defined, value, np.nan) for value in (np.nanmean(safe, axis=-1), lower, upper, p_value)

@@ -12,7 +12,7 @@ from jaxconvex import formats
 from jaxconvex.formats import Table, interval_text, name_text, percent_text
 
 __all__ = ["FEW_FAILING", "Report", "Row", "class_means", "distinct", "failing_pairs", "only", "read_report", "row_key"]
-__all__ += ["select"]
+__all__ += ["check_settings", "select"]
 
 FORMAT, VERSION = "jaxconvex report", 1
 
@@ -110,15 +110,24 @@ class Report(NamedTuple):
 def read_report(path: str | os.PathLike[str]) -> Report:
     """The report that `Report.to_json` wrote, equal to it field by field.
 
-    Raises ValueError, naming the file and what came, for a file that is no report, was cut short or has another
-    version; OSError for one that cannot be read.
+    Raises ValueError, naming the file and what came, for a file that is no report, was cut short, has another version or
+    is not as it was written, by its checksum; OSError for one that cannot be read.
     """
     rows, entries = formats.read_json(path, FORMAT, VERSION, Row)
     if not all(isinstance(entries.get(name), dict) for name in ("settings", "provenance")):
         raise ValueError(
             f"{path} must hold settings and provenance beside the rows; got {', '.join(entries) or 'neither'}."
         )
+    check_settings(path, entries["settings"])
+    formats.has_checksum(path)
     return Report(rows, entries["settings"], entries["provenance"])
+
+
+def check_settings(path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+    """Raises ValueError, naming the file, for settings of a report or a comparison that no table could show."""
+    confidence = settings.get("confidence", 0.95)
+    if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
+        raise ValueError(f"{path}: the confidence must be a number between 0 and 1; got {confidence!r}.")
 
 
 # Reading rows -------------------------------------------------------------------------------------------------------

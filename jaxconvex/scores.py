@@ -11,7 +11,15 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jaxconvex.aggregates import ConvexityScore, PairSums, deficit_of, of_drawn_sources, sum_pairs, summarise
+from jaxconvex.aggregates import (
+    ConvexityScore,
+    PairSums,
+    deficit_of,
+    fraction_of,
+    of_drawn_sources,
+    sum_pairs,
+    summarise,
+)
 from jaxconvex.checks import as_labels, is_concrete
 from jaxconvex.engine.blocks import blocks_of_classes, check_packing, schedule
 from jaxconvex.engine.engines import columns_of_blocks
@@ -172,6 +180,7 @@ def _static_graph_convexity(
 
     found = lax.map(some, blocks)
     sums = jax.tree.map(lambda s: jnp.zeros(n, s.dtype).at[blocks.ravel()].set(s.ravel(), mode="drop"), found)
+    sums = sums._replace(deficit=fraction_of(sums.deficit, edges.lengths.dtype))
     if max_sources is None:
         limit = n * n if pairs is None else pairs.valid.shape[1]
         complete = (sizes * (sizes - 1.0)) / 2 <= limit

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxconvex.comparison import Comparison, compare_reports
 from jaxconvex.files import Representations, read_representations
+from jaxconvex.messages import is_terminal, say
 from jaxconvex.report import Report, read_report
 from jaxconvex.writing import RESULT
 
@@ -64,7 +65,9 @@ def read(path: Path, options: Options) -> Representations:
         axis=options.axis,
         pool=options.pool,
     )
-    print(f"{path}: {_summary(data)}", file=sys.stderr, flush=True)
+    say(f"{path}: {_summary(data)}", stream="stderr")
+    for note in data.notes:
+        say(f"  {note}", stream="stderr")
     return data
 
 
@@ -72,11 +75,15 @@ def _summary(data: Representations) -> str:
     names, widths = list(data.layers), sorted({layer.shape[-1] for layer in data.layers.values()})
     layers = "1 layer" if len(names) == 1 else f"{len(names)} layers ({names[0]} to {names[-1]})"
     features = f"{widths[0]} features" if len(widths) == 1 else f"{widths[0]} to {widths[-1]} features"
-    classes = ", ".join(f"{name!r} ({len(np.unique(values))} classes)" for name, values in data.labels.items())
+    classes = ", ".join(f"{name!r} ({_classes(values)})" for name, values in data.labels.items())
     predicted = "" if data.predictions is None else ", predicted labels"
-    left_out = f"; left out: {', '.join(data.left_out)}" if data.left_out else ""
     points = len(next(iter(data.labels.values())))
-    return f"{points} points, {layers}, {features}, labels {classes}{predicted}{left_out}"
+    return f"{points} points, {layers}, {features}, labels {classes}{predicted}"
+
+
+def _classes(labels: np.ndarray) -> str:
+    none = int(np.sum(labels == -1)) if labels.dtype.kind != "U" else 0
+    return f"{len(np.unique(labels)) - bool(none)} classes" + (f" and {none} points of background, -1" if none else "")
 
 
 def score(data: Representations, options: Options, cache: Path) -> Report:
@@ -108,7 +115,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             background=options.background,
             protocol=options.protocol,
             cache=cache,
-            progress=sys.stderr.isatty(),
+            progress=is_terminal(sys.stderr),
         )
 
     # Importing what draws takes as long as some of the work: let it go on meanwhile.
@@ -149,7 +156,7 @@ def demonstrate(folder: Path, seed: int) -> None:
     def work() -> None:
         from jaxconvex.study.demo import run_demo
 
-        run_demo(folder, seed=seed, progress=sys.stderr.isatty())
+        run_demo(folder, seed=seed, progress=is_terminal(sys.stderr))
 
     try:
         interruptible(work)

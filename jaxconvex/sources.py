@@ -1,41 +1,38 @@
-"""Source: the named arrays of a file of any format, each read when it is asked for."""
+"""Arrays in a file of any format, each read when it is asked for."""
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-from zipfile import BadZipFile
+from typing import IO
+from zipfile import ZipFile
 
 import ml_dtypes
 import numpy as np
 
 from jaxconvex.formats import require
+from jaxconvex.reading import FileError, Source, errors_of
+from jaxconvex.tables import open_csv, open_parquet
 
-__all__ = ["FORMATS", "UNNAMED", "FileError", "Source", "errors_of", "is_numeric", "open_source"]
+__all__ = ["FORMATS", "UNNAMED", "is_numeric", "open_source"]
 
 UNNAMED = "layer"  # what the one layer of a file is called that does not name it
 
+NUMPY, ZIP = b"\x93NUMPY", b"PK"
 
-class Source(NamedTuple):
-    """The names in a file, in its order, and what reads the array behind a name."""
-
-    path: Path
-    names: tuple[str, ...]
-    read: Callable[[str], np.ndarray]
-    table: bool = False  # whether the names are columns, of which several make up a layer
+# Activations do not shrink so far that a small file holds gigabytes of them.
+UNPACKED, TIMES = 2**30, 200
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
     """The source of an .npz, .npy, .safetensors, .parquet or .csv file, or of a folder that `extract` wrote.
 
-    Text comes as NumPy's strings, columns with missing text as objects, missing numbers as NaN. Nothing is ever
-    unpickled. Raises ValueError, naming the file, if it is empty, cut short, of another kind or holds Python objects;
-    OSError, saying why, if it cannot be read; ModuleNotFoundError, naming the extra to install.
+    Text comes as NumPy's strings, bytes as they are, columns with missing text as objects, missing numbers as NaN.
+    Nothing is ever unpickled. Raises ValueError, naming the file, if it is empty, cut short, of another kind or holds
+    Python objects; OSError, saying why, if it cannot be read; ModuleNotFoundError, naming the extra to install.
     """
     path = Path(path)
     if (path / "index.json").exists():
@@ -47,63 +44,27 @@ def open_source(path: str | os.PathLike[str]) -> Source:
             f"{'another folder' if path.is_dir() else repr(path.suffix or 'no ending')}."
         )
     with errors_of(path):
-        if path.is_dir():
-            raise FileError(f"{path} must be a file, or a folder that extract wrote; it is another folder.")
+        if path.exists() and not path.is_file():
+            what = "another folder" if path.is_dir() else "neither"
+            raise FileError(f"{path} must be a file, or a folder that extract wrote; it is {what}.")
         with path.open("rb") as stream:
             if not stream.read(1):
                 raise FileError(f"{path} is empty (0 bytes). Was it written to the end?")
         source = opener(path)
-    return source._replace(read=partial(_read, source))
+    labels = None if source.read_labels is None else partial(_read, source, source.read_labels)
+    return source._replace(read=partial(_read, source, source.read), read_labels=labels)
 
 
 def is_numeric(array: np.ndarray) -> bool:
-    """Whether the array holds real numbers, bfloat16 among them."""
-    return array.dtype.kind in "biuf" or array.dtype == ml_dtypes.bfloat16
+    """Whether the array holds real numbers that JAX knows, bfloat16 among them."""
+    return (array.dtype.kind in "biuf" and array.dtype.itemsize <= 8) or array.dtype == ml_dtypes.bfloat16
 
 
-class FileError(ValueError):
-    """What is wrong with a file, in words for its owner."""
-
-
-@contextlib.contextmanager
-def errors_of(path: Path, name: str = "") -> Iterator[None]:
-    """Turns what the readers of the formats raise into errors that name the file and say what to do."""
-    try:
-        yield
-    except (FileError, ModuleNotFoundError, MemoryError):
-        raise
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} does not exist. Check the path.") from error
-    except PermissionError as error:
-        raise PermissionError(f"{path} cannot be read: permission denied.") from error
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: {_first_line(error)}") from error
-    except Exception as error:
-        if "Object arrays" in str(error):
-            raise FileError(
-                f"{f'{name!r} in ' if name else ''}{path} holds Python objects, which are never read, since that could "
-                "run any code: save it as numbers or text (array.astype(float), array.astype(str))."
-            ) from error
-        kinds = (ValueError, EOFError, KeyError, TypeError, BadZipFile, zlib.error)
-        if not isinstance(error, kinds) and type(error).__name__ != "SafetensorError":
-            raise
-        what = f"{path} is not a whole {path.suffix.lower()} file: {_first_line(error)}"
-        raise FileError(f"{what} It may have been cut short, or be of another kind; write it again.") from error
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of a message, with a full stop at its end."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".: ") + "."
-
-
-def _read(source: Source, name: str) -> np.ndarray:
+def _read(source: Source, read: Callable[[str], np.ndarray], name: str) -> np.ndarray:
     with errors_of(source.path, name):
-        array = source.read(name)
-    if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat):
+        array = read(name)
+    if array.dtype.kind == "O" and all(isinstance(value, str) and not value.endswith("\0") for value in array.flat):
         return array.astype(str)
-    if array.dtype.kind == "S":
-        return np.char.decode(array, "utf-8", errors="replace")
     if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:
         # NumPy's own files keep of bfloat16 only that it takes two bytes.
         return array.view(ml_dtypes.bfloat16)
@@ -121,77 +82,87 @@ def _open_activations(path: Path) -> Source:
 
 
 def _open_npz(path: Path) -> Source:
-    archive = _load(path)
-    if not isinstance(archive, Mapping):
-        raise ValueError("it holds one array, as an .npy file does.")
-    return Source(path, tuple(archive), archive.__getitem__)
+    with path.open("rb") as stream:
+        if _start(stream) == NUMPY:
+            raise ValueError("it holds one array, as an .npy file does.")
+    archive = ZipFile(path)
+    members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+    if len(members) < len(archive.infolist()):
+        raise ValueError("it holds several arrays of one name")
+    if {"format", "shape", "data"} <= set(members):
+        raise FileError(
+            f"{path} holds a sparse matrix of scipy. Save it dense: numpy.savez(path, layer=load_npz(path).toarray(), "
+            "labels=labels)."
+        )
+
+    def read(name: str) -> np.ndarray:
+        member = members[name]
+        if member.file_size > max(UNPACKED, TIMES * member.compress_size):
+            times = member.file_size // max(member.compress_size, 1)
+            raise ValueError(f"it unpacks to {member.file_size / 1e9:.0f} GB, {times} times its size in the file")
+        with archive.open(member) as stream:
+            return _array(stream, member.file_size)
+
+    return Source(path, tuple(members), read)
 
 
 def _open_npy(path: Path) -> Source:
-    array = _load(path)
-    if isinstance(array, Mapping):
-        raise ValueError("it holds several arrays, as an .npz file does.")
+    with path.open("rb") as stream:
+        if _start(stream) == ZIP:
+            raise ValueError("it holds several arrays, as an .npz file does.")
+        array = _array(stream, path.stat().st_size)
     return Source(path, (UNNAMED,), {UNNAMED: array}.__getitem__)
 
 
-def _load(path: Path) -> Any:
-    with path.open("rb") as stream:
-        start = stream.read(6)
-    # What begins in no way that NumPy knows it takes for a pickle, and would say so.
-    if not start.startswith((b"\x93NUMPY", b"PK")):
-        raise ValueError("it does not begin as NumPy's files do (and pickles are never read).")
-    return np.load(path, allow_pickle=False)
+def _array(stream: IO[bytes], size: int) -> np.ndarray:
+    """The array in a stream of this size. Its header must claim what follows it, or memory is taken for a lie."""
+    if _start(stream) != NUMPY:
+        raise ValueError("it does not begin as NumPy's files do")
+    version = np.lib.format.read_magic(stream)
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in headers:
+        raise ValueError(f"its header has version {version}, which no array of numbers or text needs")
+    shape, _, dtype = headers[version](stream)
+    claimed, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if not dtype.hasobject and (claimed != held or (0 not in shape and not dtype.itemsize)):
+        raise ValueError(f"its header claims an array {shape} of {dtype}, {claimed} bytes, and {held} follow")
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _start(stream: IO[bytes]) -> bytes:
+    """How the stream begins, which is wound back. Raises ValueError for what is not NumPy's."""
+    start = stream.read(6)
+    stream.seek(0)
+    for known in (NUMPY, ZIP):
+        if start.startswith(known):
+            return known
+    raise ValueError("it does not begin as NumPy's files do (and pickles are never read).")
 
 
 def _open_safetensors(path: Path) -> Source:
-    arrays = require("safetensors.numpy").load_file(path)
-    return Source(path, tuple(arrays), arrays.__getitem__)
-
-
-def _open_csv(path: Path) -> Source:
-    frame = require("pandas").read_csv(path, dtype_backend="numpy_nullable")
-    # An index written without a name is no feature.
-    named = [name for name in frame.columns if not name.startswith("Unnamed: ")]
-    return Source(path, tuple(named), lambda name: _without_missing(frame[name]), table=True)
-
-
-def _without_missing(column: Any) -> np.ndarray:
-    numeric = column.dtype.kind in "biuf"
-    if not column.isna().any():
-        return column.to_numpy(dtype=column.dtype.numpy_dtype if numeric else str)
-    return column.to_numpy(dtype=float, na_value=np.nan) if numeric else column.to_numpy(dtype=object, na_value=None)
-
-
-def _open_parquet(path: Path) -> Source:
-    table = require("pyarrow.parquet", "parquet").ParquetFile(path).read()
-    named = [name for name in table.column_names if not name.startswith("__index_level_")]
+    safetensors = require("safetensors")
+    with safetensors.safe_open(path, "numpy") as file:
+        names = tuple(file.offset_keys() if hasattr(file, "offset_keys") else file.keys())
 
     def read(name: str) -> np.ndarray:
-        parts = [_from_arrow(chunk, name, path) for chunk in table[name].chunks]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        with safetensors.safe_open(path, "numpy") as file:
+            try:
+                return file.get_tensor(name)
+            except AttributeError as error:  # a type that NumPy does not have
+                kind = file.get_slice(name).get_dtype()
+                raise FileError(
+                    f"{name!r} in {path} is of type {kind}, which is not read: save it as float32, or leave it out "
+                    f"(--skip {name})."
+                ) from error
 
-    return Source(path, tuple(named), read, table=True)
-
-
-def _from_arrow(column: Any, name: str, path: Path) -> np.ndarray:
-    """A column as an array; lists, all of one length, become further axes."""
-    kinds = require("pyarrow", "parquet").types
-    if kinds.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if not (kinds.is_list(column.type) or kinds.is_large_list(column.type) or kinds.is_fixed_size_list(column.type)):
-        return column.to_numpy(zero_copy_only=False)
-    lengths = require("pyarrow.compute", "parquet").list_value_length(column).unique().to_pylist()
-    if len(lengths) != 1 or lengths[0] is None:
-        found = ", ".join("missing" if length is None else str(length) for length in lengths[:5])
-        raise FileError(f"{name!r} in {path} must hold lists of one length; got lengths {found or 'of nothing'}.")
-    inner = _from_arrow(column.flatten(), name, path)
-    return inner.reshape(len(column), lengths[0], *inner.shape[1:])
+    return Source(path, names, read)
 
 
 FORMATS: dict[str, Callable[[Path], Source]] = {
     ".npz": _open_npz,
     ".npy": _open_npy,
     ".safetensors": _open_safetensors,
-    ".parquet": _open_parquet,
-    ".csv": _open_csv,
+    ".parquet": open_parquet,
+    ".csv": open_csv,
 }

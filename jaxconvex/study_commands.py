@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from jaxconvex.command_options import SETTINGS, option, require_extras, say_where, seed_in_range
 from jaxconvex.formats import require
+from jaxconvex.messages import say
 
 __all__ = ["app"]
 
@@ -134,7 +134,7 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
         with writing.output_folder(folders[made.name]) as folder:
             study, paths = scoring.study_domain(made, folder, seed)
             studies.append(study)
-            typer.echo(summary_table([study]).to_text())
+            say(summary_table([study]).to_text())
             say_where(paths, folder)
     return studies
 
@@ -220,10 +220,10 @@ def _join(studies: Sequence[Any], out: Path) -> None:
 
     with writing.output_folder(out) as folder:
         paths = write_joint_page(studies, folder)
-        typer.echo(summary_table(studies).to_text())
+        say(summary_table(studies).to_text())
         several = len(studies) > 1
         for statement in statements(studies):
             if not several or statement.domain == "all":  # those of the single domains are on their pages
-                typer.echo(f"- {statement.text}")
+                say(f"- {statement.text}")
         say_where(paths, folder)
-        print(f"Read {folder / 'report.html'}.", file=sys.stderr)
+        say(f"Read {folder / 'report.html'}.", stream="stderr")

@@ -109,6 +109,7 @@ def test_kinds_of_clips_are_one(tmp_path):
     for item in [
         steps.astype(np.int16),
         (steps * 2**16).astype(np.int32),
+        (steps * 2**16).astype(">i4"),
         (steps + 32768).astype(np.uint16),
         (clip, 16_000),
         clip.astype(np.float32),
@@ -233,6 +234,11 @@ WRONG = {
     "nan": (lambda run: run([np.full(500, np.nan)]), "finite"),
     "steps": (lambda run: run([np.full(500, 2000.0)]), "divide by 32768"),
     "rate": (lambda run: run([np.zeros(500)], rate=0.5), "rate must be a whole number"),
+    "rate of nan": (lambda run: run([(np.zeros(500), np.nan)]), "rate must be a whole number"),
+    "24 bits in 32": (lambda run: run([np.array([-(2**23), 9, 2**23 - 1], np.int32)]), "clip / 2\\*\\*23 for 24 bits"),
+    "16 bits in 64": (lambda run: run([[3, -20_000, 9]]), r"up to 20000 in int64.*np.asarray\(clip, np.int16\)"),
+    "steps of 8 bits": (lambda run: run([np.array([3.0, -90.0, 9.0])]), "divide by 32768"),
+    "a mask": (lambda run: run([np.ma.masked_array(np.zeros(500), mask=True)]), "item 0 is a masked array"),
 }
 
 
@@ -242,6 +248,27 @@ def test_wrong_items_are_told(case, model_type):
     call, message = WRONG[case]
     with pytest.raises(ValueError, match=message):
         call(preprocessor(None, model_type, {}))
+
+
+def test_broken_files_are_told(tmp_path):
+    """Cut anywhere, even by one byte: never a shorter clip without a word. A stream's unknown length is none."""
+    soundfile = pytest.importorskip("soundfile")
+    run, clip = preprocessor(None, "wav2vec2", {}), clips([3000])[0] / 10
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, clip, 16_000, subtype="PCM_16")
+        whole = (tmp_path / name).read_bytes()
+        expected = run([tmp_path / name]).inputs
+        for length in (0, 30, len(whole) // 2, len(whole) - 1):
+            (tmp_path / name).write_bytes(whole[:length])
+            with pytest.raises(ValueError, match=rf"item 1, .*{name}, (cannot be read|ends before)"):
+                run([clip, tmp_path / name])
+        if name == "a.wav":
+            at = whole.index(b"data") + 4
+            (tmp_path / name).write_bytes(whole[:at] + b"\xff" * 4 + whole[at + 4 :])
+            np.testing.assert_array_equal(run([tmp_path / name]).inputs, expected)
+    for path in (tmp_path / "absent.wav", tmp_path):
+        with pytest.raises(ValueError, match=r"item 0, .*cannot be read as sound"):
+            run([path])
 
 
 def test_wrong_lengths_are_told():
@@ -261,6 +288,12 @@ def test_wrong_lengths_are_told():
         ("whisper", {"padding_value": 1.0}, "silence"),
         ("whisper", {"feature_size": 128}, "num_mel_bins=80"),
         ("wavlm", {"sampling_rate": "16k"}, "sampling_rate must be a whole number"),
+        ("wavlm", {"do_normalize": "no"}, "do_normalize like True; got 'no'"),
+        ("hubert", {"padding_value": float("nan")}, "padding_value like 0.0; got nan"),
+        ("hubert", {"feature_size": 80}, "one number a sample; feature_size=80"),
+        ("hubert", {"feature_extractor_type": "ASTFeatureExtractor"}, "ASTFeatureExtractor is not supported"),
+        ("whisper", {"n_fft": 10**9}, "n_fft=1000000000 must be below"),
+        ("whisper", {"hop_length": 0}, "hop_length must be a whole number"),
     ],
 )
 def test_settings_that_are_not_known_are_refused(model_type, file, message, tmp_path):

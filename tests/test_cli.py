@@ -210,6 +210,76 @@ def test_axis_and_pool(score):
     assert [row.score for row in found.rows] == [row.score for row in expected.rows]
 
 
+# Output ---------------------------------------------------------------------------------------------------------------
+
+
+def test_results_of_several_files_do_not_overwrite_each_other(score):
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame(blobs(1), columns=list("vwxyz")).assign(label=LABELS).to_csv("a.csv", index=False)
+    Path("below").mkdir()
+    np.savez("below/a.npz", **ARRAYS)
+    for file, folder in (
+        ("a.npz", "a-convexity"),
+        ("a.csv", "a.csv-convexity"),
+        ("below/a.npz", "a.npz-convexity"),
+        ("./a.npz", "a-convexity"),
+        ("a.csv", "a.csv-convexity"),
+    ):
+        code, out, _ = score(file, "--no-jackknife")
+        assert code == 0 and f"Written to {folder}:" in out
+    files = {path.parent.name: read_report(path).provenance["files"] for path in Path().glob("*-convexity/scores.json")}
+    assert files == {
+        "a-convexity": ["../a.npz"],
+        "a.csv-convexity": ["../a.csv"],
+        "a.npz-convexity": ["../below/a.npz"],
+    }
+
+
+def test_figures_of_labelings_that_files_cannot_be_called_after(score):
+    names = ["a/b", "a:b", "A-B", "属", "種", "../up"]
+    np.savez("b.npz", x=blobs(0), **dict.fromkeys(names, LABELS))
+    options = [part for name in names for part in ("--labels", name)]
+    assert score("b.npz", *options, "--no-jackknife", "-o", "out")[0] == 0
+    figures = [path.name.casefold() for path in Path("out").glob("*.png")]
+    assert len(set(figures)) == len(figures) == 2 * len(names)
+    assert not [path for path in Path().rglob("*up*") if path.parent.name != "out"]
+
+
+def test_links_in_the_output_folder(score, refused):
+    for name in ("through", "dangling", "folder", "cache"):
+        Path(name).mkdir()
+    Path("kept.json").touch()
+    Path("through/scores.json").symlink_to("../kept.json")
+    Path("through/scores.csv").symlink_to("../kept.csv")
+    Path("dangling/scores.json").symlink_to("nowhere")
+    Path("folder/profile.png").symlink_to("../through", target_is_directory=True)
+    Path("cache/.cache").touch()
+    for name, entry in (("dangling", "scores.json"), ("folder", "profile.png"), ("cache", ".cache")):
+        refused((f"cannot write to {name}/{entry}", "Remove it"), "a.npz", "-o", name)
+    refused("cannot write to through/scores.csv", "a.npz", "-o", "through")
+    Path("through/scores.csv").unlink()
+    assert score("a.npz", "--no-jackknife", "-o", "through")[0] == 0
+    assert Path("through/scores.json").is_symlink() and read_report("kept.json").rows
+
+
+def test_columns_and_words_are_told(score):
+    rows = "".join(f"{i},{a},{b},{'NA' if i % 2 else 'DE'}\n" for i, (a, b, *_) in enumerate(blobs(0)))
+    Path("b.csv").write_text("id,v,w,label\n" + rows)
+    code, _, err = score("b.csv", "--no-jackknife")
+    assert code == 0
+    assert "features are 'v', 'w'" in err and "left out are 'id' (whole numbers, each once: an id?)" in err
+    assert "'NA' is a class of 15 points" in err and "--background 'NA'" in err
+    assert score("b.csv", "--no-jackknife", "--background", "NA", "-o", "out")[0] == 0
+    assert {row.label for row in read_report("out/scores.json").rows} == {"DE", None}
+
+
+def test_background_of_the_command_line(score, refused):
+    assert score("a.npz", "--background", "2", "--no-jackknife")[0] == 0
+    labels = {row.label for row in read_report("a-convexity/scores.json").rows if row.level == "class"}
+    assert labels == {0, 1}
+    refused("background must be one of the labels, 0, 1, 2; got '7'", "a.npz", "--background", "7", "-o", "other")
+
+
 # Comparisons --------------------------------------------------------------------------------------------------------
 
 
@@ -377,6 +447,24 @@ def test_missing_extras_are_named(run, monkeypatch, module):
     assert code == 2 and len(err.splitlines()) == 1
     assert module in err and 'pip install "jaxconvex[report]"' in err
     monkeypatch.delitem(sys.modules, "jaxconvex.commands", raising=False)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.name == "nt", reason="uses a POSIX shell")
+@pytest.mark.parametrize("arguments", ["score a.npz", "compare a.npz b.npz", "--help"])
+def test_a_pipe_that_nobody_reads_is_no_failure(folder, arguments):
+    np.savez("b.npz", **ARRAYS)
+    options = "" if "help" in arguments else "--k 4 --permutations 0 -o out"
+    for reader in ("| true", "| head -1", "2>&1 | true", ">&-"):
+        line = f"{sys.executable} -m jaxconvex {arguments} {options} {reader}; echo code ${{PIPESTATUS[0]}} >&2"
+        made = subprocess.run(["bash", "-c", line], env=environment(folder / "cache"), capture_output=True, text=True)
+        assert made.stderr.splitlines()[-1] == "code 0" and "Error" not in made.stderr and "rror:" not in made.stderr
+        if options:
+            assert any(Path("out").glob("*.json"))
+    line = f"{sys.executable} -m jaxconvex score a.npz --k 4 --permutations 0 -o full > /dev/full; echo code $? >&2"
+    made = subprocess.run(["bash", "-c", line], env=environment(folder / "cache"), capture_output=True, text=True)
+    assert made.stderr.splitlines()[-2:] == ["Error: [Errno 28] No space left on device", "code 2"]
+    assert read_report("full/scores.json").rows
 
 
 # Interrupts ---------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -93,4 +94,25 @@ def test_files_and_table(tmp_path):
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"settings": {}}))
     with pytest.raises(ValueError, match="two names"):
+        read_comparison(path)
+
+
+def test_reports_that_no_run_writes_are_refused():
+    a = sample_report()
+    for row, part in (
+        (a.rows[1], "rows 0 and 1 of 'b' are of one score"),
+        (a.rows[0]._replace(score=7.5), "row 0 of 'b' holds {'score': 7.5}"),
+        (a.rows[0]._replace(inside=math.inf), "'inside': inf"),
+        (a.rows[0]._replace(num_pairs=10**400), "'num_pairs'"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(part)):
+            compare_reports(a, a._replace(rows=(row, *a.rows[1:])))
+
+
+@pytest.mark.parametrize("names", [5, True, ["a"], ["a", 1], "ab", None])
+def test_names_of_a_comparison_are_two_texts(tmp_path, names):
+    path = tmp_path / "a.json"
+    found = compare_reports(sample_report(), sample_report())
+    found._replace(settings=found.settings | {"names": names}).to_json(path)
+    with pytest.raises(ValueError, match=r"a\.json must hold settings with two names"):
         read_comparison(path)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import struct
+import time
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -261,7 +265,7 @@ def test_damaged_array_in_an_npz(saved):
 def test_truncated_csv(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("x,y,label\n1,2,a\n3,4,b\n5,")
-    refused(path, "1 of 3 are missing (rows 2)")
+    refused(path, "line 4, has 2 fields", "the header has 3")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet", ".safetensors", ".csv"])
@@ -330,6 +334,128 @@ def test_python_objects_are_never_unpickled(tmp_path, saved):
     refused(saved(a=points(2), label=objects), "'label'", "Python objects")
     (tmp_path / "b.npy").write_bytes(pickle.dumps(Dangerous()))
     refused(tmp_path / "b.npy", "pickles are never read")
+
+
+def npy(shape: str, content: bytes, descr: str = "<f8", version: int = 1) -> bytes:
+    """An .npy file of this content, whatever its header claims."""
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H", len(header)) + header.encode() + content
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "part"),
+    [
+        ("(1000000000000000, 3)", {}, "24000000000000000 bytes, and 288 follow"),
+        ("(99999999999999999999999, 3)", {}, "and 288 follow"),
+        ("(1000000000000000,)", {"descr": "<U0"}, "of <U0"),
+        ("(-12, -3)", {}, ""),
+        ("(12, 2)", {}, "192 bytes, and 288 follow"),
+        ("(12, 3)", {"descr": "nonsense"}, "descr"),
+        ("(12, 3)", {"version": 3}, "version"),
+        ("((12, 3),)", {}, "shape"),
+    ],
+)
+def test_headers_that_claim_what_is_not_there(tmp_path, shape, options, part):
+    content = npy(shape, points(3, dtype=np.float64).tobytes(), **options)
+    np.save(tmp_path / "labels.npy", LABELS)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("h.npy", content)
+    (tmp_path / "a.npy").write_bytes(content)
+    start = time.perf_counter()
+    for path in (tmp_path / "a.npz", tmp_path / "a.npy"):
+        refused(path, "not a whole", part, labels=[str(tmp_path / "labels.npy")])
+    assert time.perf_counter() - start < 2
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path):
+    path, size = tmp_path / "a.npz", 2**31 - 1
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("label.npy", npy(f"({N},)", LABELS.astype("<i8").tobytes(), "<i8"))
+        archive.writestr("h.npy", bytes(10**6))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.rindex(b"PK\1\2") + 24, size)  # the size that the archive claims
+    path.write_bytes(content)
+    refused(path, "'h'", "unpacks to 2 GB")
+
+
+def test_archives_with_two_arrays_of_one_name_or_a_sparse_matrix(tmp_path, saved):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("h.npy", b"")
+        archive.writestr("h", b"")
+    refused(tmp_path / "a.npz", "several arrays of one name")
+    from scipy import sparse
+
+    sparse.save_npz(tmp_path / "b.npz", sparse.csr_matrix(np.eye(4)))
+    refused(tmp_path / "b.npz", "sparse matrix", "toarray()")
+
+
+def test_single_values_and_ids_are_left_out(saved):
+    data = read_representations(saved(h=points(3), label=LABELS, epoch=3, ids=np.arange(N)[:, None]))
+    assert list(data.layers) == ["h"] and set(data.left_out) == {"epoch", "ids"}
+    assert "'epoch' (a single value)" in data.notes[0]
+    refused(saved(h=points(3), label=LABELS, epoch=3), "'epoch'", "shape (n, d)", layers=["epoch"])
+
+
+def test_types_that_are_not_read_do_no_harm_where_they_are_not_asked_for(tmp_path, saved):
+    bad = {"wide": points(3).astype(np.longdouble), "objects": np.array([{}] * N, dtype=object)}
+    path = saved(h=points(3), label=LABELS, **bad)
+    assert list(read_representations(path, layers=["h"]).layers) == ["h"]
+    assert list(read_representations(path, layers=["h"], skip=["wide", "obj*"]).layers) == ["h"]
+    if np.dtype(np.longdouble).itemsize > 8:
+        refused(path, "'wide'", "Save it as float64", layers=["wide"])
+    parts = saved(h=points(2, 3), label=LABELS, **bad)
+    assert list(read_representations(parts, axis=1, layers=["h 1"]).layers) == ["h 1"]
+
+
+def test_safetensors_are_read_one_by_one(tmp_path):
+    pytest.importorskip("safetensors")
+    values = points(3)
+    arrays = {"h": ("F32", values), "label": ("I64", LABELS), "scale": ("F8_E4M3", np.zeros(4, np.uint8))}
+    header, content = {}, b""
+    for name, (kind, array) in arrays.items():
+        start, content = len(content), content + array.tobytes()
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [start, len(content)]}
+    text = json.dumps(header).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content)
+    np.testing.assert_array_equal(read_representations(path, layers=["h"]).layers["h"], values)
+    np.testing.assert_array_equal(read_representations(path, skip=["scale"]).layers["h"], values)
+    refused(path, "'scale'", "F8_E4M3", "--skip scale")
+
+
+def test_columns_of_parquet_of_every_type(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path, values = tmp_path / "a.parquet", points(6)
+    kind = pyarrow.fixed_shape_tensor(pyarrow.float32(), [2, 3])
+    flat = pyarrow.array(values.tolist(), pyarrow.list_(pyarrow.float32(), 6))
+    tensor = pyarrow.ExtensionArray.from_storage(kind, flat)
+    labels = {
+        "binary": pyarrow.array([name.encode() for name in NAMES]),
+        "large": pyarrow.array(NAMES.tolist(), pyarrow.large_string()),
+        "wide": pyarrow.array([label + 2**63 for label in LABELS.tolist()], pyarrow.uint64()),
+        "flags": pyarrow.array((LABELS > 0).tolist()),
+    }
+    parquet.write_table(pyarrow.table({"h": tensor, **labels}), path)
+    data = read_representations(path, labels=list(labels), pool="mean")
+    np.testing.assert_array_equal(data.layers["h"], values.reshape(N, 2, 3))
+    assert data.labels["binary"].tolist() == data.labels["large"].tolist() == NAMES.tolist()
+    assert data.labels["wide"].tolist() == [label + 2**63 for label in LABELS.tolist()] and set(
+        data.labels["flags"]
+    ) == {"True", "False"}
+    parquet.write_table(pyarrow.table({"h": flat, "label": [b"\xe9"] * N}), path)
+    refused(path, "'label'", "UTF-8", "row 0")
+    parquet.write_table(pyarrow.Table.from_arrays([flat, flat], names=["h", "h"]), path)
+    refused(path, "several columns called 'h'")
+    parquet.write_table(pyarrow.table({"h": flat, "label": [*LABELS[1:].tolist(), None]}), path)
+    refused(path, "'label'", "1 of 12 are missing (rows 11)")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
+def test_what_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    refused(tmp_path / "pipe.npz", "must be a file")
+    (tmp_path / "loop.npz").symlink_to("loop.npz")
+    refused(tmp_path / "loop.npz")
 
 
 @pytest.mark.parametrize(
@@ -411,6 +537,19 @@ def test_ragged_lists_in_parquet(tmp_path):
     for ragged, part in (([[1.0], [1.0, 2.0]], "lengths 1, 2"), ([[1.0], None], "lengths 1, missing")):
         parquet.write_table(pyarrow.table({"a": ragged, "label": [0, 1]}), tmp_path / "a.parquet")
         refused(tmp_path / "a.parquet", "'a'", part)
+
+
+def test_columns_that_are_not_asked_for_do_no_harm(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    tokens = [["a"] * (1 + row % 3) for row in range(N)]
+    parts = {f"g/{i}": points(seed=i) for i in range(2)}
+    parquet.write_table(pyarrow.table({"h": points(3).tolist(), "tokens": tokens, "label": LABELS, **parts}), path)
+    refused(path, "'tokens'", "lengths 1, 2, 3")
+    assert list(read_representations(path, layers=["h"]).layers) == ["h"]
+    np.testing.assert_array_equal(read_representations(path, layers=["g"]).layers["g"][:, 1], parts["g/1"])
+    refused(path, "'tokens'", layers=["h", "absent"])
+    refused(path, "no 'absent'", "'h'", layers=["h", "absent"], skip=["tokens"])
 
 
 def test_a_reader_that_is_not_installed_is_named(tmp_path, monkeypatch):

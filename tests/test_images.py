@@ -164,6 +164,11 @@ WRONG = {
     "floats": (lambda run: run([np.full((8, 8, 3), 2.0)]), r"floats in \[0, 1\]"),
     "nan": (lambda run: run([np.full((8, 8, 3), np.nan)]), r"floats in \[0, 1\]"),
     "mode": (lambda run: run([Image.new("I;16", (4, 4))]), "mode I;16"),
+    "no pixels": (lambda run: run([Image.new("RGB", (0, 4))]), "it has 0 x 4"),
+    "a mask": (
+        lambda run: run([np.ma.masked_array(np.zeros((8, 8), np.uint8), mask=True)]),
+        "item 0 is a masked array",
+    ),
     "size": (lambda run: run(pictures(), size=0), "size must be a whole number"),
 }
 
@@ -183,12 +188,46 @@ def test_wrong_items_are_told(case):
         ({"feature_extractor_type": "DonutFeatureExtractor"}, "DonutImageProcessor is not supported"),
         ({"size": {"longest_edge": 5}}, "height and width"),
         ({"image_mean": [0.5]}, "one number a channel"),
+        ({"image_mean": [0.5, "a", 0.5]}, "one number a channel"),
+        ({"image_std": [0.5, 0, 0.5]}, "image_std must be above 0"),
+        ({"do_resize": "yes"}, "do_resize like True; got 'yes'"),
+        ({"rescale_factor": None, "resample": 9}, "resample must be one of Pillow's filters"),
+        ({"size": {"height": 8}}, "must name height and width"),
     ],
 )
 def test_settings_that_are_not_known_are_refused(file, message, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(file))
     with pytest.raises(ValueError, match=message):
         preprocessor(tmp_path, "vit", {})
+
+
+def test_broken_files_are_told(tmp_path):
+    run = preprocessor(None, "vit", {"image_size": 8})
+    for name in ("a.png", "a.jpg", "a.gif"):
+        pictures()[0].convert("RGB").save(tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        for length in (0, 20, len(whole) // 2):
+            (tmp_path / name).write_bytes(whole[:length])
+            with pytest.raises(ValueError, match=f"item 0, .*{name}, cannot be read as an image"):
+                run([tmp_path / name])
+        opened = Image.open(tmp_path / name)
+        with pytest.raises(ValueError, match="item 0 cannot be read as an image"):
+            run([opened])
+    with pytest.raises(ValueError, match=r"item 1, .*absent\.png, cannot be read"):
+        run([pictures()[0], tmp_path / "absent.png"])
+
+
+def test_an_opened_image_is_turned_as_its_file_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    run = preprocessor(None, "vit", {"image_size": 8})
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    turned = run([np.rot90(pixels, -1)]).inputs
+    for item in (tmp_path / "a.png", Image.open(tmp_path / "a.png")):
+        np.testing.assert_array_equal(run([item]).inputs, turned)
+    premultiplied = Image.fromarray(pixels[..., 0]).convert("LA").convert("La")
+    np.testing.assert_array_equal(run([premultiplied]).inputs, run([pixels[..., 0]]).inputs)
 
 
 def test_files_of_old(tmp_path):

@@ -8,6 +8,7 @@ import oracles
 import pytest
 
 import jaxconvex as jc
+from jaxconvex.engine.packed_scores import packed_graph_convexity
 from jaxconvex.permutation import permuted_labels
 
 KEY = jax.random.key(0)
@@ -20,6 +21,12 @@ def _cloud(seed: int, n: int = 60, classes: int = 3) -> tuple[np.ndarray, np.nda
 
 def _grid(side: int) -> np.ndarray:
     return np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2).astype(np.float32)
+
+
+def _spiral(turns: float, n: int = 150) -> np.ndarray:
+    """Chords are shorter than arcs by little, so that small differences add up along a path."""
+    t = np.linspace(0.05, 1, n)
+    return np.stack([np.exp(t * turns) * f(2 * np.pi * turns * t) for f in (np.cos, np.sin)], axis=-1)
 
 
 def _cases() -> dict[str, tuple[np.ndarray, int]]:
@@ -36,6 +43,11 @@ def _cases() -> dict[str, tuple[np.ndarray, int]]:
         "integers": (rng.integers(0, 4, size=(100, 2)).astype(np.float32), 4),
         "outlier": (np.concatenate([outlier, outlier[:20]]), 5),
         "chain": (np.arange(150, dtype=np.float32)[:, None], 2),  # more hops than a byte holds
+        "spiral": (_spiral(5).astype(np.float32), 2),
+        "dense spiral": (_spiral(1, 200).astype(np.float32), 7),
+        "wide spiral": (_spiral(1, 90).astype(np.float32), 6),  # few enough hops for sweeps
+        "equal points of a chain": (np.repeat(np.arange(70, dtype=np.float32), 2)[:, None], 3),
+        "chain with an outlier": (np.append(np.arange(100), 1e9).astype(np.float32)[:, None], 2),
     }
 
 
@@ -48,11 +60,22 @@ def test_null_is_that_of_scoring_permuted_labels(case):
     null = jc.permutation_null(packed, labels, num_classes=4, key=KEY, num_permutations=5)
     for i, permuted in enumerate(permuted_labels(labels, 5, KEY).T):
         assert sorted(permuted) == sorted(labels)
-        score = jc.graph_convexity(packed, permuted, num_classes=4)
-        np.testing.assert_allclose(null.per_class.samples[:, i], score.per_class, rtol=0, atol=1e-6)
-        np.testing.assert_allclose(null.micro.samples[i], score.micro, rtol=0, atol=1e-6)
-        np.testing.assert_allclose(null.macro.samples[i], score.macro, rtol=0, atol=1e-6)
+        score = packed_graph_convexity(packed, permuted, num_classes=4)  # to the last bit
+        np.testing.assert_array_equal(null.per_class.samples[:, i], score.per_class)
+        assert null.micro.samples[i] == score.micro and null.macro.samples[i] == score.macro
     assert null.num_sources == np.sum(labels >= 0)
+
+
+@pytest.mark.parametrize("case", ["grid with diagonals", "outlier", "spiral"])
+def test_so_in_float64(case):
+    x, k = _cases()[case]
+    labels = np.random.default_rng(2).integers(0, 3, len(x))
+    with jax.enable_x64(True):
+        packed = jc.pack(jc.knn_graph(x.astype(np.float64), k=k))
+        null = jc.permutation_null(packed, labels, num_classes=3, key=KEY, num_permutations=2)
+        for i, permuted in enumerate(permuted_labels(labels, 2, KEY).T):
+            score = packed_graph_convexity(packed, permuted, num_classes=3)
+            np.testing.assert_array_equal(null.per_class.samples[:, i], score.per_class)
 
 
 def test_null_agrees_with_the_oracle():

@@ -251,3 +251,10 @@ def test_a_table_of_drawn_sources_says_so():
     row = Row("graph", "a", 0, "y", 10, "micro", None, score=0.5, num_points=90, num_pairs=400, num_sources=30)
     assert "30 of 90 points" in Report((row,), {}, {}).table()
     assert "drawn" not in Report((row._replace(num_sources=90),), {}, {}).table()
+
+
+@pytest.mark.parametrize("confidence", ["0.95", None, True, [], {}, 1, 0, 95, 10**400, "inf"])
+def test_a_confidence_that_is_none_is_refused(tmp_path, confidence):
+    path = Report((), {"confidence": confidence}, {}).to_json(tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"a\.json: the confidence must be a number between 0 and 1"):
+        read_report(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -201,8 +202,8 @@ def test_byte_pairs_by_hand(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\nĠ ab\n")
     run = preprocessor(tmp_path, "roberta", {"max_position_embeddings": 8, "pad_token_id": 1})
     ids, mask = run(["ab ab", "ba", "a <mask>"])
-    assert ids.tolist() == [[0, 8, 9, 2], [0, 6, 5, 2], [0, 5, 4, 2]]
-    assert mask.all()
+    assert ids.tolist() == [[0, 8, 9, 2, 1], [0, 6, 5, 2, 1], [0, 5, 7, 4, 2]]  # a space before <mask> is a token
+    assert mask.sum(axis=1).tolist() == [4, 4, 5]
     assert run(["a" * 20]).inputs.shape == (1, 6)  # positions 2 to 7
     assert run(["", "a"]).inputs.tolist() == [[0, 2, 1], [0, 5, 2]]
 
@@ -263,6 +264,181 @@ def test_files_that_cannot_be_used_are_told(files, message, tmp_path):
         (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         preprocessor(tmp_path, "bert", {})
+
+
+def written(folder, **files):
+    """A folder with files: names with _ for ., objects as JSON."""
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
+    return folder
+
+
+def as_file(**changes):
+    """A tokenizer.json of the vocabulary above, with nothing but the model, and what is added."""
+    vocabulary = {token: i for i, token in enumerate(VOCABULARY)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    return json.loads(tokenizer.to_str()) | changes
+
+
+WORDS = "\n".join(VOCABULARY) + "\n"
+TOKEN = {
+    "content": "<new>",
+    "lstrip": True,
+    "rstrip": False,
+    "single_word": False,
+    "normalized": False,
+    "special": True,
+}
+LEFT = {"direction": "Left", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+FOLDERS = {
+    "special tokens of the configuration only": {"tokenizer__json": as_file(), "tokenizer_config__json": {}},
+    "no post-processor, and the file says all": {
+        "tokenizer__json": as_file(),
+        "tokenizer_config__json": {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"},
+    },
+    "added by number": {"vocab__txt": WORDS, "tokenizer_config__json": {"added_tokens_decoder": {"10": TOKEN}}},
+    "added by name": {
+        "vocab__txt": WORDS,
+        "tokenizer_config__json": {"extra_special_tokens": {"image_token": "<new>"}},
+    },
+    "additional": {
+        "tokenizer__json": as_file(),
+        "tokenizer_config__json": {"additional_special_tokens": ["<new>", "do"]},
+    },
+    "of a map": {
+        "vocab__txt": WORDS,
+        "tokenizer_config__json": {},
+        "special_tokens_map__json": {
+            "mask_token": TOKEN | {"content": "[MASK]"},
+            "additional_special_tokens": ["<new>"],
+        },
+    },
+    "of an old list": {"vocab__txt": WORDS, "tokenizer_config__json": {}, "added_tokens__json": {"<new>": 10}},
+    "of the file": {"tokenizer__json": as_file(added_tokens=[TOKEN | {"id": 10}]), "tokenizer_config__json": {}},
+    "a class token of its own": {"vocab__txt": WORDS, "tokenizer_config__json": {"cls_token": "<new>"}},
+    "cut on the left": {
+        "vocab__txt": WORDS,
+        "tokenizer_config__json": {"truncation_side": "left", "model_max_length": 5},
+    },
+    "cut on the left by the file": {"tokenizer__json": as_file(truncation=LEFT), "tokenizer_config__json": {}},
+    "padded on the left": {"vocab__txt": WORDS, "tokenizer_config__json": {"padding_side": "left"}},
+    "special tokens split": {"vocab__txt": WORDS, "tokenizer_config__json": {"split_special_tokens": True}},
+    "the class in config.json": {"vocab__txt": WORDS, "config__json": {"tokenizer_class": "DistilBertTokenizerFast"}},
+}
+SAID = ["the dogs", "The [MASK] dog", "a <new> do[SEP]", "the dog the dog the dogs doggy", "do <new>the  [CLS]"]
+SAID += ["é\u200b\x00!"]
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_every_place_of_a_token_equals_transformers(case, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = {"model_type": "bert", "vocab_size": 40, "max_position_embeddings": 8}
+    files = {"tokenizer_config__json": {}, "config__json": {}} | FOLDERS[case]
+    config |= files["config__json"]
+    written(tmp_path, **(files | {"config__json": config}))
+    original = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    most = min(8, original.model_max_length)
+    run = preprocessor(tmp_path, "bert", config)
+    same(run(SAID), expected(original, SAID, most))
+
+
+def test_random_folders_equal_transformers(tmp_path):
+    """Random choices of all that a folder may say, against the tokenizer that transformers makes of it."""
+    transformers = pytest.importorskip("transformers")
+    draw = random.Random(0)
+    names = {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    }
+    pieces = [*VOCABULARY, "<new>", "<other>", "é", "É", " ", "\t", "今日", "🙂", ".", "\u200b", "x" * 101]
+
+    def flags(content):
+        return {"content": content} | {
+            key: draw.random() < 0.4 for key in ("lstrip", "rstrip", "single_word", "normalized")
+        }
+
+    def token(content):
+        return content if draw.random() < 0.5 else flags(content)
+
+    for i in range(100):
+        said = {key: draw.random() < 0.5 for key in ("do_lower_case", "strip_accents") if draw.random() < 0.3}
+        said |= {
+            key: draw.choice(["left", "right"]) for key in ("truncation_side", "padding_side") if draw.random() < 0.3
+        }
+        if draw.random() < 0.3:
+            said |= {
+                key: flags(value) | {"__type": "AddedToken"} for key, value in names.items() if draw.random() < 0.7
+            }
+        if draw.random() < 0.3:
+            said[draw.choice(["additional_special_tokens", "extra_special_tokens"])] = ["<new>", "do"]
+        files = {"vocab__txt": WORDS}
+        if draw.random() < 0.5:
+            said["tokenizer_class"] = draw.choice(["BertTokenizerFast", "PreTrainedTokenizerFast"])
+            added = [flags(name) | {"id": n, "special": True} for n, name in enumerate(VOCABULARY[:5])]
+            files = {"tokenizer__json": as_file(added_tokens=added)}
+        if draw.random() < 0.3:
+            said["added_tokens_decoder"] = {"10": flags("<new>") | {"special": draw.random() < 0.5}}
+        elif draw.random() < 0.5:
+            files["special_tokens_map__json"] = {
+                key: token(value) for key, value in names.items() if draw.random() < 0.7
+            }
+        config = {"model_type": "bert", "vocab_size": 40, "max_position_embeddings": 12}
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        written(folder, tokenizer_config__json=said, config__json=config, **files)
+        texts = ["the", *("".join(draw.choices(pieces, k=draw.randrange(12))) + "do" for _ in range(4))]
+        original = transformers.AutoTokenizer.from_pretrained(folder)
+        if original.pad_token is None:
+            continue
+        same(preprocessor(folder, "bert", config)(texts), expected(original, texts, 12))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_token(tmp_path):
+    (tmp_path / "vocab.txt").write_bytes(b"\xef\xbb\xbf" + WORDS.encode())
+    (tmp_path / "tokenizer_config.json").write_bytes(b"\xef\xbb\xbf{}")
+    assert preprocessor(tmp_path, "bert", {})(["the dogs", "the"]).inputs.tolist() == [[2, 5, 6, 7, 3], [2, 5, 3, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("files", "config", "message"),
+    [
+        (
+            {"vocab__txt": WORDS},
+            {"tokenizer_class": "BertJapaneseTokenizer"},
+            "a BertJapaneseTokenizer cannot be built",
+        ),
+        ({"tokenizer__json": as_file(), "tokenizer_config__json": {"tokenizer_class": "MPNetTokenizer"}}, {}, "MPNet"),
+        (
+            {"vocab__txt": WORDS, "tokenizer_config__json": {"do_lower_case": "no"}},
+            {},
+            "must be true or false; got 'no'",
+        ),
+        ({"vocab__txt": WORDS, "tokenizer_config__json": {"padding_side": "top"}}, {}, "left or right; got 'top'"),
+        ({"vocab__txt": WORDS, "tokenizer_config__json": {"never_split": ["do"]}}, {}, "never_split"),
+        ({"vocab__txt": WORDS, "tokenizer_config__json": {"model_max_length": "9"}}, {}, "must be a number"),
+        ({"vocab__txt": WORDS, "tokenizer_config__json": {"cls_token": None}}, {}, "must hold the special tokens None"),
+        ({"vocab__txt": WORDS, "tokenizer_config__json": {"added_tokens_decoder": {"99": TOKEN}}}, {}, "contradict"),
+        ({"vocab__json": {}, "merges__txt": ""}, {}, "a BertTokenizer cannot be built from merges.txt, vocab.json"),
+        ({"tokenizer__json": as_file(model={"type": "BPE", "vocab": {}, "merges": []})}, {}, "holds a BPE"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_refused(files, config, message, tmp_path):
+    written(tmp_path, **files)
+    with pytest.raises(ValueError, match=message):
+        preprocessor(tmp_path, "bert", config)
+
+
+def test_a_text_without_tokens_is_refused(tmp_path):
+    written(tmp_path, **FOLDERS["no post-processor, and the file says all"])
+    run = preprocessor(tmp_path, "bert", {})
+    assert run(["the dog"]).inputs.tolist() == [[5, 6]]
+    with pytest.raises(ValueError, match="item 1 has no token"):
+        run(["the", " "])
 
 
 def test_no_files_no_tokenizer(tmp_path):

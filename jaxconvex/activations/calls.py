@@ -1,4 +1,4 @@
-"""A call with a batch, and what tells batches and weights apart."""
+"""A call with a batch, and what tells arrays, weights and programs apart."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
+from jax.tree_util import Partial
 
-__all__ = ["array_hash", "call_with", "weights_hash"]
+from jaxconvex.functions import digest
+from jaxconvex.kept import array_hash
+
+__all__ = ["array_hash", "call_with", "program_hash", "weights_hash"]
 
 
 def call_with(call: Any, batch: Any) -> Any:
@@ -17,18 +20,6 @@ def call_with(call: Any, batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return call(**batch)
     return call(*batch) if isinstance(batch, (tuple, list)) else call(batch)
-
-
-def array_hash(array: Any, *more: bytes) -> str:
-    """SHA-256 of type, shape and content, and of further bytes."""
-    if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    array = np.asarray(array)
-    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    content: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    for part in (content, *more):
-        digest.update(part)
-    return digest.hexdigest()
 
 
 def weights_hash(tree: Any, known: dict[int, tuple[Any, str]] | None = None) -> str:
@@ -39,3 +30,9 @@ def weights_hash(tree: Any, known: dict[int, tuple[Any, str]] | None = None) -> 
         if id(leaf) not in known:
             known[id(leaf)] = leaf, array_hash(leaf)
     return hashlib.sha256("".join(known[id(leaf)][1] for leaf in leaves).encode()).hexdigest()
+
+
+def program_hash(program: Partial, known: dict[int, tuple[Any, str]] | None = None) -> str | None:
+    """A hash of all that a program of `as_program` computes: its code and its arrays. None where nothing tells the code."""
+    code = digest(program)
+    return None if code is None else f"{code}-{weights_hash(program, known)}"

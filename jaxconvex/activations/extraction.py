@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from jaxconvex.activations.layer_reading import OUTPUTS, Kind, Pool, kinds_of, r
 from jaxconvex.activations.passes import Found, checked_results, results, unfinished
 from jaxconvex.checks import one_of, shared_length
 from jaxconvex.functions import as_program, compiled, digest
+from jaxconvex.kept import lock
 from jaxconvex.messages import listed
 
 __all__ = ["Activations", "extract", "read_activations"]
@@ -105,8 +107,9 @@ def extract(
         outputs: whether to keep the outputs, if they are one array (b, ...), such as logits: as `.outputs`.
         batch_size: points a batch, to cut whole inputs.
         folder: where to write, as safetensors, while it goes. The same call goes on after a stop of any kind, and does
-            not run the model for what is finished; the batches must come in the same order, and one process write at a time.
-            Without it all is in memory.
+            not run the model for what is finished. It reads all batches, which must be the same in the same order, and
+            all that is written: a file that is not as it was is made again, after a line on stderr that says so. Meanwhile
+            the folder is locked. Without it all is in memory.
         mesh: devices of this process that share every batch, all axes of the mesh together; weights are copied to each.
         progress: a bar on stderr.
 
@@ -114,10 +117,12 @@ def extract(
     these are cut off. Points keep the order of the batches: so do the labels to score them with.
 
     Raises:
-        ValueError: batches or layers that differ from the first batch's; a folder of another run, with what differs;
-            names that are unknown. OSError: a folder that cannot be written; it stays fit to go on from.
+        ValueError: batches or layers that differ from the first batch's; a folder of another run, with what differs, or
+            the batch that does; names that are unknown. OSError: a folder that cannot be written or read, or where another
+            process works; it stays fit to go on from.
 
-    Cost: while a batch is fetched and written the device works on the next. Memory: two batches, and with a folder 64 MB
+    Cost: a hash of every batch (about a second a gigabyte) and of what the folder holds; while a batch is fetched and
+    written the device works on the next. Memory: two batches, and with a folder 64 MB
     (a shard is written after so much, or after a minute); without one, everything that is returned.
 
     >>> def model(x):
@@ -142,40 +147,39 @@ def extract(
     )
     program = as_program(read, first)
     kinds = kinds_of(jax.eval_shape(program, first))
-    known: dict[int, tuple[int, str]] = {}
-    store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds, given.points)
-    if folder is not None:
-        settings = {
-            "layers": list(kinds),
-            "pool": _named(pool),
-            "mask": _named(mask),
-            "kinds": {name: [list(kind.shape), kind.dtype] for name, kind in kinds.items()},
-            "batch size": shared_length(first, "batch 0"),
-            "points": given.points,
-            "batches": given.number,
-            "first batch": batch_hash(first),
-            "weights": weights_hash(program),
-            "program": digest(program),
-        }
-        folder = Path(folder)
-        finished, whole = shards.resume(folder, settings)
-        if whole and given.points is None:  # the batches need not even be made
-            return read_activations(folder)
-        known = {
-            number: batch
-            for shard in finished
-            for number, batch in enumerate(zip(shard.sizes, shard.hashes, strict=True), shard.first)
-        }
-        store = partial(_to_folder, folder, settings)
-    bar = tqdm(total=given.number, initial=len(known), desc="batches", unit="batch", disable=not progress, leave=False)
-    with bar:
-        todo = unfinished(given.stream, first, known, folder)
+    with contextlib.ExitStack() as stack:
+        before: shards.Before | None = None
+        store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds, given.points)
+        if folder is not None:
+            settings = {
+                "layers": list(kinds),
+                "pool": _named(pool),
+                "mask": _named(mask),
+                "kinds": {name: [list(kind.shape), kind.dtype] for name, kind in kinds.items()},
+                "batch size": shared_length(first, "batch 0"),
+                "points": given.points,
+                "batches": given.number,
+                "first batch": batch_hash(first),
+                "weights": weights_hash(program),
+                "program": digest(program),
+            }
+            folder = _folder(folder, kinds)
+            stack.enter_context(lock(folder))
+            before = shards.begin(folder, settings)
+            store = partial(_to_folder, folder, settings, before)
+        done = 0 if before is None else sum(len(shard.sizes) for shard in before.shards)
+        bar = tqdm(total=given.number, initial=done, desc="batches", unit="batch", disable=not progress, leave=False)
+        stack.enter_context(bar)
+        todo = unfinished(given.stream, first, folder, before)
         found = results(compiled(read, mesh), todo, shared_length(first, "batch 0"), mesh)
         return store(checked_results(found, kinds, bar))
 
 
 def read_activations(folder: str | Path) -> Activations:
-    """The activations that `extract` wrote to a folder. Raises ValueError if it was not finished, or is none."""
+    """The activations that `extract` wrote to a folder, each checked when it is read.
+
+    Raises ValueError if the folder was not finished, or is none, and where a file is not as it was written.
+    """
     folder = Path(folder)
     index = shards.open_index(folder)
     if index is None:
@@ -185,7 +189,7 @@ def read_activations(folder: str | Path) -> Activations:
             f"{folder} is not finished. The same call of extract that began it goes on from where it stopped."
         )
     kinds = {name: Kind(tuple(shape), dtype) for name, (shape, dtype) in index["settings"]["kinds"].items()}
-    files = [(folder / name, points) for name, points in index["shards"]]
+    files = [(shards.shard_path(folder, first), sum(sizes)) for first, sizes, _ in index["shards"]]
     n = sum(points for _, points in files)
 
     def read(name: str) -> np.ndarray:
@@ -217,7 +221,24 @@ def _check_options(pool: Pool, mask: Any, batch: Any, mesh: Mesh | None) -> None
 
 def _named(value: Any) -> Any:
     """A setting as JSON holds it; what a function does is part of the program's hash."""
-    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
+    return "a function" if callable(value) else value
+
+
+def _folder(folder: str | Path, kinds: Mapping[str, Kind]) -> Path:
+    """The folder, which is made. Raises ValueError for a layer whose name or type no file can hold."""
+    for name, kind in kinds.items():
+        if name == "__metadata__" or name != name.encode(errors="replace").decode():
+            raise ValueError(f"safetensors has no place for a layer that is called {name!r}: rename it.")
+        if jnp.dtype(kind.dtype).kind not in "biuf" and kind.dtype not in ("bfloat16", "complex64"):
+            raise ValueError(
+                f"layer {name!r} is of type {kind.dtype}, which safetensors does not give back: pass dtype='float32', or "
+                "have the model cast it."
+            )
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"cannot make the folder {folder}: {error.strerror}. Give another.") from error
+    return Path(folder)
 
 
 def _to_memory(kinds: Mapping[str, Kind], points: int | None, results: Iterable[Found]) -> Activations:
@@ -238,15 +259,19 @@ def _to_memory(kinds: Mapping[str, Kind], points: int | None, results: Iterable[
     return Activations(kinds, len(next(iter(arrays.values()))), arrays.__getitem__, "in memory")
 
 
-def _to_folder(folder: Path, settings: Mapping[str, Any], results: Iterable[Found]) -> Activations:
+def _to_folder(
+    folder: Path, settings: Mapping[str, Any], before: shards.Before, results: Iterable[Found]
+) -> Activations:
     """Writes shards of batches in a row, then that all is there."""
+    written: list[shards.Shard] = []
     waiting: list[Found] = []
     since = time.monotonic()
 
     def write() -> None:
         if waiting:
             arrays = {name: np.concatenate([found.arrays[name] for found in waiting]) for name in waiting[0].arrays}
-            shards.write_shard(folder, waiting[0].number, arrays, [(found.size, found.digest) for found in waiting])
+            batches = [(found.size, found.digest) for found in waiting]
+            written.append(shards.write_shard(folder, before.run, waiting[0].number, arrays, batches))
             waiting.clear()
 
     for found in results:
@@ -258,5 +283,5 @@ def _to_folder(folder: Path, settings: Mapping[str, Any], results: Iterable[Foun
             write()
             since = time.monotonic()
     write()
-    shards.finish(folder, settings)
+    shards.finish(folder, before, settings, written)
     return read_activations(folder)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxconvex.activations.calls import call_with
-from jaxconvex.messages import listed
+from jaxconvex.messages import listed, names_apart
 
 __all__ = ["OUTPUTS", "Kind", "Pool", "kinds_of", "pooled_layer", "read_layers"]
 
@@ -70,6 +70,7 @@ def _parted(result: Any) -> tuple[dict[str, Any], Any]:
             "model_fn must return a mapping layer -> activation (b, ...), or a pair of outputs and such a mapping; got "
             f"{got}. from_nnx and from_linen make such a function of a Flax model."
         )
+    names_apart(result, "layers")
     return {str(name): activation for name, activation in result.items()}, outputs
 
 

@@ -10,11 +10,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jaxconvex.activations import model_sources
-from jaxconvex.activations.calls import array_hash, weights_hash
+from jaxconvex.activations.calls import array_hash, program_hash
 from jaxconvex.activations.extraction import Activations
 from jaxconvex.activations.model_sources import ModelSource
-from jaxconvex.checks import shared_length
-from jaxconvex.functions import as_program, digest
+from jaxconvex.checks import as_array, shared_length
+from jaxconvex.functions import as_program
+from jaxconvex.messages import names_apart
 
 __all__ = ["LayerSource", "check_columns", "check_source", "open_source", "predicted_labels"]
 
@@ -28,8 +29,8 @@ class LayerSource(NamedTuple):
     features: Callable[[str], np.ndarray]  # for the graph
     with_heads: tuple[str, ...]  # layers with a Euclidean score
     identities: Callable[
-        [Sequence[str]], dict[str, str]
-    ]  # of these, hashes of all that their Euclidean score depends on
+        [Sequence[str]], dict[str, str | None]
+    ]  # of these, hashes of all that their Euclidean score depends on; None where nothing tells
     wholes: Callable[[Sequence[str]], Iterator[Whole]]
     outputs: np.ndarray | None  # the model's logits
 
@@ -51,6 +52,7 @@ def check_source(representations: Any, n: int, pool: Any, heads: Mapping[str, An
     layers = _as_mapping(representations)
     if not layers:
         raise ValueError("representations must hold at least one layer; got an empty mapping.")
+    names_apart(layers, "layers")
     unknown = [name for name in heads if name not in layers]
     if unknown:
         raise ValueError(f"heads names {unknown[0]!r}, which is no layer; the layers are {list(layers)}.")
@@ -77,15 +79,15 @@ def open_source(
     layers = _as_mapping(representations)
 
     def read(name: str) -> np.ndarray:
-        array = np.asarray(layers[name])
+        array = np.asarray(as_array(layers[name], f"layer {name!r}"))
         return array if len(rows) == len(array) else array[rows]
 
-    def identities(names: Sequence[str]) -> dict[str, str]:
-        found = {}
+    def identities(names: Sequence[str]) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
         for name in names:
             array = read(name)
-            head = as_program(heads[name], array[:1])
-            found[name] = "-".join([array_hash(array), weights_hash(head), digest(head)])
+            head = program_hash(as_program(heads[name], array[:1]))
+            found[name] = None if head is None else f"{array_hash(array)}-{head}"
         return found
 
     def wholes(names: Sequence[str]) -> Iterator[Whole]:
@@ -109,7 +111,7 @@ def _of_model(source: ModelSource, rows: np.ndarray, mesh: Any, progress: bool) 
     def wholes(names: Sequence[str]) -> Iterator[Whole]:
         return model_sources.whole_layers(source, rows, of(names), np.asarray(outputs), mesh=mesh, progress=progress)
 
-    def identities(names: Sequence[str]) -> dict[str, str]:
+    def identities(names: Sequence[str]) -> dict[str, str | None]:
         return model_sources.identities(source, rows, of(names))
 
     return LayerSource(tuple(found), found.__getitem__, tuple(heads), identities, wholes, outputs)
@@ -122,7 +124,11 @@ def _as_mapping(representations: Any) -> Mapping[str, Any]:
 def _shapes(layers: Mapping[str, Any]) -> Iterable[tuple[str, tuple[int, ...]]]:
     """Of an open folder without reading it; other mappings are read one array at a time."""
     known = getattr(layers, "shapes", None)
-    return known.items() if isinstance(known, Mapping) else ((name, np.shape(layers[name])) for name in layers)
+    return (
+        known.items()
+        if isinstance(known, Mapping)
+        else ((name, as_array(layers[name], f"layer {name!r}").shape) for name in layers)
+    )
 
 
 def check_columns(columns: Sequence[int], outputs: np.ndarray | None) -> None:

@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jaxconvex.activations.batches import batch_hash, chosen_batches, take
-from jaxconvex.activations.calls import call_with, weights_hash
+from jaxconvex.activations.calls import call_with, program_hash
 from jaxconvex.activations.extraction import Activations, extract
 from jaxconvex.activations.layer_reading import OUTPUTS, Pool, read_layers
 from jaxconvex.checks import positive_integer
-from jaxconvex.functions import as_program, digest
+from jaxconvex.functions import as_program
 from jaxconvex.layers import LayeredModel, from_nnx, rest_of
 
 __all__ = ["ModelSource", "model_source"]
@@ -150,17 +150,20 @@ def heads_of(source: ModelSource, features: Activations) -> dict[str, Callable[[
 
 def identities(
     source: ModelSource, rows: Int[np.ndarray, " n"], heads: Mapping[str, Callable[[Any], Array]]
-) -> dict[str, str]:
-    """For each layer a hash of all that its activations and the rest of the network depend on: inputs, weights, code."""
+) -> dict[str, str | None]:
+    """For each layer a hash of all that its activations and the rest of the network depend on: inputs, weights, code.
+
+    None where they call back into Python.
+    """
     digests = [batch_hash(batch) for batch in chosen_batches(source.inputs, rows, source.batch_size).stream]
     example = _example(source)
     known: dict[int, tuple[Any, str]] = {}
-    found = {}
+    found: dict[str, str | None] = {}
     for name, head in heads.items():
         layer = as_program(partial(_interpolated, source, name), example)
         programs = layer, as_program(head, jax.eval_shape(layer, example))
-        hashes = [part for program in programs for part in (digest(program), weights_hash(program, known))]
-        found[name] = "-".join([name, *hashes, *digests])
+        hashes = [program_hash(program, known) for program in programs]
+        found[name] = None if None in hashes else "-".join([name, *filter(None, hashes), *digests])
     return found
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from jaxconvex.activations.batches import batch_hash, checked_batch, padded
 from jaxconvex.activations.layer_reading import Kind
+from jaxconvex.activations.shards import Before
 from jaxconvex.checks import shared_length
 from jaxconvex.messages import listed
 
@@ -30,20 +31,27 @@ class Found(NamedTuple):
 
 
 def unfinished(
-    stream: Iterator[Any], first: Any, known: Mapping[int, tuple[int, str]], folder: Path | None
+    stream: Iterator[Any], first: Any, folder: Path | None = None, before: Before | None = None
 ) -> Iterator[tuple[int, int, str, Any]]:
-    """Number, size, hash and arrays of every batch that no shard holds; those that one holds must be the same as then."""
+    """Number, size, hash and arrays of every batch that no shard holds; those that are known must be the same as then."""
+    done = set() if before is None else {number for shard in before.shards for number in shard.batches}
+    known = {} if before is None else before.batches
     number = -1
     for number, given in enumerate(stream):
         batch = checked_batch(given, number, first)
         size, digest = shared_length(batch, "batch"), "" if folder is None else batch_hash(batch)
-        if number not in known:
-            yield number, size, digest, batch
-        elif (size, digest) != known[number]:
+        if known.get(number, (size, digest)) != (size, digest):
             raise ValueError(
                 f"batch {number} is not the one that {folder} was made from: pass the same batches in the same order (do "
                 "not shuffle), or give another folder."
             )
+        if before is not None and before.finished and number not in known:
+            raise ValueError(
+                f"{folder} was made from {len(known)} batches, and there is a batch {number}. Pass the same, or give "
+                "another folder."
+            )
+        if number not in done:
+            yield number, size, digest, batch
     if number < max(known, default=-1):
         raise ValueError(
             f"{folder} was made from at least {max(known) + 1} batches; got {number + 1}. Pass the same, or give another "

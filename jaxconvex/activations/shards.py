@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxconvex.formats import require, write_file
+from jaxconvex import kept
+from jaxconvex.formats import has_checksum, json_of_tables, plain, read_tables, write_file
 
-__all__ = [
-    "INDEX",
-    "Shard",
-    "differences",
-    "find_shards",
-    "finish",
-    "open_index",
-    "read_array",
-    "resume",
-    "write_shard",
-]
+__all__ = ["INDEX", "Before", "Shard", "begin", "differences", "finish", "open_index", "read_array"]
+__all__ += ["shard_path", "write_shard"]
 
-INDEX, FORMAT, VERSION = "index.json", "jaxconvex activations", 1
+INDEX, FORMAT, VERSION = "index.json", "jaxconvex activations", 2
+
+Batch = tuple[int, str]  # its number of points, and a hash of what went in
 
 
 class Shard(NamedTuple):
@@ -35,43 +33,39 @@ class Shard(NamedTuple):
     sizes: tuple[int, ...]
     hashes: tuple[str, ...]
 
+    @property
+    def batches(self) -> dict[int, Batch]:
+        """Each batch by its number."""
+        return dict(enumerate(zip(self.sizes, self.hashes, strict=True), self.first))
+
+
+class Before(NamedTuple):
+    """What a folder holds of a run: what tells its files from others', the shards that are whole, and the batches known.
+
+    Of a finished run all batches are known, also those of shards that are lost.
+    """
+
+    run: str
+    shards: tuple[Shard, ...]
+    batches: dict[int, Batch]
+    finished: bool
+
 
 def write_shard(
-    folder: Path, first: int, arrays: Mapping[str, np.ndarray], batches: Sequence[tuple[int, str]]
+    folder: Path, run: str, first: int, arrays: Mapping[str, np.ndarray], batches: Sequence[Batch]
 ) -> Shard:
     """The shard of the batches (size and hash of each) that begin with number `first`, after it has been written."""
     sizes, hashes = (tuple(part) for part in zip(*batches, strict=True))
-    record = {"first": first, "sizes": sizes, "hashes": hashes}
-    content = require("safetensors.numpy").save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"batches": json.dumps(record)}
-    )
-    return Shard(_write(folder / f"shard-{first:08d}.safetensors", content), first, sizes, hashes)
+    path = shard_path(folder, first)
+    record = {"run": run, "first": first, "sizes": sizes, "hashes": hashes}
+    with _advice():
+        kept.write_arrays(path, arrays, record, "report")
+    return Shard(path, first, sizes, hashes)
 
 
-def find_shards(folder: Path) -> list[Shard]:
-    """The shards that are whole, in order. Files that are not, half written or cut short, are removed."""
-    found: list[Shard] = []
-    for path in sorted(folder.glob("shard-*.safetensors")):
-        shard = _read_shard(path)
-        if shard is None:
-            path.unlink()
-        else:
-            found.append(shard)
-    for path in folder.glob(".*.part"):
-        path.unlink(missing_ok=True)
-    return found
-
-
-def _read_shard(path: Path) -> Shard | None:
-    """None for a file that is not whole."""
-    try:
-        with require("safetensors").safe_open(path, "numpy") as file:
-            record = json.loads(file.metadata()["batches"])
-    except ModuleNotFoundError:
-        raise
-    except Exception:  # of several kinds, some of them safetensors' own
-        return None
-    return Shard(path, record["first"], tuple(record["sizes"]), tuple(record["hashes"]))
+def shard_path(folder: Path, first: int) -> Path:
+    """Where the shard is that begins with the batch of this number."""
+    return folder / f"shard-{first:08d}.safetensors"
 
 
 def read_array(shards: Sequence[tuple[Path, int]], name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -80,28 +74,30 @@ def read_array(shards: Sequence[tuple[Path, int]], name: str, shape: tuple[int, 
     start = 0
     for path, points in shards:
         try:
-            with require("safetensors").safe_open(path, "numpy") as file:
-                array[start : start + points] = file.get_tensor(name)
-        except ModuleNotFoundError:
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"{path} cannot be read ({error}): it is missing or not whole. Call extract with the same "
-                "arguments again: it makes what is missing."
-            ) from error
+            array[start : start + points] = kept.read_arrays(path, [name])[1][name]
+        except (FileNotFoundError, ValueError) as error:
+            what = f"{path} is not there." if isinstance(error, FileNotFoundError) else error
+            raise ValueError(f"{what} Call extract with the same arguments again: it makes what is missing.") from error
         start += points
     return array
 
 
-def resume(folder: Path, settings: Mapping[str, Any]) -> tuple[list[Shard], bool]:
-    """The shards that are there already, and whether they are all; a new folder is begun.
+def begin(folder: Path, settings: Mapping[str, Any]) -> Before:
+    """What a locked folder holds already of the run with these settings; nothing, where it is new.
 
-    Raises ValueError for a folder that was made with other settings.
+    What is not whole is removed, after a line that says so. Raises ValueError for a folder of another run.
     """
-    index = open_index(folder)
+    kept.sweep(folder)
+    settings = plain(settings)
+    path = folder / INDEX
+    raw = path.read_bytes() if path.exists() else b""
+    ours = not raw.strip() or FORMAT.encode() in raw or bool(_shard_files(folder))
+    index = None if ours and kept.found(path, has_checksum) is None else open_index(folder)
     if index is None:
-        _write_index(folder, settings, [], finished=False)
-        return [], False
+        run = _run(settings)
+        shards = _own_shards(folder, run)
+        _write_index(folder, run, settings, [], finished=False)
+        return Before(run, shards, _batches(shards), False)
     before = dict(index["settings"])
     if index["jax"] != jax.__version__:  # which may write the same program otherwise
         before["program"] = settings["program"]
@@ -111,40 +107,99 @@ def resume(folder: Path, settings: Mapping[str, Any]) -> tuple[list[Shard], bool
             f"{folder} holds activations of another run: {'; '.join(different)}. Give another folder, or remove this one "
             "to begin again."
         )
-    found = find_shards(folder)
-    return found, index["finished"] and [shard.path.name for shard in found] == [name for name, _ in index["shards"]]
+    found = []
+    for file in _shard_files(folder):
+        one = kept.found(file, _read_shard)
+        if one is None:
+            file.unlink()  # what is made again may get another name
+            continue
+        shard, run = one
+        if run != index["run"]:
+            raise ValueError(f"{file} is of another run than the {INDEX} beside it: take it out of this folder.")
+        found.append(shard)
+    batches = _batches([Shard(folder, *shard) for shard in index["shards"]]) | _batches(found)
+    return Before(index["run"], tuple(found), batches, index["finished"])
 
 
-def finish(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Writes into the index that the shards are all there."""
-    _write_index(
-        folder, settings, [[shard.path.name, sum(shard.sizes)] for shard in find_shards(folder)], finished=True
-    )
+def _batches(shards: Sequence[Shard]) -> dict[int, Batch]:
+    return {number: batch for shard in shards for number, batch in shard.batches.items()}
 
 
-def _write_index(folder: Path, settings: Mapping[str, Any], files: Sequence[Any], *, finished: bool) -> None:
-    index = {"format": FORMAT, "version": VERSION, "finished": finished, "jax": jax.__version__}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(f"cannot make the folder {folder}: {error.strerror}. Give another.") from error
-    _write(folder / INDEX, json.dumps({**index, "settings": settings, "shards": files}, indent=1) + "\n")
+def _run(settings: Mapping[str, Any]) -> str:
+    """What tells the shards of these settings from others': not how many batches are to come, which may not be known."""
+    told = {name: value for name, value in settings.items() if name not in ("points", "batches")}
+    if told["program"] is None:  # no two calls are known to be alike
+        told["program"] = uuid.uuid4().hex
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _shard_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if re.fullmatch(r"shard-\d{8,}\.safetensors", path.name))
+
+
+def _own_shards(folder: Path, run: str) -> tuple[Shard, ...]:
+    """Those of a folder that has lost its index. Raises ValueError if they are not all whole and of this run."""
+    found = []
+    for path in _shard_files(folder):
+        try:
+            shard, of = _read_shard(path)
+        except ValueError:
+            of = None
+        if of != run:
+            raise ValueError(
+                f"{folder} holds shards but no whole {INDEX} that says what they are, and {path.name} is not of this run. "
+                "Give another folder, or remove this one to begin again."
+            )
+        found.append(shard)
+    return tuple(found)
+
+
+def _read_shard(path: Path) -> tuple[Shard, str]:
+    """The shard and its run, every array of it checked."""
+    record, _ = kept.read_arrays(path)
+    if path != shard_path(path.parent, record["first"]):
+        raise ValueError(f"{path} holds the batches from {record['first']} on.")
+    return Shard(path, record["first"], tuple(record["sizes"]), tuple(record["hashes"])), record["run"]
+
+
+def finish(folder: Path, before: Before, settings: Mapping[str, Any], written: Sequence[Shard]) -> None:
+    """Writes into the index that all is there. Raises ValueError if some batch is in no shard, or in two."""
+    if before.finished and not written:
+        return
+    shards = sorted([*before.shards, *written], key=lambda shard: shard.first)
+    expected = 0
+    for shard in shards:
+        if shard.first != expected or not shard.path.is_file():
+            raise ValueError(
+                f"{folder} is not finished: the shard of batch {min(shard.first, expected)} is not there, or its batches "
+                "are in another too. Something else writes there; call extract again when it has ended."
+            )
+        expected += len(shard.sizes)
+    _write_index(folder, before.run, plain(settings), shards, finished=True)
+
+
+def _write_index(
+    folder: Path, run: str, settings: Mapping[str, Any], shards: Sequence[Shard], *, finished: bool
+) -> None:
+    entries = {"finished": finished, "jax": jax.__version__, "run": run, "settings": settings}
+    files = [[shard.first, shard.sizes, shard.hashes] for shard in shards]
+    with _advice():
+        write_file(folder / INDEX, json_of_tables(FORMAT, VERSION, {}, **entries, shards=files))
 
 
 def open_index(folder: Path) -> dict[str, Any] | None:
-    """The index of the folder; None where there is none. Raises ValueError for a file that is no such index."""
+    """The index of the folder; None where there is none. Raises ValueError for a file that is none, or not whole."""
     path = folder / INDEX
-    if not path.exists():
-        if any(folder.glob("shard-*.safetensors")):
-            raise ValueError(f"{folder} holds shards but no {INDEX} that says what they are. Give another folder.")
-        return None
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        index = None
-    if not isinstance(index, dict) or (index.get("format"), index.get("version")) != (FORMAT, VERSION):
-        raise ValueError(f"{path} is no index of activations of version {VERSION}. Give another folder.")
-    return index
+        kept.sealed(path)
+        return read_tables(path, FORMAT, VERSION, {})[1]
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no index of activations of version {VERSION}, or not whole. ({error}) Give another folder, or call "
+            "extract as when it was made."
+        ) from error
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -158,7 +213,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         before = old.get(name)
         if name in ("points", "batches") and None in (before, now):
             continue
-        if before != now:
+        if name == "program" and now is None:
+            found.append("the program calls back into Python, and nothing tells whether it is the same")
+        elif before != now:
             hidden = name in ("weights", "program", "first batch")
             found.append(
                 f"{name} differ{'s' * (name != 'weights')}" if hidden else f"{name} was {before!r} and is {now!r}"
@@ -166,9 +223,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _write(path: Path, content: str | bytes) -> Path:
+@contextlib.contextmanager
+def _advice() -> Iterator[None]:
     try:
-        return write_file(path, content)
+        yield
     except OSError as error:
         what = f"{error} What was finished before is kept: make room, and the same call goes on from there."
         raise type(error)(what) from error

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -62,8 +63,10 @@ class TextEmbedding(nnx.Module):
         else:
             valid = (ids != self.padding).astype(jnp.int32)
             positions = jnp.cumsum(valid, axis=1) * valid + self.padding
-        # A number beyond the vocabulary gives nan, not the last word.
-        words = self.words.embedding[...].at[ids].get(mode="fill", fill_value=jnp.nan)
+        # A number outside the vocabulary gives nan, not the last word, nor what is left of it in 32 bits.
+        size = self.words.num_embeddings
+        ids = np.clip(ids, -1, size) if isinstance(ids, np.ndarray) else ids
+        words = self.words.embedding[...].at[jnp.where(ids < 0, size, ids)].get(mode="fill", fill_value=jnp.nan)
         h = words + self.positions.embedding[...][positions]
         if self.types is not None:
             h = h + self.types.embedding[...][0]
@@ -102,10 +105,6 @@ def _build(
     grouped: bool = False,
 ) -> Encoder:
     """An encoder of text. `own_head`: the dense layer before the classifier belongs to it, by this name, not to a pooler."""
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        raise ValueError(
-            f"position_embedding_type {config['position_embedding_type']!r} is not known here; only 'absolute'."
-        )
     distil = "dim" in config
     width = config["dim"] if distil else config["hidden_size"]
     heads = config["n_heads"] if distil else config["num_attention_heads"]
@@ -113,6 +112,9 @@ def _build(
     depth = config["n_layers"] if distil else config["num_hidden_layers"]
     act = activation(config.get("activation", "gelu") if distil else config.get("hidden_act", "gelu"))
     epsilon = 1e-12 if distil else config.get("layer_norm_eps", 1e-12)
+    padding = config.get("pad_token_id", 1) if counts_from_padding else None
+    if counts_from_padding and padding is None:
+        raise ValueError("the configuration's pad_token_id must be a number: positions are counted from it; got null.")
 
     def dense(name: str) -> Any:
         return partial(GroupedLinear, groups=config.get(f"{name}_groups", 4 if name != "post_attention" else 1))
@@ -127,14 +129,16 @@ def _build(
             attention.output = dense("post_attention")(width, width, rngs=rngs)
             feed_forward.inner = dense("intermediate")(width, hidden, rngs=rngs)
             feed_forward.outer = dense("output")(hidden, width, rngs=rngs)
-        return Block(attention, feed_forward, width=width, epsilon=epsilon, before=False, rngs=rngs)
+        # SqueezeBERT's blocks do not have the epsilon of the configuration, which is that of its embedding.
+        inner = 1e-12 if grouped else epsilon
+        return Block(attention, feed_forward, width=width, epsilon=inner, before=False, rngs=rngs)
 
     embed = TextEmbedding(
         width,
         vocabulary=config["vocab_size"],
         positions=config["max_position_embeddings"],
         types=0 if distil else config.get("type_vocab_size", 2),
-        padding=config.get("pad_token_id", 1) if counts_from_padding else None,
+        padding=padding,
         epsilon=epsilon,
         rngs=rngs,
     )
@@ -237,10 +241,17 @@ _roberta = partial(_counting, own_head="classifier.dense")
 _pooler = (r"^pooler\.",)
 
 FAMILIES = {
-    "bert": Family(_build, _bert_names, ("bert.",), ignored=IGNORED, config=BASE),
-    "roberta": Family(_roberta, _roberta_names, ("roberta.",), ignored=IGNORED + _pooler, config=ROBERTA_BASE),
+    "bert": Family(_build, _bert_names, ("bert.",), ignored=IGNORED, config=BASE, model="Bert"),
+    "roberta": Family(
+        _roberta, _roberta_names, ("roberta.",), ignored=IGNORED + _pooler, config=ROBERTA_BASE, model="Roberta"
+    ),
     "data2vec-text": Family(
-        _roberta, _roberta_names, ("data2vec_text.",), ignored=IGNORED + _pooler, config=ROBERTA_BASE
+        _roberta,
+        _roberta_names,
+        ("data2vec_text.",),
+        ignored=IGNORED + _pooler,
+        config=ROBERTA_BASE,
+        model="Data2VecText",
     ),
     "luke": Family(
         _counting,
@@ -248,6 +259,7 @@ FAMILIES = {
         ("luke.",),
         ignored=(*IGNORED, r"^entity_", r"\.(w2e|e2w|e2e)_query\."),
         config=ROBERTA_BASE | {"vocab_size": 50267},
+        model="Luke",
     ),
     "distilbert": Family(
         partial(_build, own_head="pre_classifier"),
@@ -256,6 +268,7 @@ FAMILIES = {
         top=("classifier", "pre_classifier"),
         ignored=IGNORED,
         config=DISTILBERT_BASE,
+        model="DistilBert",
     ),
     "squeezebert": Family(
         partial(_build, grouped=True),
@@ -263,5 +276,6 @@ FAMILIES = {
         ("transformer.", "squeezebert."),
         ignored=IGNORED,
         config=BASE,
+        model="SqueezeBert",
     ),
 }

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Weights", "find_checkpoint", "open_weights", "read_config", "write_checkpoint"]
+__all__ = ["Stored", "Weights", "find_checkpoint", "open_weights", "read_config", "read_json", "write_checkpoint"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.mdl", "*.msgpack", "*.h5")
 PATTERNS = ["*.json", "*.safetensors", "*.txt"]  # what is fetched from the hub
 
 
-class Weights(NamedTuple):
-    """Where each tensor of a checkpoint lies, and its shape, by the name in the file."""
+class Stored(NamedTuple):
+    """A tensor in a file."""
 
-    files: Mapping[str, Path]
-    shapes: Mapping[str, tuple[int, ...]]
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    type: str  # in safetensors' words: F32, BF16, I8, ...
 
-    def read(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Every tensor by name, one after another, so that a file is never held whole."""
+    def read(self) -> np.ndarray:
+        """Its values. The file is opened anew, since what was read of a mapped file stays in memory."""
         from safetensors import safe_open
 
-        for name, path in self.files.items():
-            with safe_open(
-                path, framework="numpy"
-            ) as opened:  # anew, since what was read of a mapped file stays in memory
-                tensor = opened.get_tensor(name)
-            yield name, tensor
+        with safe_open(self.path, framework="numpy") as opened:
+            return opened.get_tensor(self.name)
+
+
+Weights = Mapping[str, Stored]  # by the name in the file
 
 
 def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path:
@@ -77,18 +80,27 @@ def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path
     return folder
 
 
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """The checkpoint's config.json; None where there is none."""
-    path = folder / "config.json"
-    if not path.exists():
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, in UTF-8 with a byte-order mark or without; None where there is no such file."""
+    if not path.is_file():
         return None
     try:
-        config = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}. Was it written to the end?") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold an object; it holds {type(config).__name__}.")
-    return config
+        found = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON, or not valid JSON ({error}). Fetch the file again.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object; got {type(found).__name__}.")
+    return found
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The checkpoint's config.json; None where there is none."""
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{folder} holds an adapter (adapter_config.json), whose weights are added to those of another checkpoint. "
+            "Merge them with peft, merge_and_unload() and save_pretrained(), and load that folder."
+        )
+    return read_json(folder / "config.json")
 
 
 def open_weights(folder: Path) -> Weights:
@@ -100,30 +112,50 @@ def open_weights(folder: Path) -> Weights:
             "to load checkpoints install safetensors: pip install 'jaxconvex[encoders]'"
         ) from error
 
-    if (folder / INDEX).exists() and not (folder / WEIGHTS).exists():
-        wanted = json.loads((folder / INDEX).read_text())["weight_map"]
-        shards = sorted(set(wanted.values()))
-        absent = [shard for shard in shards if not (folder / shard).exists()]
-        if absent:
-            raise ValueError(
-                f"{folder / INDEX} names {len(shards)} shards; {', '.join(absent)} is missing. Fetch it again."
-            )
-    else:
-        found = sorted(folder.glob("*.safetensors"))
-        shards = [WEIGHTS] if (folder / WEIGHTS).exists() else [path.name for path in found]
-        if len(shards) != 1:
-            _refuse(folder, shards)
-    files: dict[str, Path] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for shard in shards:
+    found: dict[str, Stored] = {}
+    for shard in _shards(folder):
         try:
             with safe_open(folder / shard, framework="numpy") as opened:
                 for name in opened.keys():  # noqa: SIM118
-                    files[name] = folder / shard
-                    shapes[name] = tuple(opened.get_slice(name).get_shape())
+                    if name in found:
+                        raise ValueError(
+                            f"{folder} has the tensor {name} in {found[name].path.name} and in {shard}, and does not say "
+                            "which one counts. Fetch the checkpoint again."
+                        )
+                    piece = opened.get_slice(name)
+                    found[name] = Stored(folder / shard, name, tuple(piece.get_shape()), piece.get_dtype())
         except SafetensorError as error:
             raise ValueError(f"{folder / shard} is no whole safetensors file: {error}. Fetch it again.") from error
-    return Weights(files, shapes)
+    return found
+
+
+def _shards(folder: Path) -> list[str]:
+    """The names of the files of weights: one, or those that the index names, which lie beside it."""
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    index = read_json(folder / INDEX)
+    if index is None:
+        found = [path.name for path in sorted(folder.glob("*.safetensors")) if path.is_file()]
+        if len(found) != 1:
+            _refuse(folder, found)
+        return found
+    where = index.get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
+        raise ValueError(f"{folder / INDEX} must map each tensor to its file, under weight_map. Fetch it again.")
+    shards = sorted(set(where.values()))
+    # The hub's cache is made of links, so links are followed; a name alone must not lead elsewhere.
+    plain = re.compile(r"[^/\\:]{1,240}\.safetensors")
+    outside = [name for name in shards if not plain.fullmatch(name) or not name.isprintable()]
+    if outside:
+        raise ValueError(
+            f"{folder / INDEX} must name safetensors files that lie beside it; it names {outside[0]!r:.80}."
+        )
+    absent = [name for name in shards if not (folder / name).is_file()]
+    if absent:
+        raise ValueError(
+            f"{folder / INDEX} names {len(shards)} shards; {', '.join(absent[:8])} is missing. Fetch it again."
+        )
+    return shards
 
 
 def _refuse(folder: Path, found: list[str]) -> None:
@@ -143,14 +175,27 @@ def _refuse(folder: Path, found: list[str]) -> None:
     )
 
 
-def write_checkpoint(folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
-    """Writes config.json and model.safetensors, each whole or not at all."""
+def write_checkpoint(
+    folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], companions: Iterable[Path] = ()
+) -> None:
+    """Writes config.json, model.safetensors and copies of other files; all of them, or on an error none."""
     from safetensors.numpy import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{WEIGHTS}.unfinished"
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, unfinished, {"format": "pt"})
-    unfinished.replace(folder / WEIGHTS)
-    unfinished = folder / ".config.json.unfinished"
-    unfinished.write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
-    unfinished.replace(folder / "config.json")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder to save in.")
+    there = folder.is_dir()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder if there else folder.parent) as unfinished:
+        new = Path(unfinished) / "new"
+        new.mkdir()
+        save_file(
+            {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, new / WEIGHTS, {"format": "pt"}
+        )
+        (new / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for path in companions:
+            shutil.copyfile(path, new / path.name)
+        if not there:
+            new.rename(folder)
+            return
+        for path in sorted(new.iterdir()):  # a link in the folder is replaced, and what it leads to stays
+            path.replace(folder / path.name)

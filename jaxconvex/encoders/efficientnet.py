@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -60,6 +61,8 @@ class Stem(nnx.Module):
     def __call__(self, images: Float[Array, "b h w 3"], mask: None = None) -> Float[Array, "b hh ww c"]:
         check_unmasked(mask)
         shape: Any = images.shape
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"the images must be floats, as `preprocess` makes them of pixels; got {images.dtype}.")
         if len(shape) != 4 or shape[3] != 3 or min(shape[1:3]) < 1:
             advice = " Turn them: images.transpose(0, 2, 3, 1)." if len(shape) == 4 and shape[1] == 3 else ""
             raise ValueError(f"the images must have shape (b, height, width, 3); got {shape}.{advice}")

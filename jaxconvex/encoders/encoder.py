@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from jaxconvex.encoders.modules import masked_mean
+from jaxconvex.encoders.modules import as_mask, masked_mean
 
 __all__ = ["Encoder", "Head"]
 
@@ -107,7 +107,7 @@ class Encoder(nnx.Module):
 
     def sequence_mask(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> Bool[Array, "b t"] | None:
         """Which tokens of the hidden states are valid, from the mask of the inputs; None where all are."""
-        return None if mask is None else jnp.asarray(mask, bool)
+        return None if mask is None else as_mask(mask, inputs)
 
     def side(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> dict[str, Any]:
         """What every block takes beside its state, by name: the mask of the tokens, and what a family adds."""
@@ -144,9 +144,10 @@ class Encoder(nnx.Module):
             raise ValueError(f"the encoder has {len(self.blocks)} blocks to keep; got {depth}.")
         shorter = nnx.merge(*nnx.split(self))
         shorter.blocks = nnx.List(list(shorter.blocks)[:depth])
-        shorter.config_json = json.dumps(self.config | self.depth_config(depth), sort_keys=True)
+        config = {key: value for key, value in (self.config | self.depth_config(depth)).items() if value is not None}
+        shorter.config_json = json.dumps(config, sort_keys=True)
         return shorter
 
     def depth_config(self, depth: int) -> dict[str, Any]:
-        """The entries of the configuration that say how many blocks there are."""
+        """The entries of the configuration that say how many blocks there are; with None, those that are left out."""
         return {"num_hidden_layers": depth}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -15,9 +14,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxconvex.encoders.checkpoints import find_checkpoint, open_weights, read_config, write_checkpoint
+from jaxconvex.encoders.configurations import check_config, check_labels, has_own_head
 from jaxconvex.encoders.encoder import Encoder
-from jaxconvex.encoders.naming import Family, canonical_shapes, fill, tensors_of
+from jaxconvex.encoders.naming import Family, Shapes, canonical_shapes, fill, tensors_of, without_head
 from jaxconvex.encoders.preprocessing import preprocessor
+from jaxconvex.encoders.preprocessing.inputs import whole
 
 __all__ = ["families", "initialise", "load", "save"]
 
@@ -79,6 +80,10 @@ def load(
     >>> encoder(jnp.array([[2, 5, 7]])).shape
     (1, 3)
     """
+    if num_classes is not None:
+        whole(num_classes, "num_classes")
+    if not jnp.issubdtype(dtype, jnp.floating) or jnp.dtype(dtype).itemsize < 2:
+        raise ValueError(f"dtype must be a float of 16 bits or more, as jnp.float32 and jnp.bfloat16; got {dtype}.")
     folder = find_checkpoint(path_or_id, revision)
     config = read_config(folder)
     if config is None and family is None:
@@ -86,12 +91,15 @@ def load(
     kind = family or _model_type(config or {}, folder)
     known = _family(kind)
     config = (dict(known.config) if config is None else config) | {"model_type": kind}
+    own = has_own_head(config, known, strict=family is None)
     weights = open_weights(folder)
-    shapes = canonical_shapes(weights.shapes, known)
-    try:
-        abstract = nnx.eval_shape(lambda: known.build(config, shapes, num_classes, nnx.Rngs(0)))
-    except KeyError as error:
-        raise ValueError(f"the configuration of {folder} (model_type {kind!r}) lacks {error}.") from error
+    if num_classes is not None or not own:
+        weights = without_head(weights, known)
+    shapes = canonical_shapes(weights, known)
+    check_config(config, known, shapes)
+    abstract = _abstract(known, config, shapes, num_classes)
+    if num_classes is None and abstract.head.classifier is not None:
+        check_labels(config, int(abstract.head.classifier.out_features))
     new = None if num_classes is None else nnx.Rngs(0) if rngs is None else rngs
     encoder = fill(abstract, weights, known, dtype, new_classifier=new)
     try:
@@ -110,6 +118,7 @@ def initialise(
     """
     kind = _model_type(dict(config), "the configuration")
     known = _family(kind)
+    check_config(config, known, {})
     encoder = known.build(dict(known.config) | dict(config), {}, num_classes, rngs)
     graph, state = nnx.split(encoder)
     return nnx.merge(graph, _cast(state, dtype))
@@ -123,23 +132,46 @@ def save(encoder: Encoder, folder: str | Path, source: str | Path | None = None)
     Args:
         encoder: as `load` or `initialise` gave it, trained on or truncated.
         folder: made if it is not there; files of these names are written over.
-        source: the folder it was loaded from, whose files of tokenizer and preprocessing are then copied too.
+        source: the folder it was loaded from, whose files of tokenizer and preprocessing are then copied too. It may be
+            `folder` itself.
+
+    Raises:
+        ValueError: source is no folder; folder is a file. Nothing is written then.
     """
+    companions: list[Path] = []
+    if source is not None:
+        if not Path(source).is_dir():
+            raise ValueError(f"source must be the folder of a checkpoint; there is no folder {source}.")
+        found = (path for pattern in COMPANIONS for path in sorted(Path(source).glob(pattern)))
+        companions = [
+            path
+            for path in found
+            if path.is_file() and path.name != "config.json" and not path.name.endswith(".index.json")
+        ]
     config = encoder.config
     known = _family(config["model_type"])
     classifier = encoder.head.classifier
+    if known.model:
+        config["architectures"] = [known.model + ("Model" if classifier is None else f"For{known.task}")]
     if classifier is not None:
         number = int(classifier.out_features)
-        if len(config.get("id2label", {})) != number:  # names of other classes would be wrong
+        if len(config.get("id2label") or {}) != number:  # names of other classes would be wrong
             config = {key: value for key, value in config.items() if key not in ("id2label", "label2id")}
             config["num_labels"] = number
             config["id2label"] = {str(i): f"LABEL_{i}" for i in range(number)}
-    write_checkpoint(Path(folder), tensors_of(encoder, known), config)
-    if source is not None:
-        for pattern in COMPANIONS:
-            for path in Path(source).glob(pattern):
-                if path.name != "config.json" and not path.name.endswith(".index.json"):
-                    shutil.copyfile(path, Path(folder) / path.name)
+    write_checkpoint(Path(folder), tensors_of(encoder, known), config, companions)
+
+
+def _abstract(family: Family, config: dict[str, Any], shapes: Shapes, num_classes: int | None) -> Encoder:
+    """The encoder without its weights."""
+    try:
+        return nnx.eval_shape(lambda: family.build(config, shapes, num_classes, nnx.Rngs(0)))
+    except KeyError as error:
+        raise ValueError(f"the configuration (model_type {config['model_type']!r}) lacks {error}.") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # what a check left through
+        raise ValueError(
+            f"the configuration (model_type {config['model_type']!r}) describes no network: {error}. Check config.json."
+        ) from error
 
 
 def _refuse(message: str, items: Any, **options: Any) -> NoReturn:

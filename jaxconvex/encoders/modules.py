@@ -13,7 +13,17 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-__all__ = ["Attention", "Block", "FeedForward", "GatedFeedForward", "activation", "layer_norm", "linear", "masked_mean"]
+__all__ = [
+    "Attention",
+    "Block",
+    "FeedForward",
+    "GatedFeedForward",
+    "activation",
+    "as_mask",
+    "layer_norm",
+    "linear",
+    "masked_mean",
+]
 
 PRECISION = lax.Precision.HIGHEST  # float32 products would else be rounded to TF32 on GPUs and to bfloat16 on TPUs
 
@@ -40,6 +50,17 @@ def activation(name: str) -> Callable[[Array], Array]:
 def layer_norm(width: int, epsilon: float, *, rngs: nnx.Rngs, **options: Any) -> nnx.LayerNorm:
     """A layer normalisation whose variance is the mean square of differences: the fast form loses digits."""
     return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs, **options)
+
+
+def as_mask(mask: Array, inputs: Array) -> Bool[Array, "b t"]:
+    """A mask of the inputs as booleans. Raises ValueError for another shape, and for floats, which may be added scores."""
+    mask = jnp.asarray(mask)
+    if mask.shape != inputs.shape[:2] or jnp.issubdtype(mask.dtype, jnp.inexact):
+        raise ValueError(
+            f"the mask must be boolean of shape {inputs.shape[:2]}, True where an input is valid; got {mask.dtype} of shape "
+            f"{mask.shape}."
+        )
+    return mask.astype(bool)
 
 
 def masked_mean(h: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b d"]:

@@ -11,7 +11,7 @@ a dense kernel is transposed, a convolution's has its axes the other way round.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,13 +23,20 @@ from flax import nnx
 from jaxconvex.encoders.checkpoints import Weights
 from jaxconvex.encoders.encoder import Encoder
 
-__all__ = ["Family", "Shapes", "canonical_shapes", "fill", "tensors_of"]
+__all__ = ["Family", "Shapes", "canonical_shapes", "fill", "tensors_of", "without_head"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 INITIAL = {"kernel": nnx.initializers.normal(0.02), "scale": nnx.initializers.ones}
-NORMALISED = re.compile(r"(.*)\.(weight_[gv]|parametrizations\.weight\.original[01])")
+OLD = {  # spellings of old files
+    ".gamma": ".weight",
+    ".beta": ".bias",
+    ".weight_g": ".parametrizations.weight.original0",
+    ".weight_v": ".parametrizations.weight.original1",
+}
+LENGTH, DIRECTION = OLD[".weight_g"], OLD[".weight_v"]
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class Family(NamedTuple):
@@ -44,6 +51,8 @@ class Family(NamedTuple):
     ignored: patterns of tensors that are none of ours: heads for other tasks, buffers.
     config: the documented configuration, of the base size, for checkpoints without config.json.
     bare: what is written before the names of the base network in files without a head.
+    model: what the names of torch's classes begin with: BertModel, BertForMaskedLM. Empty if there are none.
+    task: the one with our head: BertForSequenceClassification.
     """
 
     build: Callable[[dict[str, Any], Shapes, int | None, nnx.Rngs], Encoder]
@@ -53,32 +62,63 @@ class Family(NamedTuple):
     ignored: tuple[str, ...] = ()
     config: Mapping[str, Any] = MappingProxyType({})
     bare: str = ""
+    model: str = ""
+    task: str = "SequenceClassification"
 
 
-def canonical(name: str, family: Family) -> str:
-    """The name without the prefix of a model with a head, and with today's word for weights of old normalisations."""
-    for prefix in family.prefixes:
-        if prefix and name.startswith(prefix):
-            name = name.removeprefix(prefix)
-            break
-    if name.endswith((".gamma", ".beta")):
-        name = (
-            name.removesuffix(".gamma") + ".weight" if name.endswith("gamma") else name.removesuffix(".beta") + ".bias"
+class Inside(NamedTuple):
+    """The tensors of a file that are ours, by canonical name, and those that stand beside the base network.
+
+    The values are names in the file: one, or two where a weight is kept as direction and length.
+    """
+
+    ours: Mapping[str, tuple[str, ...]]
+    beside: tuple[str, ...]
+
+
+def _inside(names: Iterable[str], family: Family) -> Inside:
+    """The names without the prefix of a model with a head, in today's spelling.
+
+    Where some names have the prefix, one without it is of a head, if only of one for another task.
+
+    Raises:
+        ValueError: two tensors with one name; which of them counts is not told.
+    """
+    names = tuple(names)
+    prefix = next((p for p in family.prefixes if p and any(name.startswith(p) for name in names)), "")
+    beside = tuple(name for name in names if not name.startswith((prefix, *family.top)))
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        if name not in beside:
+            short = name.removeprefix(prefix)
+            for old, new in OLD.items():
+                short = short.removesuffix(old) + new if short.endswith(old) else short
+            _put(found, short, (name,))
+    for direction in [name for name in found if name.endswith(DIRECTION)]:
+        stem = direction.removesuffix(DIRECTION)
+        if stem + LENGTH in found:
+            _put(found, stem + ".weight", found.pop(direction) + found.pop(stem + LENGTH))
+    return Inside(found, beside)
+
+
+def _put(found: dict[str, tuple[str, ...]], name: str, raw: tuple[str, ...]) -> None:
+    if name in found:
+        raise ValueError(
+            f"the file holds {found[name][0]} and {raw[0]}, two spellings of one tensor. Remove one of them."
         )
-    return name
+    found[name] = raw
 
 
-def canonical_shapes(shapes: Shapes, family: Family) -> dict[str, tuple[int, ...]]:
-    """The tensors of a file by canonical name, weight normalisation counted as the weight it makes."""
-    found = {}
-    for name, shape in shapes.items():
-        name = canonical(name, family)
-        parted = NORMALISED.fullmatch(name)
-        if parted is None:
-            found[name] = shape
-        elif parted[2].endswith(("_v", "1")):
-            found[f"{parted[1]}.weight"] = shape
-    return found
+def canonical_shapes(weights: Weights, family: Family) -> dict[str, tuple[int, ...]]:
+    """The shapes by canonical name, weight normalisation counted as the weight it makes."""
+    return {name: weights[raw[0]].shape for name, raw in _inside(weights, family).ours.items()}
+
+
+def without_head(weights: Weights, family: Family) -> Weights:
+    """The weights but for those of a head, which a new one is to replace, or which is for another task."""
+    ours = _inside(weights, family).ours
+    dropped = {part for name, raw in ours.items() if name.startswith(family.top) for part in raw}
+    return {name: stored for name, stored in weights.items() if name not in dropped}
 
 
 def fill(
@@ -86,54 +126,65 @@ def fill(
 ) -> Encoder:
     """The encoder, built by nnx.eval_shape, with the weights of the checkpoint.
 
-    With random streams in `new_classifier` the classifier is drawn anew, whatever the file holds of one, and so is what
-    the file lacks of the head before it.
+    With random streams in `new_classifier` what the file lacks of the head is drawn.
 
     Raises:
-        ValueError: missing tensors, tensors of another shape, unexpected tensors, with their names.
+        ValueError: missing tensors, tensors of another shape or kept as integers, unexpected tensors, with their names.
     """
     graph, state = nnx.split(encoder)
     flat = dict(nnx.to_flat_state(state))
     wanted = {theirs: path for path, theirs in _named(flat, family)}
-    ignored = [re.compile(pattern) for pattern in family.ignored]
+    ours, beside = _inside(weights, family)
     found: dict[str, Any] = {}
     if new_classifier is not None:
-        inside = canonical_shapes(weights.shapes, family)
         for name, path in sorted(wanted.items()):
-            if path[0] == "head" and (name.startswith(family.top) or name not in inside):
+            if path[0] == "head" and name not in ours:
                 draw = INITIAL.get(path[-1], nnx.initializers.zeros)
                 found[name] = draw(new_classifier.params(), flat[path].shape, dtype)
-    unexpected: list[str] = []
-    wrong: list[str] = []
-    for name, tensor in _normalised(weights, family):
-        if new_classifier is not None and name.startswith(family.top):
-            continue
-        if name not in wanted:
-            if not any(pattern.search(name) for pattern in ignored):
-                unexpected.append(name)
-            continue
-        variable = flat[wanted[name]]
-        turned = _turned(tensor, wanted[name])
-        if turned.shape != variable.shape:
-            wrong.append(f"{name}: expected {_turned_back_shape(variable.shape, wanted[name])}, got {tensor.shape}")
-            continue
-        found[name] = jnp.asarray(turned, dtype)
-    missing = [name for name in wanted if name not in found and not any(w.startswith(f"{name}:") for w in wrong)]
-    problems = [
-        f"{len(names)} {what}: {'; '.join(names[:8])}{'; ...' if len(names) > 8 else ''}"
-        for what, names in (("missing", missing), ("of another shape", wrong), ("unexpected", unexpected))
-        if names
-    ]
-    if problems:
+    both = {name: raw for name, raw in ours.items() if name in wanted}
+    shapes = {name: _turned_back_shape(flat[wanted[name]].shape, wanted[name]) for name in both}
+    ignored = [re.compile(pattern) for pattern in family.ignored]
+    unknown = [*(name for name in ours if name not in wanted), *beside]
+    problems = {
+        "missing": [name for name in wanted if name not in ours and name not in found],
+        "of another shape": [
+            f"{name}: expected {shapes[name]}, got {weights[raw[0]].shape}"
+            for name, raw in both.items()
+            if weights[raw[0]].shape != shapes[name]
+        ],
+        "unexpected": [name for name in unknown if not any(pattern.search(name) for pattern in ignored)],
+        "not stored as floats of 16 bits or more, perhaps quantized": [
+            f"{name}: {weights[part].type}"
+            for name, raw in both.items()
+            for part in raw
+            if weights[part].type not in FLOATS
+        ],
+    }
+    told = [f"{len(v)} {what}: {'; '.join(v[:8])}{'; ...' if len(v) > 8 else ''}" for what, v in problems.items() if v]
+    if told:
         kind = encoder.config.get("model_type", "?")
         raise ValueError(
             f"the weights are not those that the configuration (model_type {kind!r}) describes. Tensors "
-            + ". Tensors ".join(problems)
+            + ". Tensors ".join(told)
             + ". Check config.json, or load with another family=."
         )
+    for name, raw in both.items():
+        found[name] = jnp.asarray(_turned(_whole(weights, raw), wanted[name]), dtype)
     for name, value in found.items():
         flat[wanted[name]] = flat[wanted[name]].replace(value)
     return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def _whole(weights: Weights, names: tuple[str, ...]) -> np.ndarray:
+    """A tensor of a file; of weight normalisation (Salimans and Kingma 2016) the product of direction and length."""
+    if len(names) == 1:
+        return weights[names[0]].read()
+    direction, length = (weights[name].read().astype(np.float32) for name in names)
+    if length.ndim != direction.ndim or any(
+        n not in (1, m) for n, m in zip(length.shape, direction.shape, strict=True)
+    ):
+        raise ValueError(f"{names[1]} has the shape {length.shape}, which is none of lengths for {direction.shape}.")
+    return direction * (length / _lengths(direction, tuple(axis for axis, n in enumerate(length.shape) if n == 1)))
 
 
 def tensors_of(encoder: Encoder, family: Family) -> dict[str, np.ndarray]:
@@ -169,23 +220,6 @@ def _named(flat: Mapping[tuple, Any], family: Family) -> Iterator[tuple[tuple, s
 
 def _numbered(name: str | Callable[..., str], numbers: Sequence[int]) -> str:
     return name(*numbers) if callable(name) else name.format(*numbers)
-
-
-def _normalised(weights: Weights, family: Family) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors by canonical name; of weight normalisation (Salimans and Kingma 2016) the product."""
-    halves: dict[str, dict[str, np.ndarray]] = {}
-    for raw, tensor in weights.read():
-        name = canonical(raw, family)
-        parted = NORMALISED.fullmatch(name)
-        if parted is None:
-            yield name, tensor
-            continue
-        pair = halves.setdefault(parted[1], {})
-        pair["direction" if parted[2].endswith(("_v", "1")) else "length"] = tensor.astype(np.float32)
-        if len(pair) == 2:
-            direction, length = pair["direction"], pair["length"]
-            axes = tuple(axis for axis in range(direction.ndim) if length.shape[axis] == 1)
-            yield f"{parted[1]}.weight", direction * (length / _lengths(direction, axes))
 
 
 def _lengths(tensor: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

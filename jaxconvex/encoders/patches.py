@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxconvex.encoders.convolutions import check_unmasked
 from jaxconvex.encoders.modules import PRECISION
 
 __all__ = ["Grid", "PatchEmbedding", "RelativePositions", "interpolation"]
@@ -64,6 +65,7 @@ class PatchEmbedding(nnx.Module):
         self.positions = nnx.Param(normal(rngs.params(), (1, count, width))) if positions else None
 
     def __call__(self, images: Float[Array, "b h w c"], mask: None = None) -> Float[Array, "b t d"]:
+        check_unmasked(mask)
         kernel = self.kernel[...]
         batch, height, width, channels = _image_shape(images, kernel.shape[2], self.patch)
         rows, columns = height // self.patch, width // self.patch
@@ -84,6 +86,8 @@ class PatchEmbedding(nnx.Module):
 
 def _image_shape(images: Array, channels: int, patch: int) -> tuple[int, int, int, int]:
     shape: Any = images.shape
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"the images must be floats, as `preprocess` makes them of pixels; got {images.dtype}.")
     if len(shape) == 4 and shape[3] == channels and min(shape[1:3]) >= patch:
         return shape
     advice = (

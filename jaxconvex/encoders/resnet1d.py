@@ -154,6 +154,8 @@ def _build(config: Mapping[str, Any], shapes: Shapes, num_classes: int | None, r
             "For another, say its `layers` in the configuration."
         )
     every = config.get("layers") or LAYERS[config["epoch_len"]]
+    if any(len(row) != 6 or max(row) >= 2**16 for row in every):
+        raise ValueError(f"each of the configuration's layers must have six numbers below 65,536; got {every!r:.80}.")
     rows = every[: config.get("num_hidden_layers", len(every))]
     width, blocks = config["channels"], []
     for row in rows:

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.encoders.encoder import Encoder
-from jaxconvex.encoders.modules import PRECISION
+from jaxconvex.encoders.modules import PRECISION, as_mask
 from jaxconvex.encoders.naming import Shapes
 
 __all__ = [
@@ -161,7 +161,7 @@ class SpeechEmbedding(nnx.Module):
             h = convolution(h)
         h = self.projection(h if self.projection_norm is None else self.projection_norm(h))
         if mask is not None:  # as in training: padding must not reach its neighbours through the positions
-            h = jnp.where(self.frame_mask(jnp.asarray(mask, bool))[..., None], h, 0)
+            h = jnp.where(self.frame_mask(as_mask(mask, waves))[..., None], h, 0)
         position = h
         for convolution in self.positions:
             position = convolution(position)
@@ -183,7 +183,7 @@ class SpeechEncoder(Encoder):
 
     def sequence_mask(self, inputs: Array, mask: Bool[Array, "b s"] | None = None) -> Bool[Array, "b f"] | None:
         """Which frames are valid; None where all are."""
-        return None if mask is None else self.embed.frame_mask(jnp.asarray(mask, bool))
+        return None if mask is None else self.embed.frame_mask(as_mask(mask, inputs))
 
 
 def refuse_weighted_sum(shapes: Shapes, classifies: bool) -> None:

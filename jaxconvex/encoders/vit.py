@@ -14,6 +14,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from jaxconvex.encoders.configurations import square
 from jaxconvex.encoders.encoder import Encoder, Head
 from jaxconvex.encoders.modules import (
     Attention,
@@ -64,6 +65,10 @@ class VisionEncoder(Encoder):
     def sequence_mask(self, inputs: Array, mask: Any = None) -> None:
         return None  # an image has no padding
 
+    def depth_config(self, depth: int) -> dict[str, Any]:
+        """The number of blocks. Which of them a torch backbone gives follows from it, unless it is said."""
+        return super().depth_config(depth) | dict.fromkeys(("out_features", "out_indices", "stage_names"))
+
     def side(self, inputs: Array, mask: Any = None) -> dict[str, Any]:
         patch = self.embed.patch
         return {"grid": (inputs.shape[1] // patch, inputs.shape[2] // patch)}
@@ -98,11 +103,8 @@ def _grid_of(h: Array, usual: Grid) -> Grid:
 def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs: nnx.Rngs) -> VisionEncoder:
     kind = config["model_type"]
     beit, dino = kind in ("beit", "data2vec-vision"), kind == "dinov2"
-    width, heads, patch = (
-        config["hidden_size"],
-        config["num_attention_heads"],
-        config.get("patch_size", 14 if dino else 16),
-    )
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    patch = square(config.get("patch_size", 14 if dino else 16), "patch_size")
     size = config.get("image_size", 224)
     size = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     grid = (size[0] // patch, size[1] // patch)
@@ -215,11 +217,16 @@ BASE = {
     "intermediate_size": 3072,
     "layer_norm_eps": 1e-12,
 }
-DINOV2_BASE = BASE | {"image_size": 518, "patch_size": 14, "mlp_ratio": 4, "layer_norm_eps": 1e-6}
+DINOV2_BASE = BASE | {"image_size": 518, "patch_size": 14, "mlp_ratio": 4.0, "layer_norm_eps": 1e-6}
+
+
+def _family(model: str, prefix: str, names: dict[str, str], config: dict[str, Any] = BASE) -> Family:
+    return Family(_build, names, (prefix,), ignored=IGNORED, config=config, model=model, task="ImageClassification")
+
 
 FAMILIES = {
-    "vit": Family(_build, VIT, ("vit.",), ignored=IGNORED, config=BASE),
-    "beit": Family(_build, BEIT, ("beit.",), ignored=IGNORED, config=BASE),
-    "data2vec-vision": Family(_build, BEIT, ("data2vec_vision.",), ignored=IGNORED, config=BASE),
-    "dinov2": Family(_build, DINOV2, ("dinov2.",), ignored=IGNORED, config=DINOV2_BASE),
+    "vit": _family("ViT", "vit.", VIT),
+    "beit": _family("Beit", "beit.", BEIT),
+    "data2vec-vision": _family("Data2VecVision", "data2vec_vision.", BEIT),
+    "dinov2": _family("Dinov2", "dinov2.", DINOV2, DINOV2_BASE),
 }

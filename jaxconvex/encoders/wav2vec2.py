@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from jaxconvex.encoders.configurations import check_count
 from jaxconvex.encoders.encoder import Encoder, Head
 from jaxconvex.encoders.modules import Attention, Block, FeedForward, activation, layer_norm, linear
 from jaxconvex.encoders.naming import Family, Shapes
@@ -144,7 +145,12 @@ def _build(
 ) -> Encoder:
     """An encoder of speech. Dropout and the masking of spectra are for training from scratch; there is none here."""
     config = base | config  # as the original does with what config.json leaves out
-    _refuse(config, shapes, num_classes)
+    if config.get("feat_extract_norm", "layer") not in ("group", "layer"):
+        raise ValueError(f"feat_extract_norm must be 'group' or 'layer'; got {config['feat_extract_norm']!r}.")
+    refuse_weighted_sum(shapes, _classifies(shapes) and num_classes is None)
+    sizes = [len(config[f"conv_{what}"]) for what in ("dim", "kernel", "stride")]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"conv_dim, conv_kernel and conv_stride must have one entry a convolution; they have {sizes}.")
     config = config | {"use_weighted_layer_sum": False}
     width, heads, epsilon = config["hidden_size"], config["num_attention_heads"], config["layer_norm_eps"]
     stable = config.get("do_stable_layer_norm", False)
@@ -164,6 +170,7 @@ def _build(
 
     convolutions = [convolution(i) for i in range(len(channels))]
     several = "conv_pos_kernel_size" in config  # data2vec has several small ones instead of a large one
+    check_count(config["num_conv_pos_embeddings"] if several else 1, shapes, "num_conv_pos_embeddings=")
     positions = [
         Convolution(
             width,
@@ -214,24 +221,6 @@ def _classifies(shapes: Shapes) -> bool:
     return {"projector.weight", "classifier.weight"} <= set(shapes) and not any(n.startswith("tdnn.") for n in shapes)
 
 
-def _refuse(config: dict[str, Any], shapes: Shapes, num_classes: int | None) -> None:
-    """Raises ValueError for what changes the states and is not here."""
-    reasons = {
-        "add_adapter": "convolutions after the last block",
-        "adapter_attn_dim": "adapters in the blocks",
-        "conv_pos_batch_norm": "a batch normalisation before the position convolution",
-    }
-    for option, meaning in reasons.items():
-        if config.get(option):
-            raise ValueError(
-                f"the configuration has {option}={config[option]!r}, {meaning}, which is not supported here. Load the "
-                "checkpoint that it was adapted from, or read the states of the original in torch."
-            )
-    if config.get("feat_extract_norm", "layer") not in ("group", "layer"):
-        raise ValueError(f"feat_extract_norm must be 'group' or 'layer'; got {config['feat_extract_norm']!r}.")
-    refuse_weighted_sum(shapes, _classifies(shapes) and num_classes is None)
-
-
 NAMES = {
     "embed.convolutions.{}.conv": "feature_extractor.conv_layers.{}.conv",
     "embed.convolutions.{}.norm": "feature_extractor.conv_layers.{}.layer_norm",
@@ -255,7 +244,7 @@ NAMES = {
     "head.classifier": "classifier",
 }
 IGNORED = (  # pretraining, transcription, classifiers of frames and of speakers
-    r"^masked_spec_embed$",
+    r"^(masked_spec_embed|mask_time_emb_vector)$",  # the second in files of 2021
     r"^(quantizer|project_q|project_hid)\.",
     r"^(lm_head|tdnn|objective|classifier|projector)\.",
     r"^feature_extractor\.(weight|bias)$",
@@ -263,17 +252,20 @@ IGNORED = (  # pretraining, transcription, classifiers of frames and of speakers
 )
 
 
-def _family(prefix: str, base: dict[str, Any], **names: str) -> Family:
-    top = ("projector", "classifier")
+def _family(model: str, prefix: str, base: dict[str, Any], **names: str) -> Family:
+    top = ("projector", "classifier", "tdnn.", "layer_weights")
     build = partial(_build, base=base)
-    return Family(build, NAMES | names, (prefix,), top=top, ignored=IGNORED, config=base)
+    return Family(build, NAMES | names, (prefix,), top=top, ignored=IGNORED, config=base, model=model)
 
 
 FAMILIES = {
-    "wav2vec2": _family("wav2vec2.", BASE),
-    "hubert": _family("hubert.", HUBERT),
-    "wavlm": _family("wavlm.", WAVLM),
+    "wav2vec2": _family("Wav2Vec2", "wav2vec2.", BASE),
+    "hubert": _family("Hubert", "hubert.", HUBERT),
+    "wavlm": _family("WavLM", "wavlm.", WAVLM),
     "data2vec-audio": _family(
-        "data2vec_audio.", DATA2VEC, **{"embed.positions.{}.conv": "encoder.pos_conv_embed.layers.{}.conv"}
+        "Data2VecAudio",
+        "data2vec_audio.",
+        DATA2VEC,
+        **{"embed.positions.{}.conv": "encoder.pos_conv_embed.layers.{}.conv"},
     ),
 }

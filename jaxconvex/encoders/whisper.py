@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxconvex.encoders.encoder import Encoder, Head
-from jaxconvex.encoders.modules import PRECISION, Attention, Block, FeedForward, activation, layer_norm, linear
+from jaxconvex.encoders.modules import PRECISION, Attention, Block, FeedForward, activation, as_mask, layer_norm, linear
 from jaxconvex.encoders.naming import Family, Shapes
 from jaxconvex.encoders.speech import first_tokens, refuse_weighted_sum
 
@@ -76,7 +76,7 @@ class Whisper(Encoder):
         """Which tokens are valid: one of two frames, and at least one; None where all are."""
         if mask is None:
             return None
-        valid = jnp.asarray(mask, bool).sum(axis=1)
+        valid = as_mask(mask, inputs).sum(axis=1)
         return first_tokens((valid + 1) // 2, (mask.shape[1] + 1) // 2)
 
     def depth_config(self, depth: int) -> dict[str, Any]:
@@ -101,8 +101,12 @@ def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs
     has_classifier = {"projector.weight", "classifier.weight"} <= set(shapes)
     refuse_weighted_sum(shapes, has_classifier and num_classes is None)
     config = config | {"use_weighted_layer_sum": False}
+    positions = config["max_source_positions"]
+    held = shapes.get("embed_positions.weight", (positions,))[0]
+    if held != positions:
+        raise ValueError(f"the configuration says max_source_positions={positions}, and the file holds {held}.")
     width, hidden, projected = config["d_model"], config["encoder_ffn_dim"], config["classifier_proj_size"]
-    embed = MelEmbedding(config["num_mel_bins"], width, config["max_source_positions"], rngs=rngs)
+    embed = MelEmbedding(config["num_mel_bins"], width, positions, rngs=rngs)
     blocks = [
         Block(
             Attention(width, config["encoder_attention_heads"], key_bias=False, rngs=rngs),
@@ -144,9 +148,11 @@ FAMILIES = {
             "head.classifier": "classifier",
         },
         ("encoder.", "model.encoder."),
-        top=("projector", "classifier"),
+        top=("projector", "classifier", "layer_weights"),
         ignored=(r"^(model\.)?decoder\.", r"^proj_out\.", r"^layer_weights$", r"^(projector|classifier)\."),
         config=TINY,
         bare="encoder.",  # as in a whole Whisper, whose decoder is then missing
+        model="Whisper",
+        task="AudioClassification",
     )
 }

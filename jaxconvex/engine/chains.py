@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 from jaxconvex.graphs import PackedGraph
 from jaxconvex.paths import PathCounts
 
-__all__ = ["LONG", "chain_path_counts", "edge_matrix"]
+__all__ = ["LONG", "chain_path_counts", "chain_tolerance", "climb", "edge_matrix"]
 
 LONG = 32  # hops from a root: beyond, paths may take more than 50 sweeps
 # What a point outside costs in the lexicographic pass, where a hop costs 1 and all excess together less than 1.
@@ -36,6 +36,11 @@ def edge_matrix(packed: PackedGraph) -> Any:
     return coo_matrix((np.maximum(lengths[there].astype(float), np.finfo(float).tiny), ends), shape=(n, n)).tocsr()
 
 
+def chain_tolerance(packed: PackedGraph) -> float:
+    """By how much, relative to its length, a path may exceed the distance and still be as short: see `rounding_slack`."""
+    return 2 * float(jnp.finfo(packed.edges.lengths.dtype).eps) + 1e-12
+
+
 def chain_path_counts(
     matrix: Any,
     labels: Int[np.ndarray, " n"],
@@ -48,7 +53,7 @@ def chain_path_counts(
     A path may exceed the distance by the relative `tolerance`. Where a point on a path to a target is reached by several
     equally short paths, a second search over the edges of shortest paths finds the one with the fewest points outside,
     then the fewest hops; and where small excesses add up on it, points are settled in order of distance, with what their
-    paths exceed. There, points nearer to each other than rounding are taken in the order of their rows.
+    paths exceed.
 
     Cost: one or two runs of scipy's dijkstra a source, which hold Python's lock, and some passes over the edges; memory
     of the distances [s n], and of 32 n (edges of shortest paths into a point) 12 bytes where excesses add up.
@@ -85,7 +90,7 @@ def chain_path_counts(
             counts = found[targets[:, j]]
         interior[:, j], outside[:, j] = _split(counts, distance[targets[:, j]])
     for some in (waiting[i : i + TOGETHER] for i in range(0, len(waiting), TOGETHER)):
-        counts = _counts_within(matrix, labels, sources[some], distances[some], parents[some], tolerance)
+        counts = _counts_within(matrix, labels, sources[some], distances[some], tolerance)
         for j, one in zip(some, counts, strict=True):
             interior[:, j], outside[:, j] = _split(one[targets[:, j]], distances[j, targets[:, j]])
     return PathCounts(interior, outside)
@@ -101,7 +106,7 @@ def _split(counts: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.nda
 def _counts(parent: np.ndarray, foreign: np.ndarray, ties: Any) -> np.ndarray:
     """For the way from the root to each point: hops, points outside before it and points with ties, in one integer."""
     outside = np.where(parent >= 0, foreign[np.maximum(parent, 0)], 0).astype(np.int64)
-    return _climb(parent, 1 + (outside << CROSSED) + (np.int64(1) << TIES) * ties)
+    return climb(parent, 1 + (outside << CROSSED) + (np.int64(1) << TIES) * ties)
 
 
 def _lexicographic_counts(
@@ -133,13 +138,13 @@ def _lexicographic_counts(
     chosen = parent[ends] == starts
     step = np.zeros(n)
     step[ends[chosen]] = gap[chosen]
-    beyond = _climb(parent, step) > allowed
-    if np.any(beyond) and np.any(_climb(parent, beyond.astype(int))[targets]):
+    beyond = climb(parent, step) > allowed
+    if np.any(beyond) and np.any(climb(parent, beyond.astype(int))[targets]):
         return None
     return np.where(np.isfinite(cost), cost, 0).astype(np.int64)
 
 
-def _climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
+def climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
     """The sum of `step` over the way from each point to its root, by doubling the steps taken at once."""
     ancestor = np.where(parent >= 0, parent, np.arange(len(parent)))
     total = np.where(parent >= 0, step, 0)
@@ -155,58 +160,65 @@ def _counts_within(
     labels: np.ndarray,
     sources: np.ndarray,
     distances: np.ndarray,
-    parents: np.ndarray,
     tolerance: float,
 ) -> np.ndarray:
     """Hops and points outside, in one integer, on the best path whose excess is allowed at each of its points, [s n].
 
-    Points in order of distance, so that all that leads to a point is known when its turn comes; all sources in step. A
-    point that no allowed path leads to, its predecessors having used up what is allowed, keeps the path of its tree.
+    The rule is that of `paths.cheapest`. Points are taken in order of distance, so that mostly all that leads to a point
+    is known when its turn comes; all sources in step.
     """
     s, n = len(sources), len(labels)
     rows = np.repeat(np.arange(n), np.diff(matrix.indptr))
     order = np.argsort(distances, axis=1, kind="stable")
-    parts = []
-    for source, distance, parent, by_rank in zip(sources, distances, parents, order, strict=True):
+    parts, back = [], False
+    for source, distance, by_rank in zip(sources, distances, order, strict=True):
         foreign, rank = labels != labels[source], np.empty(n, np.int64)
         rank[by_rank] = np.arange(n)
         with np.errstate(invalid="ignore"):
             gap = np.take(distance, matrix.indices) + matrix.data - np.take(distance, rows)  # as long the other way
             tight = np.flatnonzero(gap <= tolerance * np.take(distance, rows))
-        tight = tight[rank[matrix.indices[tight]] < rank[rows[tight]]]
         ends, before = rows[tight], matrix.indices[tight]
+        back |= bool(np.any(rank[before] > rank[ends]))
         slot = np.arange(len(tight)) - np.searchsorted(tight, matrix.indptr)[ends]  # its number among those of its end
-        parts.append((rank[ends], slot, 2 * before + foreign[before], gap[tight], _counts(parent, foreign, 0)[by_rank]))
+        parts.append((rank[ends], slot, 2 * before + foreign[before], gap[tight]))
     width = 1 << int(max(slot.max(initial=0) for _, slot, *_ in parts)).bit_length()
     before, gap = np.full((n, TOGETHER, width), -1, np.int32), np.zeros((n, TOGETHER, width))
-    tree, place, allowed = np.zeros((n, TOGETHER), np.int64), np.zeros((n, TOGETHER), np.int32), np.zeros((n, TOGETHER))
-    for j, (rank, slot, link, excess, counts) in enumerate(parts):
-        before[rank, j, slot], gap[rank, j, slot], tree[:, j] = link, excess, counts
+    place, allowed = np.zeros((n, TOGETHER), np.int32), np.zeros((n, TOGETHER))
+    for j, (rank, slot, link, excess) in enumerate(parts):
+        before[rank, j, slot], gap[rank, j, slot] = link, excess
         place[:, j], allowed[:, j] = order[j], tolerance * distances[j, order[j]]
     place[:, s:] = np.arange(n)[:, None]
     with jax.enable_x64(True):
-        return np.asarray(_in_order(place, before, gap, allowed, tree))[:, :s].T
+        return np.asarray(_in_order(place, before, gap, allowed, back))[:, :s].T
 
 
 @jax.jit
-def _in_order(place: Array, before: Array, gap: Array, allowed: Array, tree: Array) -> Array:
-    """The counts [n s] of `_counts_within`, from what leads to each point (2 point + outside; -1: nothing), by rank."""
+def _in_order(place: Array, before: Array, gap: Array, allowed: Array, back: Array) -> Array:
+    """The counts [n s] of `_counts_within`, from what leads to each point (2 point + outside; -1: nothing), by rank.
+
+    The first point of each order is the source. Where edges lead `back` in the order, it is gone through until nothing
+    changes any more.
+    """
     n, s = place.shape
-    column, none = jnp.arange(s), jnp.iinfo(tree.dtype).max
+    column, none = jnp.arange(s), jnp.int64(2**62)
 
     def step(state: tuple[Array, Array], item: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
         cost, excess = state
-        point, links, more, most, fallback = item
+        point, links, more, most, source = item
         at = jnp.maximum(links >> 1, 0), column[:, None]
-        offer = cost.at[at].get(mode="promise_in_bounds") + 1 + ((links & 1).astype(tree.dtype) << CROSSED)
+        offer = cost.at[at].get(mode="promise_in_bounds") + 1 + ((links & 1).astype(none.dtype) << CROSSED)
         longer = excess.at[at].get(mode="promise_in_bounds") + more
-        offer = jnp.where((links >= 0) & (longer <= most[:, None]), offer, none)
-        best = jnp.min(offer, axis=1)
-        least = jnp.min(jnp.where(offer == best[:, None], longer, jnp.inf), axis=1)
-        stuck = best == none
-        cost = cost.at[point, column].set(jnp.where(stuck, fallback, best), mode="promise_in_bounds")
-        excess = excess.at[point, column].set(jnp.where(stuck, 0, least), mode="promise_in_bounds")
-        return (cost, excess), None
+        offer = jnp.where((links >= 0) & (longer <= most[:, None]), jnp.minimum(offer, none), none)
+        best = jnp.where(source, 0, jnp.min(offer, axis=1))
+        least = jnp.where(source, 0, jnp.min(jnp.where(offer == best[:, None], longer, jnp.inf), axis=1))
+        cost = cost.at[point, column].set(best, mode="promise_in_bounds")
+        return (cost, excess.at[point, column].set(least, mode="promise_in_bounds")), None
 
-    start = jnp.zeros((n, s), tree.dtype), jnp.zeros((n, s), gap.dtype)
-    return lax.scan(step, start, (place, before, gap, allowed, tree))[0][0]
+    def once(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        cost, excess, _ = state
+        items = (place, before, gap, allowed, jnp.arange(n) == 0)
+        new, _ = lax.scan(step, (cost, excess), items)
+        return *new, back & (jnp.any(new[0] != cost) | jnp.any(new[1] != excess))
+
+    start = jnp.full((n, s), none), jnp.zeros((n, s), gap.dtype), jnp.array(True)
+    return lax.while_loop(lambda state: state[2], once, start)[0]

@@ -7,13 +7,12 @@ from functools import cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.aggregates import PairSums, sum_pairs
+from jaxconvex.aggregates import FINE_BITS, PairSums, sum_pairs
 from jaxconvex.engine.blocks import Block
-from jaxconvex.engine.chains import LONG, chain_path_counts, edge_matrix
+from jaxconvex.engine.chains import LONG, chain_path_counts, chain_tolerance, edge_matrix
 from jaxconvex.engine.packed_paths import packed_path_counts
 from jaxconvex.graphs import PackedGraph, layout_of
 from jaxconvex.paths import PathCounts
@@ -21,7 +20,7 @@ from jaxconvex.streams import on_devices
 
 __all__ = ["columns_of_blocks", "sum_blocks"]
 
-WHOLE = 2.0**40  # sums become whole multiples of 1 / WHOLE, so that they are the same in any order
+SQUARES = 2.0**40  # sums of squares become whole multiples of 1 / SQUARES, so that they are the same in any order
 
 Counter = Callable[[Block, Any], PathCounts]
 
@@ -33,7 +32,7 @@ def _path_counter(packed: PackedGraph, labelings: Sequence[Int[np.ndarray, " n"]
     def chains(block: Block) -> PathCounts:
         if not matrix:
             matrix.append(edge_matrix(packed))
-        tolerance = 2 * float(jnp.finfo(packed.edges.lengths.dtype).eps) + 1e-12
+        tolerance = chain_tolerance(packed)
         goals = np.broadcast_to(block.targets[:, None], block.wanted.shape[1:])
         found = [chain_path_counts(matrix[0], labels, block.sources, goals, tolerance) for labels in labelings]
         return jax.tree.map(lambda *parts: np.stack(parts), *found)
@@ -79,7 +78,10 @@ def sum_blocks(
     blocks: Iterable[Block],
     devices: Sequence[Any] | None = None,
 ) -> list[PairSums]:
-    """For each labeling the sums over the partners of each point, in float64: the same on any number of devices."""
+    """For each labeling the sums over the partners of each point, in float64, the same on any number of devices.
+
+    Deficits are in units of 1 / UNIT.
+    """
     n = len(packed.position)
     count = _path_counter(packed, labelings)
     dtype = packed.edges.lengths.dtype
@@ -96,7 +98,7 @@ def sum_blocks(
     if devices is not None and jax.process_count() > 1:
         totals = _over_processes(totals)
     values = totals.astype(np.float64)
-    values[:2] /= WHOLE
+    values[1] /= SQUARES
     return [PairSums(*values[:, i]) for i in range(len(labelings))]
 
 
@@ -109,8 +111,10 @@ def _sums_of_block(
 
 
 def _whole(sums: PairSums) -> Int[np.ndarray, "f l p"]:
-    fractions = np.rint(np.stack([np.asarray(part, np.float64) for part in sums[:2]]) * WHOLE)
-    return np.concatenate([fractions.astype(np.int64), np.stack([np.asarray(part, np.int64) for part in sums[2:]])])
+    (coarse, fine), squares, *counts = jax.tree.map(np.asarray, sums)
+    deficit = (coarse.astype(np.int64) << FINE_BITS) + fine
+    squares = np.rint(squares.astype(np.float64) * SQUARES).astype(np.int64)
+    return np.stack([deficit, squares, *(part.astype(np.int64) for part in counts)])
 
 
 def _over_processes(totals: np.ndarray) -> np.ndarray:

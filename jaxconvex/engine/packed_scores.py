@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
-from jaxconvex.aggregates import ConvexityScore, PairSums, of_drawn_sources, summarise
+from jaxconvex.aggregates import UNIT, ConvexityScore, PairSums, of_drawn_sources, summarise
 from jaxconvex.checks import positive_integer
 from jaxconvex.engine.blocks import blocks_of_classes, blocks_of_pairs, blocks_of_sources, schedule
 from jaxconvex.engine.engines import sum_blocks
@@ -60,7 +60,7 @@ def packed_scores(
         plan = schedule(packed, labelings, memory=memory)
         sums = sum_blocks(packed, labelings, blocks_of_classes(labelings, plan), devices)
         found = [
-            summarise(each, labels, classes, ordered=True, complete=np.ones(classes, bool), xp=np)
+            summarise(each, labels, classes, ordered=True, complete=np.ones(classes, bool), xp=np, unit=UNIT)
             for each, labels, classes in zip(sums, labelings, num_classes, strict=True)
         ]
     if np.isnan(packed.quantum):
@@ -120,7 +120,7 @@ def _from_pairs(
     else:
         blocks = blocks_of_classes([labels], plan)
     sums = sum_blocks(packed, [labels], blocks, devices)[0]
-    return summarise(sums, labels, num_classes, ordered=True, complete=~drawn, xp=np)
+    return summarise(sums, labels, num_classes, ordered=True, complete=~drawn, xp=np, unit=UNIT)
 
 
 def _from_sources(
@@ -161,7 +161,7 @@ def _from_sources(
         ]
         done = [np.minimum(quota[i], [len(q) for q in queue]) for i, queue in enumerate(queues)]
         scores = [
-            of_drawn_sources(sums, labels, count, classes, xp=np)
+            of_drawn_sources(sums, labels, count, classes, xp=np, unit=UNIT)
             for sums, labels, count, classes in zip(totals, labelings, done, num_classes, strict=True)
         ]
         if tolerance is None:

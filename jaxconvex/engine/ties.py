@@ -69,10 +69,10 @@ def _least_cost(
 ) -> Int[Array, "rows s"]:
     """The cost of the best path to the ends and to what lies before them: OUTSIDE for a point outside, 1 for a hop.
 
-    The excess of a path over the distance is carried along and stays within the rounding of the whole path, so that on
-    long paths no small excesses add up. Every sweep reads what the one before it left, as `paths.cheapest` does.
+    The rule is that of `paths.cheapest`, over the rows that lie on shortest paths.
     """
     own = rows_of(labels, sources)
+    start = from_sources(len(labels), sources, jnp.int32)
     rows = _rows_of_paths(packed, lengths, ends)
     dtype = packed.edges.lengths.dtype
     far = infinity(lengths.distance.dtype)
@@ -81,7 +81,7 @@ def _least_cost(
         cost, excess, room, _ = state
 
         def relax(some: Array, live: Array, state: Any) -> Any:
-            start, room, changed = state
+            place, room, changed = state
             mine, old = lengths.of(some), (rows_of(cost, some), rows_of(excess, some))
 
             def step(best: tuple[Array, Array], neighbors: Array, edges: Array) -> tuple[Array, Array]:
@@ -94,24 +94,23 @@ def _least_cost(
                 better = (least < best[0]) | ((least == best[0]) & (shortest < best[1]))
                 return jnp.where(better, least, best[0]), jnp.where(better, shortest, best[1])
 
-            new = fold_groups(packed, some, live, old, step)
+            new = fold_groups(packed, some, live, (rows_of(start, some), jnp.zeros_like(old[1])), step)
             changed |= jnp.any(live[:, None] & ((new[0] != old[0]) | (new[1] != old[1])))
-            room = tuple(lax.dynamic_update_slice_in_dim(r, v, start, 0) for r, v in zip(room, new, strict=True))
-            return start + len(some), room, changed
+            room = tuple(lax.dynamic_update_slice_in_dim(r, v, place, 0) for r, v in zip(room, new, strict=True))
+            return place + len(some), room, changed
 
         def write(some: Array, live: Array, state: Any) -> Any:
-            start, *values = state
-            parts = [lax.dynamic_slice_in_dim(r, start, len(some)) for r in room]
-            return start + len(some), *(put_rows(v, some, live, p) for v, p in zip(values, parts, strict=True))
+            place, *values = state
+            parts = [lax.dynamic_slice_in_dim(r, place, len(some)) for r in room]
+            return place + len(some), *(put_rows(v, some, live, p) for v, p in zip(values, parts, strict=True))
 
         _, room, changed = fold_rows(rows, relax, (jnp.int32(0), room, jnp.array(False)))
         _, cost, excess = fold_rows(rows, write, (jnp.int32(0), cost, excess))
         return cost, excess, room, changed
 
-    cost = from_sources(len(labels), sources, jnp.int32)
-    excess = jnp.zeros(cost.shape, lengths.distance.dtype)
-    room = jnp.zeros_like(cost), jnp.zeros_like(excess)
-    return lax.while_loop(lambda state: state[-1], sweep, (cost, excess, room, jnp.array(True)))[0]
+    excess = jnp.zeros(start.shape, lengths.distance.dtype)
+    room = jnp.zeros_like(start), jnp.zeros_like(excess)
+    return lax.while_loop(lambda state: state[-1], sweep, (start, excess, room, jnp.array(True)))[0]
 
 
 def _rows_of_paths(packed: PackedGraph, lengths: _Lengths, ends: Bool[Array, " rows"]) -> Rows:

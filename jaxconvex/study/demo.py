@@ -105,7 +105,7 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
         lead=_lead(found, len(test)),
         sections=_sections(found, figures),
     )
-    print(_summary(found, folder, time.perf_counter() - began))
+    say(_summary(found, folder, time.perf_counter() - began))
     return found
 
 

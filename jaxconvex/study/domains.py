@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -164,10 +165,16 @@ def read_domains(path: str | Path) -> list[Domain]:
         raise ValueError(f"{place} is no TOML file: {error}.") from error
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise ValueError(f'{place} must hold a table for each domain, such as [speech] with data = "..." below it.')
-    made = []
+    made: list[Domain] = []
     for name, table in tables.items():
         fields = dict(table)
         like = fields.pop("like", name)
+        taken = {"report", *(other.name.casefold() for other in made)}  # also where upper case is lower case
+        if not re.fullmatch(r"\w[\w .+-]*", name) or name.casefold() in taken:
+            raise ValueError(
+                f"{place}: a domain has a name of its own, which its folder may have too: letters, digits, hyphens, dots, "
+                f"underscores, and not 'report'; got {name!r}."
+            )
         if like not in DOMAINS:
             raise ValueError(
                 f'{place}, [{name}]: name the domain it starts from, like = "..." with one of {", ".join(DOMAINS)}.'

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import io
 import platform
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,9 @@ from tqdm import tqdm
 from jaxconvex.activations.extraction import Activations, read_activations
 from jaxconvex.activations.model_sources import model_source, pooled_features
 from jaxconvex.evaluation import evaluate
+from jaxconvex.formats import write_file
+from jaxconvex.kept import lock
+from jaxconvex.messages import say
 from jaxconvex.report import Report, read_report, select
 from jaxconvex.study.analyses.measures import simple_measures
 from jaxconvex.study.analyses.robustness import reparametrizations
@@ -52,7 +55,8 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
         progress: a bar on stderr.
 
     Raises:
-        ValueError: data or encoder are missing or do not fit, with what to do.
+        ValueError: data or encoder are missing or do not fit, with what to do. BlockingIOError: another process works on
+            this study, with its number and host.
 
     Source: Tětková et al., "On convex decision regions in deep network representations", Nature Communications 2025.
     """
@@ -64,7 +68,8 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
     material = prepare(domain, keys[0])
     say(f"  {material.source} {_sizes(material)}")
     total = _work(domain, material)
-    with tqdm(total=total, desc=domain.name, disable=not progress, bar_format=BAR, leave=False) as bar:
+    work.mkdir(parents=True, exist_ok=True)
+    with lock(work), tqdm(total=total, desc=domain.name, disable=not progress, bar_format=BAR, leave=False) as bar:
 
         def done(what: str, units: float = 1) -> None:
             bar.set_description_str(f"{domain.name}, done: {what}", refresh=False)
@@ -159,7 +164,9 @@ def _score(
     report.to_json(folder / name / "scores.json")
     report.to_csv(folder / name / "scores.csv")
     predicted = _predicted(material, features)
-    np.savez_compressed(folder / name / "labels.npz", predicted=predicted, **material.test.labelings)  # type: ignore
+    content = io.BytesIO()
+    np.savez_compressed(content, predicted=predicted, **material.test.labelings)  # type: ignore
+    write_file(folder / name / "labels.npz", content.getvalue())
     return report, features
 
 
@@ -280,7 +287,7 @@ VERBS = ("train on", "validate on", "test on")
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, stream="stderr")
 
 
 def _say_nothing(text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,7 +41,7 @@ class Material(NamedTuple):
     encoder: Encoder  # a checkpoint's, or with random weights
     source: str
     left_out: tuple[str, ...]
-    identity: str  # a hash of inputs and labels
+    identity: str  # hashes of inputs and labels
 
 
 def prepare(domain: Domain, key: jax.Array) -> Material:
@@ -74,8 +76,10 @@ def prepare(domain: Domain, key: jax.Array) -> Material:
             rows = np.sort(np.asarray(jax.random.permutation(encoder_key, rows))[: domain.unlabelled])
         unlabelled = _inputs(domain, preprocess, take(dataset, rows))
     arrays = [array for part in made for array in (*part.inputs, part.classes)] + list(unlabelled or ())
-    identity = "-".join(array_hash(array)[:12] for array in arrays)
     names = tuple(str(name) for name in classes)
+    said = [names, *({name: values.tolist() for name, values in part.labelings.items()} for part in made)]
+    hashes = [*map(array_hash, arrays), hashlib.sha256(json.dumps(said).encode()).hexdigest()]
+    identity = "-".join(digest[:12] for digest in hashes)
     train, validation, test = made
     return Material(train, validation, test, unlabelled, names, encoder, dataset.source, parts.left_out, identity)
 

@@ -152,7 +152,7 @@ def _accuracies(encoder: Encoder, material: Material) -> dict[str, float]:
 
 def _finish(folder: Path, facts: dict[str, Any]) -> None:
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    write_file(folder / FACTS, json.dumps(facts, indent=1))
+    write_file(folder / FACTS, json.dumps(facts, indent=1))  # of which the step keeps the checksum
 
 
 def _read(template: Encoder, place: Path, name: str, seed: int | None) -> Network:

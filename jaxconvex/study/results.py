@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxconvex.formats import csv_text, json_of_tables, read_tables, write_file
+from jaxconvex.formats import csv_text, has_checksum, json_of_tables, read_tables, write_file
 
 __all__ = [
     "TABLES", "ChangeRow", "ClassRow", "MeasureRow", "NetworkRow", "PruningRow", "ScoreRow", "Study", "VariantRow",
@@ -205,6 +205,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     place = Path(path)
     place = place / FILE if place.is_dir() else place
     tables, entries = read_tables(place, FORMAT, VERSION, TABLES)
+    has_checksum(place)
     for name, kind in ENTRIES.items():
         if not isinstance(entries.get(name), kind):
             raise ValueError(f"{place} must hold {name!r}; got {entries.get(name)!r}. Run the study again.")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxconvex.formats import csv_text, json_text, read_json, write_file
+from jaxconvex.formats import csv_text, has_checksum, json_text, read_json, write_file
 from jaxconvex.study.claims.layers import above_null, labels_not_trained_for, most_in_late_layers, raised
 from jaxconvex.study.claims.pruning import pruned
 from jaxconvex.study.claims.recall import beside_simpler_measures, predicts_recall
@@ -96,4 +96,6 @@ def write_statements(made: Sequence[Statement], folder: str | os.PathLike[str]) 
 
 def read_statements(path: str | os.PathLike[str]) -> tuple[Statement, ...]:
     """The statements of a file that `write_statements` wrote. Raises ValueError for any other file."""
-    return read_json(path, FORMAT, VERSION, Statement)[0]
+    rows, _ = read_json(path, FORMAT, VERSION, Statement)
+    has_checksum(path)
+    return rows

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxconvex.formats import json_text, plain, read_json, write_file
+from jaxconvex.formats import json_of_tables, json_text, plain, read_json, read_tables, write_file
+from jaxconvex.kept import found, sealed, sweep
 
 __all__ = ["identity_hash", "kept", "kept_rows"]
 
-ROWS, FORMAT, VERSION = "rows.json", "jaxconvex step", 1
+FILES, ROWS, FORMAT, VERSION = "step.json", "rows.json", "jaxconvex rows", 2
 
 
 def kept(folder: Path, name: str, identity: Any, make: Callable[[Path], object]) -> Path:
@@ -27,7 +28,8 @@ def kept(folder: Path, name: str, identity: Any, make: Callable[[Path], object])
         make: writes the results to the folder that it is given. What it left there when it was stopped is there again
             when it is called the next time, so that it may go on from there.
 
-    The folder gets its name when all is written: what has that name is whole.
+    The folder gets its name when all is written, with a list of its files and their checksums. A step whose files are not
+    those of the list is made again from what is there, after a line that says so.
 
     >>> import tempfile
     >>> steps, calls = Path(tempfile.mkdtemp()), []
@@ -37,15 +39,41 @@ def kept(folder: Path, name: str, identity: Any, make: Callable[[Path], object])
     (2, '1')
     """
     place = folder / f"{name}-{identity_hash(identity)}"
-    if not place.is_dir():
+    if found(place / FILES, _check) is None:
         part = place.with_name(place.name + ".part")
+        if place.exists():
+            shutil.rmtree(part, ignore_errors=True)
+            os.replace(place, part)
         part.mkdir(parents=True, exist_ok=True)
         make(part)
-        if place.exists():  # another process was faster
-            shutil.rmtree(part)
-        else:
-            os.replace(part, place)
+        _list_files(part, place.name)
+        os.replace(part, place)
     return place
+
+
+def _list_files(place: Path, name: str) -> None:
+    (place / FILES).unlink(missing_ok=True)
+    for folder in (place, *(path for path in place.rglob("*") if path.is_dir())):
+        sweep(folder)
+    files = {str(path.relative_to(place)): _file_hash(path) for path in sorted(place.rglob("*")) if path.is_file()}
+    write_file(place / FILES, json_of_tables("jaxconvex step", VERSION, {}, step=name, files=files))
+
+
+def _check(path: Path) -> bool:
+    """True. Raises ValueError, naming it, for a file that is not as the list says."""
+    _, entries = read_tables(sealed(path), "jaxconvex step", VERSION, {})
+    if entries["step"] != path.parent.name:
+        raise ValueError(f"{path} is of the step {entries['step']}.")
+    for name, digest in entries["files"].items():
+        file = path.parent / name
+        if not file.is_file() or _file_hash(file) != digest:
+            raise ValueError(f"{file} is not as it was written.")
+    return True
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def identity_hash(identity: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from math import gcd
 from os import PathLike
@@ -10,7 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxconvex.encoders.preprocessing.inputs import Inputs, as_items, missing, refuse_others, whole
+from jaxconvex.encoders.preprocessing.inputs import (
+    Inputs,
+    as_array,
+    as_items,
+    check_like,
+    missing,
+    refuse_others,
+    whole,
+)
 
 __all__ = [
     "LogMelSettings",
@@ -26,6 +35,12 @@ HARMLESS = {  # they name things, follow from the others, or choose the containe
     "feature_extractor_type", "processor_class", "_processor_class", "auto_map", "name_or_path", "_name_or_path",
     "return_tensors", "transformers_version", "mel_filters", "n_samples", "nb_max_frames", "feature_size",
 }  # fmt: skip
+
+
+FASTEST = 1_000_000  # samples a second
+# What libsndfile notes where a file has less data than it says. Who writes to a pipe says the most that the field holds.
+DECLARED = re.compile(r"^\s*(?:data|SSND|riff|Data Size)\s*: (\d+) \(should be \d+\)", re.MULTILINE)
+STREAMED = 0x7FFF0000
 
 
 class WaveformSettings(NamedTuple):
@@ -61,8 +76,10 @@ def preprocess_waveforms(
     A clip x becomes (x - mean x) / sqrt(var x + 1e-7), over its own samples only; then it is padded on the right.
 
     Args:
-        items: a list of clips: arrays of one axis (floats in [-1, 1], or integers, which are divided by their range), pairs
-            (array, samples a second), or paths of wav or flac files (several channels are averaged).
+        items: a list of clips: arrays of one axis, pairs (array, samples a second), or paths of wav or flac files (several
+            channels are averaged). Arrays hold floats in [-1, 1], or integers of 8, 16 or 32 bits, which are divided by
+            the range of their type. An int32 array that needs 24 bits only, an int64 array and a list of ints do not tell
+            their depth, and are refused: `np.asarray(clip, np.int16)`, or `clip / 2**23` for 24 bits.
         settings: bound already in the function that `encoders.load` returns.
         rate: samples a second of the clips that do not say their own; by default they are taken to have the checkpoint's.
             Clips with another rate are resampled (see `resample`).
@@ -75,7 +92,8 @@ def preprocess_waveforms(
     variance are taken over the padding, too, so that a clip changes with its batch; here, as in training, it does not.
 
     Raises:
-        ValueError: an item is no clip, is empty, has several channels, or is not finite.
+        ValueError: an item is no clip, is empty, has several channels, is not finite, or does not tell its depth; a file
+            cannot be read, or ends before the length that it tells.
         ImportError: soundfile, for paths, is missing.
 
     >>> settings = waveform_settings({}, "wav2vec2", {"feat_extract_norm": "layer"})
@@ -191,8 +209,9 @@ def resample(clip: Float[np.ndarray, " n"], rate: float, to: int) -> Float[np.nd
     >>> len(resample(np.zeros(8_000), 8_000, 16_000))
     16000
     """
-    if rate != int(rate) or rate < 1:
-        raise ValueError(f"rate must be a whole number of samples a second; got {rate}.")
+    number = isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool)
+    if not number or not 1 <= rate <= FASTEST or rate != int(rate):
+        raise ValueError(f"rate must be a whole number of samples a second, at most {FASTEST:,}; got {rate!r}.")
     if rate == to:
         return clip
     from scipy.signal import resample_poly
@@ -215,7 +234,10 @@ def waveform_settings(file: dict[str, Any], model_type: str, config: dict[str, A
     The documented ones: 16,000 samples a second, normalised; a mask for models whose convolutions are followed by layer
     normalisation (data2vec-audio; the config's feat_extract_norm "layer"), none for those with group normalisation.
     """
-    _check(file, {"sampling_rate", "do_normalize", "padding_value", "padding_side", "return_attention_mask"})
+    usual = {"sampling_rate": 16_000, "do_normalize": True, "padding_value": 0.0, "return_attention_mask": False}
+    _check(file, usual, "Wav2Vec2FeatureExtractor")
+    if file.get("feature_size", 1) != 1:
+        raise ValueError(f"a waveform has one number a sample; feature_size={file['feature_size']!r} is not supported.")
     layered = model_type == "data2vec-audio" or config.get("feat_extract_norm") == "layer"
     masked = file.get("return_attention_mask")
     return WaveformSettings(
@@ -228,16 +250,8 @@ def waveform_settings(file: dict[str, Any], model_type: str, config: dict[str, A
 
 def log_mel_settings(file: dict[str, Any], config: dict[str, Any]) -> LogMelSettings:
     """The settings of a feature extractor's file, or, where it says nothing, those of Whisper and of the config."""
-    known = {
-        "sampling_rate",
-        "hop_length",
-        "n_fft",
-        "chunk_length",
-        "padding_value",
-        "padding_side",
-        "return_attention_mask",
-    }
-    _check(file, known)
+    usual = {"sampling_rate": 16_000, "hop_length": 160, "n_fft": 400, "chunk_length": 30, "padding_value": 0.0}
+    _check(file, usual | {"return_attention_mask": False}, "WhisperFeatureExtractor")
     if file.get("padding_value", 0.0) != 0:
         raise ValueError(
             f"Whisper's clips are padded with silence; padding_value={file['padding_value']} is not supported."
@@ -247,19 +261,21 @@ def log_mel_settings(file: dict[str, Any], config: dict[str, Any]) -> LogMelSett
         raise ValueError(
             f"the preprocessor's feature_size={mel} must be the config's num_mel_bins={config['num_mel_bins']}."
         )
-    rate, hop = (
-        whole(file.get("sampling_rate", 16_000), "sampling_rate"),
-        whole(file.get("hop_length", 160), "hop_length"),
-    )
+    rate, hop, window, seconds = (whole(file.get(key, usual[key]), key) for key in list(usual)[:4])
+    if max(hop, window) > rate:
+        raise ValueError(f"hop_length={hop} and n_fft={window} must be below the {rate} samples of a second.")
     longest = 2 * config["max_source_positions"] if "max_source_positions" in config else 10**9
-    frames = min(file.get("chunk_length", 30) * rate // hop, longest)
+    frames = min(seconds * rate // hop, longest)
     masked = bool(file.get("return_attention_mask", False))
-    return LogMelSettings(rate, whole(mel, "feature_size"), whole(file.get("n_fft", 400), "n_fft"), hop, frames, masked)
+    return LogMelSettings(rate, whole(mel, "feature_size"), window, hop, frames, masked)
 
 
-def _check(file: dict[str, Any], known: set[str]) -> None:
-    name = file.get("feature_extractor_type", "feature extractor")
-    refuse_others(file, known | HARMLESS, name)
+def _check(file: dict[str, Any], usual: dict[str, Any], kind: str) -> None:
+    name = str(file.get("feature_extractor_type", kind))
+    if name != kind:
+        raise ValueError(f"the feature extractor {name} is not supported for this family; its own is {kind}.")
+    refuse_others(file, {*usual, *HARMLESS, "padding_side"}, name)
+    check_like({key: value for key, value in file.items() if value is not None}, usual, name)
     if file.get("padding_side", "right") != "right":
         raise ValueError(f"clips are padded on the right; padding_side={file['padding_side']!r} is not supported.")
 
@@ -273,10 +289,10 @@ def _clips(items: Any, rate: float | None, to: int) -> list[Float[np.ndarray, " 
 def _clip(item: Any, i: int, rate: float | None, to: int) -> Float[np.ndarray, " n"]:
     """One clip, float64, at the checkpoint's rate."""
     if isinstance(item, (str, PathLike)):
-        item, rate = _read(item)
+        item, rate = _read(item, i)
     elif isinstance(item, tuple) and len(item) == 2 and np.ndim(item[1]) == 0:
         item, rate = item
-    samples = np.asarray(item)
+    samples = as_array(item, i)
     if samples.ndim != 1 or samples.size == 0 or samples.dtype.kind not in "iuf":
         raise ValueError(
             f"item {i} must be a clip: an array of one axis that holds numbers, a pair (array, rate), or a path; "
@@ -287,21 +303,46 @@ def _clip(item: Any, i: int, rate: float | None, to: int) -> Float[np.ndarray, "
         samples = samples.astype(np.float64)
         if not np.isfinite(samples).all():
             raise ValueError(f"item {i} must be finite; it holds NaN or infinity.")
-        if np.abs(samples).max() > 100:
+        peak = np.abs(samples).max()
+        if peak > 100 or (peak > 1 and (samples == np.round(samples)).all()):
             raise ValueError(
-                f"item {i} must be floats in [-1, 1]; got values up to {np.abs(samples).max():.0f}. If they count the "
-                "steps of 16 bits, divide by 32768."
+                f"item {i} must be floats in [-1, 1]; got values up to {peak:.0f}. If they count the steps of 16 bits, "
+                "divide by 32768."
             )
     else:
-        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        half = _half_range(samples, i)
         samples = samples / half - (1 if samples.dtype.kind == "u" else 0)
     return resample(samples, to if rate is None else rate, to)
 
 
-def _read(path: Any) -> tuple[np.ndarray, int]:
+def _half_range(samples: np.ndarray, i: int) -> float:
+    """Half the range of a clip's integers; an error where their type does not tell it."""
+    kind = samples.dtype.newbyteorder("=")
+    if kind in (np.int8, np.uint8, np.int16, np.uint16):
+        return 2.0 ** (8 * kind.itemsize - 1)
+    peak = int(np.abs(samples.astype(np.float64)).max())
+    if kind == np.int32 and (peak == 0 or peak > 2**23):
+        return 2.0**31
+    raise ValueError(
+        f"item {i} must tell its depth: values up to {peak} in {kind} may be steps of 8, 16 or 24 bits. Take its own "
+        "type, np.asarray(clip, np.int16), or divide by half the range, clip / 2**23 for 24 bits."
+    )
+
+
+def _read(path: Any, i: int) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except ImportError as error:
         raise missing("soundfile") from error
-    samples, rate = soundfile.read(path, always_2d=True)
+    try:
+        with soundfile.SoundFile(path) as file:
+            samples, told = file.read(always_2d=True), file.frames
+            rate, notes = file.samplerate, file.extra_info
+    except (soundfile.SoundFileError, OSError, TypeError) as error:  # the last for formats without a header
+        raise ValueError(f"item {i}, {path}, cannot be read as sound: {error}") from error
+    cut = [int(size) for size in DECLARED.findall(notes)]
+    if len(samples) < told or any(size < STREAMED for size in cut):
+        raise ValueError(
+            f"item {i}, {path}, ends before the length that it tells: it was cut. Fetch or record it again."
+        )
     return samples.mean(axis=1), rate

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxconvex.encoders.preprocessing.inputs import Inputs, as_items, missing, refuse_others, whole
+from jaxconvex.encoders.preprocessing.inputs import (
+    Inputs,
+    as_array,
+    as_items,
+    check_like,
+    missing,
+    refuse_others,
+    whole,
+)
 
 __all__ = ["ImageSettings", "image_settings", "preprocess_images"]
 
@@ -80,8 +89,8 @@ def preprocess_images(items: Any, settings: ImageSettings, *, size: int | tuple[
 
     Args:
         items: PIL images, arrays (height, width) or (height, width, channels) with 1, 3 or 4 channels, uint8 or floats in
-            [0, 1] (rounded to 255 steps), or paths of image files (turned upright as their EXIF data say). All become RGB;
-            transparent ones are laid on white.
+            [0, 1] (rounded to 255 steps), or paths of image files. Images are turned upright as their EXIF data say. All
+            become RGB; transparent ones are laid on white.
         settings: bound already in the function that `encoders.load` returns.
         size: another height and width of the result, or an int for a square. A resizing to the shorter side before a
             crop keeps its proportion to the crop. By default the checkpoint's.
@@ -89,7 +98,8 @@ def preprocess_images(items: Any, settings: ImageSettings, *, size: int | tuple[
     Resizing is Pillow's, on 8 bits, as in the PIL image processors of transformers, with which the result agrees to 1e-6.
 
     Raises:
-        ValueError: an item is no image, has 16 or 32 bits, or the images come out with different sizes.
+        ValueError: an item is no image, cannot be read to its end, has 16 or 32 bits, or the images come out with different
+            sizes.
         ImportError: Pillow is missing.
 
     Cost: about 2 ms for a photograph of 640 x 480 pixels on one core.
@@ -139,13 +149,16 @@ def image_settings(file: dict[str, Any], model_type: str, config: dict[str, Any]
         )
     if not file:
         file = DINOV2 if model_type == "dinov2" else {"size": config.get("image_size", 224)}
-    name = file.get("image_processor_type") or file.get("feature_extractor_type") or FAMILIES[model_type]
+    name = str(file.get("image_processor_type") or file.get("feature_extractor_type") or FAMILIES[model_type])
     name = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
     if name not in PROCESSORS:
         raise ValueError(f"the image processor {name} is not supported; supported are {', '.join(PROCESSORS)}.")
     defaults = PROCESSORS[name]
     refuse_others(file, {*CROPPED, *HARMLESS}, name)
     said: dict[str, Any] = defaults | {key: value for key, value in file.items() if value is not None}
+    check_like(said, defaults, name)
+    if whole(said["resample"], "resample", least=0) > 5:
+        raise ValueError(f"resample must be one of Pillow's filters, 0 to 5; got {said['resample']!r}.")
     normalised = said["do_normalize"]
     return ImageSettings(
         size=_size(said["size"], said.get("default_to_square", True)) if said["do_resize"] else None,
@@ -154,7 +167,7 @@ def image_settings(file: dict[str, Any], model_type: str, config: dict[str, Any]
         square=None,
         scale=said["rescale_factor"] if said["do_rescale"] else 1.0,
         mean=_channels(said["image_mean"]) if normalised else (0.0,) * 3,
-        std=_channels(said["image_std"]) if normalised else (1.0,) * 3,
+        std=_deviations(said["image_std"]) if normalised else (1.0,) * 3,
     )
 
 
@@ -178,8 +191,16 @@ def _pair(size: Any) -> tuple[int, int]:
 
 def _channels(value: Any) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * 3
-    if len(values) != 3:
-        raise ValueError(f"image_mean and image_std must have one number a channel of RGB; got {value}.")
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    if len(values) != 3 or not numbers:
+        raise ValueError(f"image_mean and image_std must have one number a channel of RGB; got {value!r:.80}.")
+    return values
+
+
+def _deviations(value: Any) -> tuple[float, ...]:
+    values = _channels(value)
+    if min(values) <= 0:
+        raise ValueError(f"image_std must be above 0; got {value}.")
     return values
 
 
@@ -203,13 +224,23 @@ def _as_rgb(item: Any, i: int) -> Any:
     except ImportError as error:
         raise missing("Pillow") from error
     if isinstance(item, (str, PathLike)):
-        with Image.open(item) as file:
-            file.load()
-            image = ImageOps.exif_transpose(file)
+        try:
+            with Image.open(item) as file:
+                file.load()
+                image = ImageOps.exif_transpose(file)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's readers raise
+            raise ValueError(f"item {i}, {item}, cannot be read as an image: {error}") from error
     elif isinstance(item, Image.Image):
-        image = item
+        try:
+            image = ImageOps.exif_transpose(item)
+        except OSError as error:  # an opened file is read only now
+            raise ValueError(f"item {i} cannot be read as an image: {error}") from error
     else:
         image = Image.fromarray(_as_bytes(item, i))
+    if 0 in image.size:
+        raise ValueError(f"item {i} must be an image with pixels; it has {image.width} x {image.height}.")
+    if image.mode == "La":  # premultiplied, for which Pillow has no direct way
+        image = image.convert("LA")
     if image.mode[0] in "IF":
         raise ValueError(f"item {i} is an image with mode {image.mode}; scale it to 8 bits (0 to 255) first.")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
@@ -219,7 +250,7 @@ def _as_rgb(item: Any, i: int) -> Any:
 
 
 def _as_bytes(item: Any, i: int) -> UInt8[np.ndarray, ...]:
-    array = np.asarray(item)
+    array = as_array(item, i)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if (

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Inputs", "as_items", "missing", "read", "read_json", "refuse_others", "whole"]
+from jaxconvex.encoders.checkpoints import read_json
+
+__all__ = ["Inputs", "as_array", "as_items", "check_like", "missing", "read", "refuse_others", "whole"]
 
 
 class Inputs(NamedTuple):
@@ -22,21 +24,12 @@ class Inputs(NamedTuple):
 
 def read(folder: Path | None, key: str) -> dict[str, Any]:
     """The settings of an image processor or feature extractor, empty if no file has them; `key` is their name if nested."""
-    nested = read_json(folder, "processor_config.json").get(key)
-    return nested or read_json(folder, "preprocessor_config.json")
-
-
-def read_json(folder: Path | None, name: str) -> dict[str, Any]:
-    """The object in a JSON file, empty if there is no such file."""
-    if folder is None or not (folder / name).is_file():
+    if folder is None:
         return {}
-    try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / name} is not valid JSON ({error}). Download the file again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{folder / name} must hold a JSON object; got {type(found).__name__}.")
-    return found
+    nested = (read_json(folder / "processor_config.json") or {}).get(key)
+    if nested is not None and not isinstance(nested, dict):
+        raise ValueError(f"{key} in {folder / 'processor_config.json'} must be an object; got {type(nested).__name__}.")
+    return nested or read_json(folder / "preprocessor_config.json") or {}
 
 
 def refuse_others(settings: dict[str, Any], known: Iterable[str], what: str) -> None:
@@ -60,6 +53,25 @@ def as_items(items: Any, one: str) -> list[Any]:
     if not found:
         raise ValueError(f"items must hold at least one {one}; got none.")
     return found
+
+
+def as_array(item: Any, i: int) -> np.ndarray:
+    """An item as an array. Raises ValueError for what is none, and for a masked array: its mask would be lost."""
+    if isinstance(item, np.ma.MaskedArray):
+        raise ValueError(f"item {i} is a masked array; fill it or cut it first, and pass its .data.")
+    try:
+        return np.asarray(item)
+    except (RuntimeError, TypeError, ValueError) as error:  # tensors with a gradient or on a device, ragged lists
+        raise ValueError(f"item {i} cannot be made an array: {error}") from error
+
+
+def check_like(said: dict[str, Any], usual: dict[str, Any], what: str) -> None:
+    """Raises ValueError if a setting of a file is no bool or number where its usual value is a bool or a float."""
+    for key, value in said.items():
+        like = usual.get(key)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not (isinstance(value, bool) if isinstance(like, bool) else number or not isinstance(like, float)):
+            raise ValueError(f"the {what} of this checkpoint must have {key} like {like!r}; got {value!r:.80}.")
 
 
 def whole(value: Any, name: str, least: int = 1) -> int:

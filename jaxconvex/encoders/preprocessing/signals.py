@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxconvex.encoders.preprocessing.inputs import Inputs, as_items, whole
+from jaxconvex.encoders.preprocessing.inputs import Inputs, as_array, as_items, whole
 
 __all__ = ["SignalSettings", "preprocess_signals", "signal_settings", "window_owners"]
 
@@ -49,7 +49,7 @@ def preprocess_signals(
     length, step = _lengths(settings, rate, stride)
     windows = []
     for i, item in enumerate(as_items(items, "recording (time, 3)")):
-        recording = np.asarray(item)
+        recording = as_array(item, i)
         if recording.ndim != 2 or recording.shape[1] != 3 or len(recording) == 0 or recording.dtype.kind not in "iuf":
             raise ValueError(
                 f"item {i} must be a recording with three axes of acceleration, (time, 3); got shape {recording.shape} and "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
+from jaxconvex.reading import errors_of, text_of
 from jaxconvex.study.datasets.dataset import Dataset, folder_of, refuse
+from jaxconvex.tables import rows_of
 
 __all__ = ["read_texts"]
 
@@ -25,7 +26,8 @@ def read_texts(path: str | Path) -> Dataset:
     the labeling is called. Where a folder has train.csv and test.csv, they are the parts.
 
     Raises:
-        ValueError: no such files; a column is missing; a text or label is empty, by line.
+        ValueError: no such files; a column is missing or there twice; a row is longer or shorter than the names, or its
+            text or label empty, by line.
 
     Source: Casanueva et al., Efficient Intent Detection with Dual Sentence Encoders, 2020 (banking77's layout).
     """
@@ -59,18 +61,16 @@ def read_texts(path: str | Path) -> Dataset:
 
 def _rows(path: Path) -> tuple[str, list[tuple[str, str]]]:
     """The name of the column of labels, and the text and label of each row."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        names = table.fieldnames or []
-        column = next((name for name in COLUMNS if name in names), None)
-        if "text" not in names or column is None:
-            raise ValueError(
-                f"{path} must begin with the names of its columns, text and {' or '.join(COLUMNS)} among them; got "
-                f"{', '.join(names) or 'nothing'}."
-            )
-        rows = []
-        for row in table:
-            if not row["text"] or not row[column]:
-                raise ValueError(f"{path} has no text or no {column} at line {table.line_num}. Remove that row.")
-            rows.append((row["text"], row[column]))
-    return column, rows
+    with errors_of(path):
+        (_, names), *rows = rows_of(text_of(path), ",", path)
+    column = next((name for name in COLUMNS if name in names), None)
+    if names.count("text") != 1 or column is None or names.count(column) != 1:
+        raise ValueError(
+            f"{path} must begin with the names of its columns, text and {' or '.join(COLUMNS)} once among them; got "
+            f"{', '.join(names)}."
+        )
+    pairs = [(line, row[names.index("text")], row[names.index(column)]) for line, row in rows]
+    for line, text, label in pairs:
+        if not text.strip() or not label.strip():
+            raise ValueError(f"{path} has no text or no {column} at line {line}. Remove that row.")
+    return column, [(text, label) for _, text, label in pairs]

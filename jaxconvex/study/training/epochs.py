@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.tree_util import Partial
 from jaxtyping import Array
 
+from jaxconvex.activations.calls import array_hash, program_hash
 from jaxconvex.checks import positive_integer
+from jaxconvex.functions import as_program
 from jaxconvex.study.training.batches import num_points, take
 from jaxconvex.study.training.states import read_tree, write_tree
 
@@ -76,11 +80,12 @@ def train(
         batch_size: the points of a step; an epoch leaves out the remainder of the shuffled points.
         learning_rate: the peak of a schedule that warms up for a tenth of the steps, then falls along a cosine to 0.
         weight_decay: of AdamW, for all parameters.
-        validate: a loss of the networks after an epoch, by which the best is chosen.
+        validate: a loss of the networks after an epoch, by which the best is chosen; a `jax.tree_util.Partial` of the
+            data that it takes, so that a checkpoint made with others is not used.
         patience: training stops when that loss has not fallen for so many epochs.
         checkpoint: a file for the state of the training, written after every epoch, before `progress` is called. The same
-            call goes on from there and ends with the same bits. A file that is not whole or of another call is not used,
-            and written over. It is left in place.
+            call goes on from there and ends with the same bits. A file of another call or, after a line that says so,
+            one that is not whole is not used, and written over. It is left in place.
         progress: called after each epoch.
     """
     count = num_points(data)
@@ -92,19 +97,21 @@ def train(
     ahead = np.full(num_epochs, np.nan)
     best = None if validate is None else (parameters, others)
     state = State(np.array(0), parameters, others, optimizer.init(parameters), best, ahead, ahead)
+    batch_loss = as_program(_of_parts(loss, graph), parameters, others, take(data, np.arange(batch_size)), key)
     fingerprint = ""
     if checkpoint is not None:
-        settings = (num_epochs, batch_size, learning_rate, weight_decay, patience, loss.__qualname__, jax.__version__)
-        fingerprint = _fingerprint(settings, (parameters, others, data, jax.random.key_data(key)))
+        told = program_hash(batch_loss) or uuid.uuid4().hex  # where nothing tells the loss, no file is of this call
+        settings = (num_epochs, batch_size, learning_rate, weight_decay, patience, jax.__version__, told)
+        seen = validate.args if isinstance(validate, Partial) else ()
+        fingerprint = _fingerprint(settings, (parameters, others, data, seen, key))
         state = read_tree(checkpoint, state, fingerprint=fingerprint) or state
     if sum(array.nbytes for array in jax.tree.leaves(data)) <= ON_DEVICE:
         data = jax.tree.map(jnp.asarray, data)
-    static = {"graph": graph, "loss": loss, "optimizer": optimizer}
     epoch_keys = jax.random.split(key, num_epochs)
     done = int(state.done)
     while done < num_epochs and not _waited(state.validation_losses[:done], patience):
         carry = state.parameters, state.others, state.optimizer
-        carry, mean_loss = _epoch(carry, data, epoch_keys[done], batch_size, static)
+        carry, mean_loss = _epoch(carry, data, epoch_keys[done], batch_size, batch_loss, optimizer)
         losses, validation_losses = state.losses.copy(), state.validation_losses.copy()
         losses[done] = mean_loss
         best = state.best
@@ -142,7 +149,7 @@ def _optimizer(learning_rate: float, weight_decay: float, num_steps: int) -> opt
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay))
 
 
-def _epoch(carry, data, key, batch_size, static) -> tuple[Any, float]:
+def _epoch(carry, data, key, batch_size, loss, optimizer) -> tuple[Any, float]:
     """The parameters, other state and optimiser's state after an epoch, and the mean loss of its steps."""
     count = num_points(data)
     num_batches = count // batch_size
@@ -153,21 +160,26 @@ def _epoch(carry, data, key, batch_size, static) -> tuple[Any, float]:
     for rows, step_key in zip(
         order.reshape(num_batches, batch_size), jax.random.split(loss_key, num_batches), strict=True
     ):
-        carry, loss = _step(carry, take(data, rows), step_key, **static)
-        losses.append(loss)
+        carry, value = _step(carry, take(data, rows), step_key, loss, optimizer=optimizer)
+        losses.append(value)
     return carry, float(jnp.stack(losses).mean())
 
 
-@partial(jax.jit, static_argnames=("graph", "loss", "optimizer"))
-def _step(carry, batch, key, *, graph, loss, optimizer):
-    parameters, others, state = carry
+def _of_parts(loss: Callable[..., Array], graph: Any) -> Callable[..., tuple[Array, Any]]:
+    """The loss as a function of parameters, other state, batch and key; it gives the other state, too."""
 
-    def batch_loss(parameters):
+    def batch_loss(parameters: Any, others: Any, batch: Any, key: Array) -> tuple[Array, Any]:
         networks = nnx.merge(graph, parameters, others, copy=True)  # so that the loss may change its state
         value = loss(networks, *batch, key)
         return value, nnx.split(networks, nnx.Param, ...)[2]  # type: ignore[misc]
 
-    (value, others), gradient = jax.value_and_grad(batch_loss, has_aux=True)(parameters)
+    return batch_loss
+
+
+@partial(jax.jit, static_argnames="optimizer")
+def _step(carry, batch, key, loss, *, optimizer):
+    parameters, others, state = carry
+    (value, others), gradient = jax.value_and_grad(loss, has_aux=True)(parameters, others, batch, key)
     updates, state = optimizer.update(gradient, state, parameters)
     return (optax.apply_updates(parameters, updates), others, state), value
 
@@ -176,9 +188,5 @@ def _fingerprint(settings: tuple[Any, ...], tree: Any) -> str:
     """A hash of the settings, and of the paths, types, shapes and values of all arrays."""
     digest = hashlib.sha256(repr(settings).encode())
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.ascontiguousarray(leaf)
-        digest.update(repr((jax.tree_util.keystr(path), str(array.dtype), array.shape)).encode())
-        digest.update(array.tobytes())
+        digest.update(repr((jax.tree_util.keystr(path), array_hash(leaf))).encode())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from jaxconvex.checks import positive_integer
@@ -71,9 +72,6 @@ def fine_tune(
     labels = as_classes(labels, inputs, num_classes, "labels")
     validation_labels = as_classes(validation_labels, validation_inputs, num_classes, "validation_labels")
 
-    def validate(model: nnx.Module) -> float:
-        return float(cross_entropy(jnp.asarray(logits(model, validation_inputs)), validation_labels))
-
     return FineTuned(
         *train(
             model,
@@ -84,7 +82,7 @@ def fine_tune(
             batch_size=batch_size,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
-            validate=validate,
+            validate=Partial(_validation_loss, validation_inputs, validation_labels),
             patience=patience,
             checkpoint=checkpoint,
             progress=progress,
@@ -114,6 +112,10 @@ def cross_entropy(logits: Float[Array, "n c"], labels: Int[Array, " n"]) -> Floa
 
 def _call(model, *inputs):
     return model(*inputs)
+
+
+def _validation_loss(inputs, labels, model):
+    return float(cross_entropy(jnp.asarray(logits(model, inputs)), labels))
 
 
 def _classification_loss(model, inputs, labels, key):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxconvex.formats import require, write_file
+from jaxconvex.kept import found, read_arrays, write_arrays
 
 __all__ = ["load_state", "read_tree", "save_state", "write_tree"]
 
@@ -43,40 +44,44 @@ def load_state(model: Model, path: str | os.PathLike[str]) -> Model:
         ValueError: if the file is not whole, or its names, shapes or types are not those of the model.
     """
     graph, state = nnx.split(model)
-    loaded = read_tree(path, state)
+    try:
+        _, arrays = read_arrays(path, extra="encoders")
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not hold the state of a model: there is no such file.") from None
+    loaded = _restored(arrays, state)
     if loaded is None:
         raise ValueError(
-            f"{path} does not hold the state of such a model: it is missing, not whole, or its arrays have other names, "
-            "shapes or types. Make the model with the settings it had when it was saved."
+            f"{path} does not hold the state of such a model: its arrays have other names, shapes or types. Make the model "
+            "with the settings it had when it was saved."
         )
     return nnx.merge(graph, loaded)
 
 
 def write_tree(path: str | os.PathLike[str], tree: Any, *, fingerprint: str = "") -> Path:
     """The path, after the arrays of the tree are written to it, whole or not at all; the fingerprint tells what they are."""
-    arrays = {name: _plain(leaf) for name, leaf in _named(tree).items()}
-    content = require("safetensors.numpy", "encoders").save(arrays, {"fingerprint": fingerprint})
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return write_file(path, content)
+    return write_arrays(path, {name: _plain(leaf) for name, leaf in _named(tree).items()}, fingerprint, "encoders")
 
 
 def read_tree(path: str | os.PathLike[str], like: Tree, *, fingerprint: str = "") -> Tree | None:
-    """The tree in the file; None if there is no file, it is not whole, or it holds another tree or fingerprint."""
-    safetensors = require("safetensors", "encoders")
+    """The tree in the file; None if there is no file, it holds another tree or fingerprint, or it is not whole.
+
+    The last is said in a line. Raises OSError if the file is there and cannot be read.
+    """
+    whole = found(Path(path), partial(read_arrays, extra="encoders"))
+    return None if whole is None or whole[0] != fingerprint else _restored(whole[1], like)
+
+
+def _restored(arrays: dict[str, np.ndarray], like: Tree) -> Tree | None:
     leaves = _named(like)
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            if (file.metadata() or {}).get("fingerprint") != fingerprint or set(file.keys()) != set(leaves):
-                return None
-            found = {name: file.get_tensor(name) for name in leaves}
-    except (OSError, safetensors.SafetensorError):
+    if set(arrays) != set(leaves):
         return None
     restored = []
     for name, leaf in leaves.items():
         plain = jax.eval_shape(_key_data, leaf) if _is_key(leaf) else leaf
-        if found[name].shape != np.shape(plain) or found[name].dtype != _stored(plain.dtype):
+        if arrays[name].shape != np.shape(plain) or arrays[name].dtype != _stored(plain.dtype):
             return None
-        restored.append(_like(found[name], leaf))
+        restored.append(_like(arrays[name], leaf))
     return jax.tree.unflatten(jax.tree.structure(like), restored)
 
 

@@ -1,0 +1,126 @@
+"""What a config.json may say: settings that change what is computed, numbers that fit, and whose head the file has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from jaxconvex.encoders.naming import Family, Shapes
+
+__all__ = ["check_config", "check_count", "check_labels", "has_own_head", "square"]
+
+# Settings whose other values make another network: the value that is computed here, and what another one means.
+PLAIN: dict[str, tuple[Any, str]] = {
+    "is_decoder": (False, "attention to earlier tokens only"),
+    "add_cross_attention": (False, "attention to the states of another network"),
+    "position_embedding_type": ("absolute", "positions that enter the attention"),
+    "pruned_heads": ({}, "attention with heads taken out"),
+    "quantization_config": (None, "weights in few bits, to be scaled"),
+    "add_adapter": (False, "convolutions after the last block"),
+    "adapter_attn_dim": (None, "adapters in the blocks"),
+    "conv_pos_batch_norm": (False, "a batch normalisation before the position convolution"),
+}
+KINDS = {bool: "true or false", str: "text", int: "a whole number above 0", float: "a number above 0"}
+KINDS |= dict.fromkeys((list, tuple), "a list of whole numbers above 0")
+DEPTHS = ("num_hidden_layers", "n_layers", "encoder_layers")
+OPTIONAL: dict[str, Any] = {  # settings that some families read, and others do not have
+    **dict.fromkeys(("hidden_act", "activation", "pooler_act"), "gelu"),
+    **dict.fromkeys(("qkv_bias", "use_swiglu_ffn", "use_mean_pooling", "use_absolute_position_embeddings"), True),
+    **dict.fromkeys(("use_relative_position_bias", "use_shared_relative_position_bias"), True),
+    "layer_scale_init_value": 0.1,
+    "num_channels": 3,
+}
+PAIRS = ("image_size", "patch_size")
+ROWS = {"stages": 0, "layers": 2}  # of convolutional networks, and where in a row the number of its blocks stands
+MAY_BE_ZERO = (*DEPTHS, *ROWS, "type_vocab_size", "pad_token_id", "layer_scale_init_value")
+BASES = r"Model|Encoder|Backbone|LMHeadModel|PreTrainedModel|For[A-Z]\w*"  # what follows a family in a class's name
+
+
+def check_config(config: Mapping[str, Any], family: Family, shapes: Shapes) -> None:
+    """Raises ValueError for a setting that would change the result, and for a number that cannot be one.
+
+    `shapes`: of the file's tensors; empty for random weights.
+    """
+    for key, (plain, meaning) in PLAIN.items():
+        value = config.get(key)
+        if value is not None and value != plain:
+            raise ValueError(
+                f"the configuration has {key}={value!r}, {meaning}, which is not supported here. Load the checkpoint that "
+                "it was made from, or read the states of the original in torch."
+            )
+    for key, usual in (dict.fromkeys(DEPTHS, 1) | OPTIONAL | dict(family.config)).items():
+        value = config.get(key, usual)
+        if not _fits(key, value, usual):
+            raise ValueError(
+                f"the configuration's {key} must be {KINDS[type(usual)]}, as {usual!r}; got {value!r:.80}."
+            )
+    for key in DEPTHS:
+        check_count(config.get(key, 0), shapes, f"{key}=")
+    for key, column in ROWS.items():
+        rows = config.get(key) or []
+        if not isinstance(rows, (list, tuple)) or not all(_fits(key, row, (1,)) and len(row) > column for row in rows):
+            raise ValueError(f"the configuration's {key} must be rows of whole numbers; got {rows!r:.80}.")
+        check_count(sum(row[column] for row in rows), shapes, f"{key} of ")
+
+
+def _fits(key: str, value: Any, usual: Any) -> bool:
+    if isinstance(usual, (bool, str)):
+        return type(value) is type(usual)
+    if isinstance(usual, (tuple, list)):
+        return isinstance(value, (tuple, list)) and len(value) > 0 and all(_fits(key, v, usual[0]) for v in value)
+    if key == "pad_token_id" and value is None:
+        return True
+    if isinstance(value, (tuple, list)):
+        return key in PAIRS and len(value) == 2 and all(_fits(key, v, usual) for v in value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if isinstance(usual, float):
+        return 0 <= value < 1e9 and (value > 0 or key in MAY_BE_ZERO)
+    return isinstance(value, int) and (value > 0 or (value == 0 and key in MAY_BE_ZERO))
+
+
+def check_count(count: int, shapes: Shapes, what: str) -> None:
+    """Raises ValueError if a configuration asks for more parts than the file has tensors, before they are built."""
+    if shapes and count > len(shapes):
+        raise ValueError(
+            f"the configuration asks for {what}{count} parts, and the file has {len(shapes)} tensors. Check config.json."
+        )
+
+
+def square(value: Any, name: str) -> int:
+    """The side of a square that is given by one number or by two equal ones."""
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if sides[0] != sides[1]:
+        raise ValueError(f"{name} must be square; {value!r} is not supported here.")
+    return sides[0]
+
+
+def has_own_head(config: Mapping[str, Any], family: Family, *, strict: bool) -> bool:
+    """Whether a classifier in the file is of a kind that our head computes, as far as `architectures` tells.
+
+    `strict`: raises ValueError for classes that are not the family's: they may compute what they like.
+    """
+    named = config.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ValueError(f"architectures in the configuration must be a list of names; got {named!r:.80}.")
+    strange = [name for name in named if not re.fullmatch(rf"(TF|Flax)?{family.model}({BASES})", name)]
+    if strict and family.model and strange:
+        kind = config["model_type"]
+        raise ValueError(
+            f"the configuration says model_type {kind!r} and architectures {strange[0]!r}, which is none of its networks, "
+            f"so that it may compute something else. If it is the same network, load with family={kind!r}."
+        )
+    tasks = {match[1] for name in named if (match := re.search(r"For([A-Z]\w*)$", name))}
+    return not tasks or family.task in tasks
+
+
+def check_labels(config: Mapping[str, Any], classes: int) -> None:
+    """Raises ValueError if the configuration names another number of classes than the file's classifier has."""
+    labels = config.get("id2label")
+    told = len(labels) if isinstance(labels, dict) else config.get("num_labels")
+    if told is not None and told != classes:
+        raise ValueError(
+            f"the configuration names {told} classes and the file's classifier has {classes}. Correct id2label and "
+            "num_labels in config.json, or load with num_classes= for a new classifier."
+        )
