@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jaxconvex.graphs import Graph, PackedGraph, pack, undirected
     from jaxconvex.layers import LayeredModel, from_linen, from_nnx, rest_of, run_from
     from jaxconvex.losses import detour_loss, euclidean_convexity_loss, graph_convexity_loss
+    from jaxconvex.neighbor_lists import neighbors_graph
     from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
     from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
     from jaxconvex.paths import PathCounts, shortest_path_counts, shortest_path_lengths
@@ -69,6 +70,7 @@ __all__ = [
     "jackknife_groups",
     "knn_graph",
     "model_source",
+    "neighbors_graph",
     "pack",
     "paired_difference",
     "pairwise",
@@ -98,6 +100,7 @@ _MODULES = {
     "graphs": "Graph PackedGraph pack undirected",
     "layers": "LayeredModel from_linen from_nnx rest_of run_from",
     "losses": "detour_loss euclidean_convexity_loss graph_convexity_loss",
+    "neighbor_lists": "neighbors_graph",
     "neighbors": "KNNGraph epsilon_graph knn_graph",
     "pairs": "Pairs same_class_pairs segment_points",
     "paths": "PathCounts shortest_path_counts shortest_path_lengths",

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxconvex.distances import norms, power_of_two
+
 __all__ = ["SPARE", "TOGETHER", "nearest_by_products", "scratch_bytes"]
 
 SPARE = 6  # candidates kept beyond k: their scores are rounded, so they are ranked again by exact differences
@@ -17,6 +19,7 @@ QUERIES = 256, 512  # rows of a tile on a CPU, where points have fewer than 256 
 DEVICE_TILE, DEVICE_QUERIES = 2**28, 4096  # elsewhere: 1 GB in float32
 GROUP = 8  # entries of a row that share a minimum
 PASSES = 64  # up to so many smallest entries are found one by one on a CPU: cheaper there than a partial sort
+FAR, NEAR = 2.0**50, 2.0**40  # lengths beyond which a row is in no product, and has no proof from products
 TOGETHER = 32  # rows whose distances are computed at a time, from differences
 
 
@@ -55,16 +58,17 @@ class Found(NamedTuple):
     """What is known of some rows: their neighbours, and whether rounding leaves them in doubt."""
 
     indices: Int[Array, "rows k"]
-    squared: Float[Array, "rows k"]
+    keys: Float[Array, "rows k"]  # what ranks them: squared distances, or distances where magnitudes are far apart
     doubtful: Bool[Array, " rows"]
 
 
 def nearest_by_products(
-    x: Float[Array, "n d"], first: Int[Array, ""], count: Int[Array, ""], *, size: int, k: int
+    x: Float[Array, "n d"], first: Int[Array, ""], count: Int[Array, ""], wide: Bool[Array, ""], *, size: int, k: int
 ) -> tuple[Int[Array, "size k"], Float[Array, "size k"]]:
-    """The k nearest of the first `count` points to `size` rows from the first, and their squared distances.
+    """The k nearest of the first `count` points to `size` rows from the first, and their distances.
 
-    No row is its own neighbour. Rows that are no points get any indices. There are at least k + SPARE rows.
+    No row is its own neighbour. Rows that are no points get any indices. There are at least k + SPARE rows. `wide` tells
+    that magnitudes are so far apart that squares of differences may leave the range of the type.
 
     A tile of the product gives lower bounds of the distances, of which the best are kept. They are ranked by
     differences; a row where another point's bound is not above the k-th of them is searched by differences alone. So
@@ -75,12 +79,19 @@ def nearest_by_products(
     # A median of some rows: unlike the mean, a few far outliers do not move it, and rounding grows with the norms.
     sample = jnp.minimum((jnp.arange(256) * (count / 256)).astype(jnp.int32), count - 1)
     centred = x - jnp.sort(x[sample], axis=0)[128]
-    half = 0.5 * jnp.sum(jnp.square(centred), axis=1)
-    # Sums of d products, in any order, are off by at most about d/2 eps |x||y|.
+    unit = jnp.where(wide, _middle_unit(centred[sample]), 1)
+    centred = centred / unit
+    squares = jnp.sum(jnp.square(centred), axis=1)
+    far = ~(squares < FAR**2)  # no products with these, so that nothing overflows
+    centred = jnp.where(far[:, None], 0, centred)
+    half = 0.5 * jnp.where(far, 0, squares)
+    # Sums of d products, in any order, are off by at most about d/2 eps |x||y|, and by what is too small for the type.
     slack = (0.5 * d + 8) * jnp.finfo(x.dtype).eps
-    steepness = slack * jnp.sqrt(2 * half)
+    vanishing = d * jnp.finfo(x.dtype).tiny
+    lengths = jnp.sqrt(2 * half) + 2 * vanishing**0.5
+    steepness = slack * lengths
     room = cut.tiles * cut.points - n
-    lowered = jnp.where(jnp.arange(n) < count, half * (1 - slack), jnp.inf)
+    lowered = jnp.where(jnp.arange(n) < count, jnp.where(far, 0.25 * FAR**2, half * (1 - slack)), jnp.inf)
     centred = jnp.pad(centred, ((0, room), (0, 0)))
     offsets = jnp.pad(lowered, (0, room), constant_values=jnp.inf)
     slopes = jnp.pad(steepness, (0, room))
@@ -103,7 +114,7 @@ def nearest_by_products(
             rows = rows_of(b)
             products = lax.dot_general(centred[rows], points, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
             # |y|^2/2 - x.y ranks as the distance does; less the rounding error it is a lower bound.
-            bounds = offset - products - jnp.sqrt(2 * half[rows])[:, None] * slope
+            bounds = offset - products - lengths[rows][:, None] * slope
             bounds = jnp.where(names == rows[:, None], jnp.inf, bounds)
             values, members = _members_of_best_groups(bounds, cut)
             at = b * cut.queries
@@ -124,19 +135,27 @@ def nearest_by_products(
         rows = rows_of(b)
         bound = lax.dynamic_slice_in_dim(bounds, at, cut.queries)
         candidate = lax.dynamic_slice_in_dim(candidates, at, cut.queries)
-        indices, squared = _rank_by_differences(x, rows, candidate, bound < jnp.inf, cut._replace(kept=k))
+        indices, keys = _rank_by_differences(x, rows, candidate, bound < jnp.inf, wide, cut._replace(kept=k))
+        squared = jnp.where(wide, jnp.square(keys[:, -1] / unit), keys[:, -1])
         # Above the k-th distance as it was rounded, and above that of any other point as it would be.
-        worst = 0.5 * squared[:, -1] * (1 + 2 * slack) - half[rows] * (1 - slack)
-        new = Found(indices, squared, ~(worst < bound[:, -1]) & (rows < count))
+        worst = 0.5 * squared * (1 + 2 * slack) - half[rows] * (1 - slack) + 4 * vanishing
+        proven = (worst < bound[:, -1]) & (squares[rows] < NEAR**2)
+        new = Found(indices, keys, ~proven & (rows < count))
         return jax.tree.map(lambda part, new: lax.dynamic_update_slice_in_dim(part, new, at, 0), done, new)
 
     nothing = Found(jnp.zeros((shape[0], k), jnp.int32), jnp.zeros((shape[0], k), x.dtype), jnp.zeros(shape[0], bool))
     found = lax.fori_loop(0, blocks, rank, nothing)
-    found = _rescue(x, first, count, found, cut)
-    return found.indices[:size], found.squared[:size]
+    found = _rescue(x, first, count, wide, found, cut)
+    return found.indices[:size], jnp.where(wide, found.keys, jnp.sqrt(found.keys))[:size]
 
 
-def _rescue(x: Array, first: Array, count: Array, found: Found, cut: Plan) -> Found:
+def _middle_unit(centred: Float[Array, "some d"]) -> Float[Array, ""]:
+    """The magnitude of a middle row of some, of those that are not 0: a power of two."""
+    largest = jnp.sort(jnp.max(jnp.abs(centred), axis=1))
+    return power_of_two(largest[len(largest) - 1 - jnp.sum(largest > 0) // 2])
+
+
+def _rescue(x: Array, first: Array, count: Array, wide: Array, found: Found, cut: Plan) -> Found:
     """Search the doubtful rows by differences, some at a time; none costs nothing."""
     n = x.shape[0]
     k = found.indices.shape[1]
@@ -146,10 +165,10 @@ def _rescue(x: Array, first: Array, count: Array, found: Found, cut: Plan) -> Fo
     def rescue(found: Found) -> Found:
         _, chosen = lax.top_k(found.doubtful.astype(jnp.float32), TOGETHER)  # the first of the doubtful rows
         rows = jnp.minimum(first + chosen, n - 1)
-        squared = lax.map(lambda points: _squared(x, rows, jnp.minimum(points, n - 1)), points)
-        squared = jnp.moveaxis(squared, 0, 1).reshape(TOGETHER, -1)
-        squared = jnp.where((names == rows[:, None]) | (names >= count), jnp.inf, squared)
-        negative, indices = lax.top_k(-squared, k)
+        keys = lax.map(lambda points: _keys(x, rows, jnp.minimum(points, n - 1), wide), points)
+        keys = jnp.moveaxis(keys, 0, 1).reshape(TOGETHER, -1)
+        keys = jnp.where((names == rows[:, None]) | (names >= count), jnp.inf, keys)
+        negative, indices = lax.top_k(-keys, k)
         new = Found(indices, -negative, jnp.zeros(TOGETHER, bool))
         return jax.tree.map(lambda part, new: part.at[chosen].set(new), found, new)
 
@@ -157,26 +176,30 @@ def _rescue(x: Array, first: Array, count: Array, found: Found, cut: Plan) -> Fo
 
 
 def _rank_by_differences(
-    x: Array, rows: Int[Array, " b"], candidates: Int[Array, "b m"], there: Bool[Array, "b m"], cut: Plan
+    x: Array, rows: Int[Array, " b"], candidates: Int[Array, "b m"], there: Bool[Array, "b m"], wide: Array, cut: Plan
 ) -> tuple[Int[Array, "b k"], Float[Array, "b k"]]:
-    """The nearest k of the candidates that are there, ties to the lowest index, and their squared distances."""
+    """The nearest k of the candidates that are there, ties to the lowest index, and what ranks them."""
 
     parts = rows.reshape(-1, TOGETHER), candidates.reshape(-1, TOGETHER, candidates.shape[1])
-    squared = lax.map(lambda part: _squared(x, *part), parts).reshape(candidates.shape)
-    squared = jnp.where(there, squared, jnp.inf)
+    keys = lax.map(lambda part: _keys(x, part[0], part[1], wide), parts).reshape(candidates.shape)
+    keys = jnp.where(there, keys, jnp.inf)
     if not cut.passes:
-        candidates, squared = lax.sort((candidates, squared), num_keys=1)  # `top_k` keeps the first of equal ones
-    values, nearest = _smallest(squared, candidates, cut)
+        candidates, keys = lax.sort((candidates, keys), num_keys=1)  # `top_k` keeps the first of equal ones
+    values, nearest = _smallest(keys, candidates, cut)
     return nearest, values
 
 
-def _squared(x: Array, rows: Int[Array, " some"], points: Int[Array, "some m"]) -> Float[Array, "some m"]:
-    """Squared distances of some rows to points of each.
+def _keys(x: Array, rows: Int[Array, " some"], points: Int[Array, "some m"], wide: Array) -> Float[Array, "some m"]:
+    """Squared distances of some rows to points of each; or distances, each scaled by itself, where squares may vanish.
 
     How a compiler orders a sum depends on the shape around it. One shape for all makes a distance the same to the last
     bit, wherever it is computed.
     """
-    return jnp.sum(jnp.square(x[rows][:, None] - x[points]), axis=2)
+
+    def squared(x: Array, y: Array) -> Array:
+        return jnp.sum(jnp.square(x - y), axis=2)
+
+    return lax.cond(wide, lambda x, y: norms(x - y), squared, x[rows][:, None], x[points])
 
 
 def _members_of_best_groups(values: Float[Array, "b n"], cut: Plan) -> tuple[Float[Array, "b c"], Int[Array, "b c"]]:

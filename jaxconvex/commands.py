@@ -34,8 +34,9 @@ SCORE = """The convexity of every layer in FILE, with intervals, the null and fi
 \b
 FILE is one of
   .npz, .safetensors  every array (points, features) beside the labels is a layer
-  .csv                the numeric columns are one layer; or columns NAME/0,
-                      NAME/1, ... are the layer NAME
+  .csv                the numeric columns are one layer, but for ids, constants
+                      and the like (--layer NAME takes them); or columns
+                      NAME/0, NAME/1, ... are the layer NAME
   .parquet            likewise; and a column of lists is a layer
   .npy                one layer, the labels being in another file
   a folder            that jaxconvex.extract wrote, the labels being in another file
@@ -49,9 +50,10 @@ Examples
   jaxconvex score states.npz --axis 1 --pool mean   # (points, layers, tokens, features)
   jaxconvex score embeddings.npz --protocol paper --out results
 
-Labels are integers or text. Layers whose names are alike but for numbers come
-in natural order (layer 2 before layer 10), others as in the file. A run that
-was interrupted goes on where it stopped when it is started again.
+Labels are integers or text; in .csv and .txt they are the text that stands
+there, "NA" and "007" too. Layers whose names are alike but for numbers come in
+natural order (layer 2 before layer 10), others as in the file. A run that was
+interrupted goes on where it stopped when it is started again.
 """
 
 COMPARE = """The differences B - A of every layer and class, with paired intervals.
@@ -104,7 +106,12 @@ Predictions = Annotated[
     str | None, option("--predictions", "NAME", "Labels as the model predicts them: scored too, with recall.")
 ]
 Layers = Annotated[
-    Names, option("--layer", "NAME", "Take only this layer; again for more, in this order. NAME may have * and ?.")
+    Names,
+    option(
+        "--layer",
+        "NAME",
+        "Take only this layer, or column of a table of one layer; again for more. NAME may have * and ?.",
+    ),
 ]
 Skip = Annotated[Names, option("--skip", "NAME", "Leave out this array or column; again for more. NAME may have *.")]
 Axis = Annotated[

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
-from jaxconvex.checks import as_points, one_of
+from jaxconvex.checks import as_lengths, as_points, one_of
+from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
 
-__all__ = ["METRICS", "Metric", "cosine", "euclidean", "manhattan", "metric_function", "pairwise", "squared_euclidean"]
+__all__ = [
+    "METRICS",
+    "Metric",
+    "cosine",
+    "directions",
+    "euclidean",
+    "manhattan",
+    "metric_function",
+    "norms",
+    "pairwise",
+]
+__all__ += ["power_of_two", "sizes", "squared_euclidean"]
 
 Vector = Float[Array, " d"]
 Metric = str | Callable[[Array, Array], Array]
@@ -28,10 +43,13 @@ def squared_euclidean(x: Vector, y: Vector) -> Float[Array, ""]:
 def euclidean(x: Vector, y: Vector) -> Float[Array, ""]:
     """Euclidean distance: sqrt(sum_i (x_i - y_i)^2), from differences. Its gradient at x = y is 0.
 
+    Right to rounding over the range of the type: no square overflows or vanishes. Numbers below the smallest normal one
+    (1e-38 in float32) count as 0 on a CPU.
+
     >>> float(euclidean(jnp.array([0., 0.]), jnp.array([3., 4.])))
     5.0
     """
-    return _safe_sqrt(squared_euclidean(x, y))
+    return norms(x - y)
 
 
 def cosine(x: Vector, y: Vector) -> Float[Array, ""]:
@@ -43,7 +61,7 @@ def cosine(x: Vector, y: Vector) -> Float[Array, ""]:
     >>> round(float(cosine(jnp.array([2., 0.]), jnp.array([0., 5.]))), 4)
     1.4142
     """
-    return euclidean(_normalised(x), _normalised(y))
+    return euclidean(directions(x), directions(y))
 
 
 def manhattan(x: Vector, y: Vector) -> Float[Array, ""]:
@@ -78,7 +96,8 @@ def pairwise(
     """All distances D[i, j] = metric(x[i], y[j]), with y = x by default.
 
     Args:
-        x, y: points, one a row. Integers and half precision are computed in float32.
+        x, y: points, one a row, computed in float32; float64 stays where x64 is on, and is used for concrete input where
+            float32 would show. Traced integers are taken less the first row of x.
         metric: "euclidean", "squared_euclidean", "cosine", "manhattan", or a function of two vectors that JAX can trace.
 
     Differences are taken coordinate by coordinate, never through |x|^2 + |y|^2 - 2 x.y, whose rounding can exceed the
@@ -92,22 +111,57 @@ def pairwise(
     >>> pairwise(jnp.array([[0.], [1.], [3.]])).tolist()
     [[0.0, 1.0, 3.0], [1.0, 0.0, 2.0], [3.0, 2.0, 0.0]]
     """
-    x = as_points(x)
-    y = x if y is None else as_points(y, "y")
+    given = (x, x) if y is None else (x, y)
+    moved = near_origin(*given) if metric in ("euclidean", "squared_euclidean", "manhattan") else given
+    x, y = as_points(moved[0]), as_points(moved[1], "y" if y is not None else "x")
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"x and y must have the same number of features; got {x.shape[1]} and {y.shape[1]}.")
     function = metric_function(metric)
-    return jax.vmap(lambda a: jax.vmap(lambda b: function(a, b))(y))(x)
+    found = jax.vmap(lambda a: jax.vmap(lambda b: function(a, b))(y))(x)
+    if isinstance(metric, str) and is_wide(*given):
+        lengths = jnp.sqrt(found) if metric == "squared_euclidean" else found
+        rows = np.indices(found.shape)
+        added = np.asarray(sizes(x, metric)[:, None] + sizes(y, metric))
+        if narrowing_shows(given[0], given[1], rows[0], rows[1], lengths, added):
+            wide: Any = [in_float64(part, given[0]) for part in given]
+            with jax.enable_x64(True):
+                again = np.asarray(pairwise(*wide, metric=metric))
+            return as_lengths(again, "distances of x").astype(x.dtype)
+    return found
+
+
+def sizes(points: Float[Array, "n d"], metric: str) -> Float[Array, " n"]:
+    """The lengths of the vectors whose differences the metric measures."""
+    if metric == "cosine":
+        return jnp.ones(len(points), points.dtype)
+    return jnp.sum(jnp.abs(points), axis=1) if metric == "manhattan" else norms(points)
+
+
+def power_of_two(values: Float[Array, " ..."], axis: int | None = None) -> Float[Array, " ..."]:
+    """The power of two at or next below the largest magnitude, constant to gradients; 1 where that is 0 or not finite.
+
+    Dividing by it changes no digit.
+    """
+    largest = jnp.max(jnp.abs(lax.stop_gradient(values)), axis=axis, keepdims=axis is not None)
+    _, exponent = jnp.frexp(largest)
+    usable = (largest > 0) & (largest < jnp.inf)
+    return jnp.ldexp(jnp.ones_like(largest), jnp.where(usable, exponent - 1, 0))
+
+
+def norms(values: Float[Array, "*rows d"]) -> Float[Array, "*rows"]:
+    """Euclidean lengths along the last axis, over the whole range of the type; the gradient at 0 is 0."""
+    scale = power_of_two(values, axis=-1)
+    return _safe_sqrt(jnp.sum(jnp.square(values / scale), axis=-1)) * scale[..., 0]
+
+
+def directions(values: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
+    """The vectors along the last axis at length 1; nan where they are 0."""
+    scaled = values / power_of_two(values, axis=-1)
+    squared = jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
+    return scaled / jnp.sqrt(jnp.where(squared > 0, squared, jnp.nan))
 
 
 def _safe_sqrt(value: Array) -> Array:
     # The inner `where` keeps the infinite derivative of sqrt at 0 out of the gradient.
     positive = value > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1)), jnp.where(value == 0, 0, jnp.nan))
-
-
-def _normalised(x: Vector) -> Vector:
-    # Dividing by the largest entry first keeps the squares from overflowing.
-    largest = jnp.max(jnp.abs(x))
-    x = x / jnp.where(largest > 0, largest, jnp.nan)
-    return x / jnp.sqrt(jnp.sum(jnp.square(x)))

@@ -94,7 +94,7 @@ def read_representations(
     predicted_name = None if predictions is None else os.fspath(predictions)
     predicted = None if predicted_name is None else _labels(source, names, predicted_name)
     rest = [name for name in names if name not in wanted and name != predicted_name]
-    arrays, left_out, features = _layers(source, rest, layers, axis)
+    arrays, left_out, features = _layers(source, rest, layers)
     arrays = _split(arrays, axis, source.path)
     by_name = layers and not features
     kept = matching(tuple(arrays), layers, str(source.path)) if by_name else natural_order(arrays)
@@ -169,30 +169,36 @@ def _words(labelings: dict[str, np.ndarray]) -> list[str]:
 
 
 def _layers(
-    source: Source, names: Sequence[str], layers: Sequence[str], axis: int | None
+    source: Source, names: Sequence[str], layers: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
     """The arrays that may be layers, what is left out and why, and which columns are features where that was decided."""
+    arrays = {name: source.read(name) for name in _asked(names, layers)}
     if source.table:
-        columns = {name: source.read(name) for name in names}
-        members, left_out, grouped = layers_of_columns(columns, layers, str(source.path))
+        members, left_out, grouped = layers_of_columns(arrays, layers, str(source.path))
         features = [] if grouped else members.get(UNNAMED, [])
         return (
-            {layer: _stacked([columns[name] for name in group]) for layer, group in members.items()},
+            {layer: _stacked([arrays[name] for name in group]) for layer, group in members.items()},
             left_out,
             features,
         )
-    if layers:
-        # What is not asked for is not read. With an axis, layers are called like an array and a number.
-        patterns = [*layers, *(re.sub(r" [\d?*]+$", "", pattern) for pattern in layers if axis is not None)]
-        names = [
-            name for name in names if name in patterns or any(fnmatchcase(name, each) for each in patterns)
-        ] or names
-    arrays = {name: source.read(name) for name in names}
     left_out = {name: "a single value" for name, array in arrays.items() if array.ndim == 0 and name not in layers}
     for name, array in arrays.items():
         if not layers and array.ndim == 2 and array.shape[1] == 1 and is_numeric(array) and is_id(array):
             left_out[name] = "whole numbers, each once: an id?"
     return {name: array for name, array in arrays.items() if name not in left_out}, left_out, []
+
+
+def _asked(names: Sequence[str], layers: Sequence[str]) -> Sequence[str]:
+    """The names of which the layers may be made; all where that is not clear. What is not asked for is not read."""
+    found: dict[str, None] = {}
+    for layer in layers:
+        # "h 3" may be a part of the array "h", and "h" may be made of the columns "h/0", "h/1", ...
+        patterns = (layer, f"{layer}/*", re.sub(r" [\d?*]+$", "", layer))
+        asked = [name for name in names if name == layer or any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if not asked:
+            return names
+        found.update(dict.fromkeys(asked))
+    return [name for name in names if name in found] if layers else names
 
 
 def _stacked(columns: Sequence[np.ndarray]) -> np.ndarray:

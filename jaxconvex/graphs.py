@@ -11,7 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxconvex.checks import is_concrete, one_of
+from jaxconvex.checks import as_array, as_indices, as_lengths, is_concrete, one_of
+from jaxconvex.neighbor_lists import checked_neighbors
 from jaxconvex.neighbors import KNNGraph
 
 __all__ = ["Graph", "PackedGraph", "as_graph", "layout_of", "pack", "undirected"]
@@ -22,11 +23,19 @@ WIDTH = 4  # neighbours read at a time
 CHUNK = 128  # rows handled together by a processor's core; their number is a multiple of it
 LANDMARKS = 16
 CELL = 2048  # rows of a cell
+WRONG = (
+    "lengths of edges must not be negative",
+    "senders and receivers must be indices of points, 0 to len(degrees) - 1, and absent edges have length inf",
+    "every edge must be listed from both of its ends",
+)
 SMALL = 2**15  # nodes up to which compiling costs more than room for edges that are not there
 
 
 class Graph(NamedTuple):
-    """An undirected graph of static size: every edge is listed from both ends; absent ones have length inf."""
+    """An undirected graph of static size: every edge is listed from both ends; absent ones have length inf.
+
+    What joins a point to itself is no edge. Of parallel edges the least length counts.
+    """
 
     senders: Int[Array, " e"]
     receivers: Int[Array, " e"]
@@ -57,16 +66,21 @@ class PackedGraph(NamedTuple):
     edges: Graph  # the graph it was made from
 
 
-@partial(jax.jit, static_argnames=("mode", "duplicates"))
 def undirected(knn: KNNGraph, *, mode: str = "union", duplicates: str = "link") -> Graph:
     """The undirected graph of a nearest-neighbour graph: each edge once from either end, absent ones at length inf.
 
     Args:
-        knn: neighbours, padded with index -1 where absent.
+        knn: neighbours, padded with index -1 where absent; also those that `neighbors_graph` takes.
         mode: "union": i and j are linked if either lists the other (the paper's choice); "mutual": if both do.
         duplicates: "link" keeps edges of length 0 between equal points; "drop" removes them, as nnconvexity does.
 
-    Works under jit and vmap. Cost: n k^2.
+    Where two points list each other at different lengths, the lesser counts in the union, the greater where both must.
+    Works under jit and vmap.
+
+    Raises:
+        ValueError: as `neighbors_graph` (under jit lengths of nan), but a length of nan stays, and reaches the result.
+
+    Cost: n k^2.
 
     >>> from jaxconvex import knn_graph
     >>> undirected(knn_graph(jnp.array([[0.], [1.], [3.]]), k=1)).degrees.tolist()
@@ -74,6 +88,11 @@ def undirected(knn: KNNGraph, *, mode: str = "union", duplicates: str = "link") 
     """
     one_of(mode, ("union", "mutual"), "mode")
     one_of(duplicates, ("link", "drop"), "duplicates")
+    return _undirected(checked_neighbors(knn), mode, duplicates)
+
+
+@partial(jax.jit, static_argnames=("mode", "duplicates"))
+def _undirected(knn: KNNGraph, mode: str, duplicates: str) -> Graph:
     n, k = knn.indices.shape
     own = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[:, None], (n, k))
     listed = knn.indices >= 0
@@ -85,8 +104,8 @@ def undirected(knn: KNNGraph, *, mode: str = "union", duplicates: str = "link") 
 
     returned = lax.fori_loop(0, k, look_back, jnp.full((n, k), -1, knn.distances.dtype))
     mutual = listed & ~(returned == -1)  # nan counts as listed, so that it reaches the result
-    # Both ends get one length, should rounding differ between them.
-    length = jnp.where(mutual, jnp.maximum(knn.distances, returned), knn.distances)
+    both = jnp.maximum if mode == "mutual" else jnp.minimum
+    length = jnp.where(mutual, both(knn.distances, returned), knn.distances)
     there = listed & (mutual if mode == "mutual" else True)
     if duplicates == "drop":
         there &= length != 0
@@ -102,6 +121,9 @@ def undirected(knn: KNNGraph, *, mode: str = "union", duplicates: str = "link") 
 def as_graph(graph: KNNGraph | Graph | PackedGraph) -> Graph:
     """The graph as a list of edges: neighbours are symmetrised by union, a packed graph gives what it was made from.
 
+    A list of edges is put in order, each edge once from either end. Raises ValueError, under jit gives nan lengths, for
+    negative lengths, ends that are no points and edges listed from one end alone.
+
     >>> from jaxconvex import knn_graph
     >>> as_graph(knn_graph(jnp.array([[0.], [1.], [3.]]), k=1)).lengths.shape
     (6,)
@@ -111,8 +133,56 @@ def as_graph(graph: KNNGraph | Graph | PackedGraph) -> Graph:
     if isinstance(graph, PackedGraph):
         return graph.edges
     if isinstance(graph, Graph):
-        return graph
+        return _checked_edges(graph)
     raise ValueError(f"graph must be a KNNGraph, Graph or PackedGraph; got {type(graph).__name__}. See knn_graph().")
+
+
+def _checked_edges(graph: Graph) -> Graph:
+    names = "senders", "receivers"
+    ends = [as_array(part, name) for part, name in zip(graph, names, strict=False)]
+    given, degrees = as_array(graph.lengths, "lengths"), as_array(graph.degrees, "degrees")
+    if degrees.ndim != 1:
+        raise ValueError(f"degrees must have one entry a point, shape (n,); got shape {degrees.shape}.")
+    n = len(degrees)
+    if given.ndim != 1 or {part.shape for part in ends} != {given.shape}:
+        raise ValueError(
+            "senders, receivers and lengths must have one entry for either end of each edge, shape (e,); got "
+            f"{ends[0].shape}, {ends[1].shape} and {given.shape}."
+        )
+    senders, receivers = (as_indices(part, name, n) for part, name in zip(ends, names, strict=True))
+    lengths = as_lengths(given, "lengths")
+    edges, wrong = _in_order(senders, receivers, lengths, n)
+    if is_concrete(edges, senders, receivers, lengths):
+        for entry, what in zip(np.asarray(wrong), WRONG, strict=True):
+            if entry >= 0:
+                edge = f"from {ends[0][entry]} to {ends[1][entry]} of length {given[entry]}"
+                raise ValueError(f"{what}; got an edge {edge} (entry {entry}).")
+    return edges
+
+
+@partial(jax.jit, static_argnames="n")
+def _in_order(senders: Array, receivers: Array, lengths: Array, n: int) -> tuple[Graph, Int[Array, " w"]]:
+    """Each edge once from either end at its least length; and an entry for each kind of WRONG, -1 where there is none."""
+    e = len(lengths)
+    entries = jnp.arange(e, dtype=jnp.int32)
+    low, high = jnp.minimum(senders, receivers), jnp.maximum(senders, receivers)
+    there = (lengths != jnp.inf) & (low != high)
+    outside = there & ((low < 0) | (high >= n))
+    low, high = (jnp.where(there & ~outside, end, n) for end in (low, high))
+    low, high, ordered, given = lax.sort((low, high, jnp.abs(lengths), entries), num_keys=3)
+    begins = (low != jnp.roll(low, 1)) | (high != jnp.roll(high, 1)) | (entries == 0)
+    place = entries - lax.cummax(jnp.where(begins, entries, 0))  # among the entries that join the same two points
+    lone = begins & (jnp.roll(begins, -1) | (entries == e - 1)) & (low < n)
+    bad = there & (lengths < 0), outside, jnp.zeros(e, bool).at[given].set(lone)
+    wrong = jnp.stack([jnp.max(jnp.where(each, entries, -1), initial=-1) for each in bad])
+    broken = jnp.any(wrong >= 0) | jnp.any(there & jnp.isnan(lengths))
+    kept = (low < n) & (place < 2)
+    least = jnp.where(place == 1, jnp.roll(ordered, 1), ordered)
+    senders, receivers = jnp.where(place == 1, high, low), jnp.where(place == 1, low, high)
+    degrees = jnp.zeros(n, jnp.int32).at[receivers].add(kept.astype(jnp.int32), mode="drop")
+    senders, receivers = (jnp.where(kept, end, 0) for end in (senders, receivers))
+    lengths = jnp.where(broken, jnp.nan, jnp.where(kept, least, jnp.inf))
+    return Graph(senders, receivers, lengths, degrees), wrong
 
 
 def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "link") -> PackedGraph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxconvex.aggregates import ConvexityScore
 from jaxconvex.checks import as_points, one_of
 from jaxconvex.distances import Metric
+from jaxconvex.engine.blocks import check_packing
 from jaxconvex.engine.packed_scores import compile_ahead, packed_scores
 from jaxconvex.graphs import PackedGraph, pack
 from jaxconvex.labelings import Labeling
@@ -61,7 +63,7 @@ def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np
         return array
     one_of(pool, ("cls", "mean"), "pool")
     tokens = array.reshape(len(array), -1, array.shape[-1])
-    return tokens[:, 0] if pool == "cls" else tokens.mean(axis=1, dtype=np.float32)
+    return tokens[:, 0] if pool == "cls" else tokens.mean(axis=1, dtype=np.result_type(array.dtype, np.float32))
 
 
 def graph_rows(
@@ -82,11 +84,12 @@ def graph_rows(
     points = as_points(features, name)
     rows: list[Row] = []
     widest = max(settings.k)
-    width = spare_neighbors(widest, len(points)) if settings.jackknife else widest
+    width = spare_neighbors(widest, len(points)) if settings.jackknife else min(widest + 1, len(points) - 1)
     with in_background(compile_ahead, len(points), widest, [one.codes for one in labelings.values()], points.dtype):
-        knn = knn_graph(points, k=width, metric=settings.metric, mesh=mesh, memory=memory)
+        knn = knn_graph(features, k=width, metric=settings.metric, mesh=mesh, memory=memory)
 
     def packed_graph(knn: KNNGraph) -> PackedGraph:
+        check_packing(knn, memory)
         return pack(knn, mode=settings.graph, duplicates=settings.duplicates)
 
     def scores(packed: PackedGraph, kept: np.ndarray | bool = True) -> dict[str, ConvexityScore]:
@@ -106,10 +109,11 @@ def graph_rows(
 
     for k in settings.k:
         nearest = KNNGraph(knn.indices[:, :k], knn.distances[:, :k])
+        _tell_ties(knn, k, name)
         packed = packed_graph(nearest)
         without: dict[str, Replicates] = {name: ([], []) for name in labelings}
         for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):  # one group, or two
-            for kept, graph in leave_group_out_graphs(knn, points, left_out, k=k, metric=settings.metric):
+            for kept, graph in leave_group_out_graphs(knn, features, left_out, k=k, metric=settings.metric):
                 for name, found in scores(packed_graph(graph), kept).items():
                     without[name][number].append(found)
         whole = scores(packed)
@@ -127,6 +131,17 @@ def graph_rows(
             common = {"kind": "graph", "labeling": name, "k": k, "hubness": hubness(nearest)}
             rows += score_rows(whole[name], without[name], labelings, common, null=null, confidence=settings.confidence)
     return rows
+
+
+def _tell_ties(knn: KNNGraph, k: int, name: str) -> None:
+    """A warning where points beyond the k-th neighbour are as near as it: the order of the rows then decides."""
+    tied = int(np.sum(np.asarray(knn.distances[:, k - 1 : k] == knn.distances[:, k : k + 1])))
+    if tied:
+        warnings.warn(
+            f"{name}: beyond the k={k} neighbours of {tied} of {len(knn.distances)} points there are others exactly as near "
+            "as the last. Those of the lowest rows are taken, so the score depends on the order of the rows.",
+            stacklevel=3,
+        )
 
 
 def segment_rows(

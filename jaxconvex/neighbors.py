@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -10,12 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.candidates import SPARE, TOGETHER, nearest_by_products, scratch_bytes
-from jaxconvex.checks import as_points, is_concrete, positive_integer
-from jaxconvex.distances import Metric, metric_function, squared_euclidean
+from jaxconvex.checks import (
+    as_array,
+    as_lengths,
+    as_points,
+    is_concrete,
+    local_values,
+    positive_integer,
+    raise_for_rows,
+)
+from jaxconvex.distances import Metric, directions, metric_function, sizes, squared_euclidean
 from jaxconvex.functions import frozen
+from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
 from jaxconvex.streams import at_once, streams
 
 __all__ = ["KNNGraph", "epsilon_graph", "knn_graph"]
@@ -23,12 +35,17 @@ __all__ = ["KNNGraph", "epsilon_graph", "knn_graph"]
 BLOCK_BYTES = 64 * 2**20  # distances of a block of queries to all points, where the metric is no matrix product
 BUSY = 4096  # with fewer points than that a second core is not worth its start
 SHARED = 2**29  # bytes of points up to which every core has its own centred copy
+TOO_FAR = (
+    "must have distances that {type} holds; {count} have neighbours farther away than that ({which}). If a value stands "
+    "for missing ones, leave these rows out; otherwise divide x by a constant."
+)
 SMALL = 2**16  # with fewer points than that compiling takes longer than padding them to a size that others have
 
 
 class KNNGraph(NamedTuple):
     """Each point's neighbours, nearest first, never itself, ties to the lowest index.
 
+    So where neighbours tie, as on a lattice or among copies, which of them are linked depends on the order of the rows.
     Absent neighbours (an epsilon graph has them) are padded with index -1 and distance inf.
     """
 
@@ -37,7 +54,7 @@ class KNNGraph(NamedTuple):
 
 
 def knn_graph(
-    x: Float[Array, "n d"],
+    x: Float[ArrayLike, "n d"],
     *,
     k: int = 10,
     metric: Metric = "euclidean",
@@ -47,25 +64,30 @@ def knn_graph(
     """The k nearest neighbours of every point and their distances, exact: `KNNGraph(indices, distances)`.
 
     Args:
-        x: points, one a row. Integers and half precision are computed in float32; float64 stays where x64 is on.
+        x: points, one a row, computed in float32; float64 stays where x64 is on. Where that rounds the distance of near
+            points by a hundredth or more (float64 and integers far from the origin, near-duplicates), concrete input is
+            searched again in float64. Traced integers are taken less the first row of them.
         k: number of neighbours, 1 to n - 1.
         metric: "euclidean", "cosine" (the chord, see `distances.cosine`), "manhattan", or a symmetric metric on two
             vectors that JAX can trace. Squared distances are refused: they break the triangle inequality.
         mesh: the devices to share the work: each holds all points and searches for its share of them. The result, the
             same to the last bit, is on all of them. x may then be an array that no single process can address whole.
-        memory: bytes that the search may take beyond x, on each device; it does not begin if it would take more.
+        memory: bytes that arrays may take beyond x, on each device; the search does not begin if they would take more. What
+            JAX takes to compile is no part of it.
 
     Euclidean and cosine neighbours come from matrix products of centred data. A product is rounded, so it only proposes
     candidates; those are ranked by distances from differences, and a bound on the rounding shows for each row that no
     other point can be nearer. Rows without that proof are searched by differences. So offsets, outliers and
     near-duplicates cost time, not correctness.
 
-    Equal points are neighbours at distance 0. Distances carry gradients with respect to x (finite at 0).
-    NaN or infinity: an error on concrete input; under jit all distances are nan.
+    Equal points are neighbours at distance 0. Distances carry gradients with respect to x (finite at 0). They are right to
+    rounding over the whole range of the type, whatever else stands in x; what is below its smallest normal number (1e-38 in
+    float32) counts as 0 on a CPU. NaN or infinity: an error on concrete input; under jit all distances are nan, and so is
+    a distance too long for the type.
 
     Raises:
         ValueError: k < 1 or k >= n, wrong rank, squared distances, non-finite input, zero vectors for the cosine,
-            too little memory.
+            distances too long for the type, too little memory.
 
     Cost: n^2 d operations; beyond the data memory for two copies of them, some 40 (k + 6) bytes a point, and a tile of
     the product (32 MB on a CPU, 1 GB elsewhere). On concrete input similar numbers of points share one compilation.
@@ -80,6 +102,11 @@ def knn_graph(
             "through many points would be shorter than the straight edge. Use 'euclidean'; the neighbours are the same."
         )
     metric_function(metric)
+    given = x
+    if metric in ("euclidean", "manhattan"):
+        x = near_origin(x)[0]
+    elif metric == "cosine" and is_wide(x):
+        x = _of_one_magnitude(as_array(x, "x"))
     points = _replicated(x, mesh) if mesh is not None else as_points(x)
     n = points.shape[0]
     positive_integer(k, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")
@@ -94,18 +121,44 @@ def knn_graph(
             f"{memory:g} allows {memory / 1e9:.2f} GB. Allow more, or take fewer points or dimensions."
         )
     if metric == "cosine" and is_concrete(points):
-        zero = np.flatnonzero(~np.asarray(_nonzero_rows(points).addressable_data(0)))
+        zero = np.flatnonzero(~local_values(_nonzero_rows(points)))
         if zero.size:
             raise ValueError(
                 f"metric='cosine' needs a direction for every point; {zero.size} rows of x are zero vectors "
                 f"(first: row {zero[0]}). Remove them or use another metric."
             )
-    if mesh is not None:
-        return _knn_on_mesh(points, k, metric, _line(mesh))
     room = SHARED if memory is None else min(SHARED, (memory - beside) / 5)
-    if jax.default_backend() == "cpu" and is_concrete(points) and bytes_of_x <= room:
-        return _knn_on_cores(points, k, metric)
-    return (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
+    if mesh is not None:
+        found = _knn_on_mesh(points, k, metric, _line(mesh))
+    elif jax.default_backend() == "cpu" and is_concrete(points) and bytes_of_x <= room:
+        found = _knn_on_cores(points, k, metric)
+    else:
+        found = (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
+    if is_concrete(found) and isinstance(metric, str):
+        raise_for_rows(np.any(np.isnan(local_values(found.distances)), axis=1), "x", TOO_FAR, type=points.dtype)
+        if is_wide(given):
+            return _unless_narrowing_shows(found, given, points, k=k, metric=metric, mesh=mesh, memory=memory)
+    return found
+
+
+def _unless_narrowing_shows(found: KNNGraph, x: Any, points: Array, **options: Any) -> KNNGraph:
+    """What was found, or what is found in float64 where distances were changed by narrowing the points."""
+    indices, distances = local_values(found.indices), local_values(found.distances)
+    i, length = np.indices(indices.shape)[0], local_values(sizes(points, options["metric"]))
+    if not narrowing_shows(x, x, i, indices, distances, length[i] + length[indices]):
+        return found
+    with jax.enable_x64(True):
+        again = knn_graph(jnp.asarray(in_float64(x, x)), **options)
+        indices, distances = local_values(again.indices), local_values(again.distances)
+    if narrowing_shows(x, x, i, indices, distances, 0):
+        warnings.warn("rows of x differ by less than float64 tells apart, so that their distance is 0.", stacklevel=3)
+    return KNNGraph(jnp.asarray(indices, jnp.int32), as_lengths(distances, "distances of x").astype(points.dtype))
+
+
+def _of_one_magnitude(x: Any) -> Any:
+    """Rows times a power of two each, which changes no direction, so that no narrower type loses one."""
+    x = np.asarray(x)
+    return np.ldexp(x, -np.frexp(np.max(np.abs(x), axis=-1, keepdims=True, initial=0))[1]) if x.dtype.kind == "f" else x
 
 
 def epsilon_graph(
@@ -129,7 +182,7 @@ def epsilon_graph(
     [[1], [0], [-1]]
     """
     n = as_points(x).shape[0]
-    if isinstance(radius, (int, float)) and not radius > 0:
+    if is_concrete(radius) and not np.all(np.asarray(radius) > 0):
         raise ValueError(f"radius must be above 0, in units of the metric; got {radius}.")
     positive_integer(n - 1, "the number of points less one")
     if max_degree is None:
@@ -251,24 +304,43 @@ def _neighbors_of_rows(
 ) -> KNNGraph:
     """The neighbours of `size` rows from the first, among the first `count` rows."""
     finite = jnp.all(jnp.isfinite(x))
-    safe = jnp.where(jnp.isfinite(x), x, 0)
-    # A power of two changes no digit, and keeps squares from overflowing.
-    _, exponent = jnp.frexp(jnp.max(jnp.abs(lax.stop_gradient(safe))))
-    scale = jnp.ldexp(jnp.ones((), x.dtype), jnp.where(metric in ("euclidean", "cosine"), exponent, 0))
-    scaled = safe / scale
+    points = jnp.where(jnp.isfinite(x), x, 0)
     if metric == "cosine":
-        scaled, scale = _directions(scaled), jnp.ones((), x.dtype)
-    function = metric_function("euclidean" if metric == "cosine" else metric)
-    fixed = lax.stop_gradient(scaled)
+        points, function = _directions(points), metric_function("euclidean")
+    else:
+        function = metric_function(metric)
+    fixed = lax.stop_gradient(points)
+    fixed = jnp.where(jnp.isfinite(fixed), fixed, 0)
+    scale, wide = _span(fixed)
+    if not isinstance(metric, str):
+        scale = jnp.ones((), x.dtype)  # a metric of one's own may depend on it
+    points, fixed = points / scale, fixed / scale
     if metric in ("euclidean", "cosine"):
-        fixed = jnp.where(jnp.isfinite(fixed), fixed, 0)
-        indices, squared = nearest_by_products(fixed, first, count, size=size, k=k)
-        known = jnp.sqrt(squared)
+        indices, known = nearest_by_products(fixed, first, count, wide, size=size, k=k)
     else:
         indices, known = _nearest_by_differences(fixed, first, count, size, k, function)
     known, indices = lax.sort((known, indices), num_keys=2)
-    distances = _with_gradient(function, scaled, first, indices, known) * scale
-    return KNNGraph(indices, jnp.where(finite, distances, jnp.nan))
+    distances = _with_gradient(function, points, first, indices, known) * scale
+    held = finite & (distances < jnp.inf) if isinstance(metric, str) else finite  # inf would mean that there is none
+    return KNNGraph(indices, jnp.where(held, distances, jnp.nan))
+
+
+def _span(x: Float[Array, "n d"]) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """What to divide the points by, a power of two, and whether magnitudes are so far apart that squares could vanish.
+
+    Numbers that are not equal differ by at least eps times the lesser one. So where the least magnitude is not too small
+    no square of a difference leaves the range once the largest magnitude is about 1. Otherwise the differences must not:
+    the largest magnitude is moved to where a distance does not overflow.
+    """
+    kind = jnp.finfo(x.dtype)
+    magnitudes = jnp.abs(x)
+    exponents = jnp.stack([jnp.max(magnitudes), jnp.min(jnp.where(magnitudes > 0, magnitudes, jnp.inf))])
+    _, (most, least) = jnp.frexp(jnp.where(jnp.isfinite(exponents), exponents, 1))
+    wide = most - least > -kind.minexp // 2 - kind.nmant
+    top = kind.maxexp - 3 - math.ceil(math.log2(x.shape[1]))
+    lowest = kind.minexp // 2
+    exponent = jnp.where(wide, jnp.maximum(most - top, lowest), jnp.maximum(most - 1, kind.minexp))
+    return jnp.ldexp(jnp.ones((), x.dtype), exponent), wide
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -291,12 +363,8 @@ def _tangent(function: Any, primals: tuple, tangents: tuple) -> tuple[Array, Arr
 
 
 def _directions(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    def some(x: Float[Array, "some d"]) -> Float[Array, "some d"]:
-        x = x / jnp.max(jnp.abs(x), axis=1, keepdims=True)
-        return x / jnp.sqrt(jnp.sum(jnp.square(x), axis=1, keepdims=True))
-
-    # Some rows at a time, so that equal rows have equal directions: see `candidates._squared`.
-    return lax.map(some, x.reshape(-1, TOGETHER, x.shape[1])).reshape(x.shape)
+    # Some rows at a time, so that equal rows have equal directions: see `candidates._keys`.
+    return lax.map(directions, x.reshape(-1, TOGETHER, x.shape[1])).reshape(x.shape)
 
 
 def _nearest_by_differences(

@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxconvex.checks import as_labels
+from jaxconvex.checks import as_array, as_labels, clipped_integers, is_concrete
 from jaxconvex.graphs import FINE, UNREACHED, Graph, PackedGraph, as_graph, power_of_two_quantum
 from jaxconvex.neighbors import KNNGraph
 
 __all__ = ["PathCounts", "edge_path_counts", "fixed_point", "shortest_path_counts", "shortest_path_lengths"]
 
 EQUAL, A_HOP = 16, 2  # quanta by which rounding may part equal lengths, and what each hop of a path adds to them
+LABELS = 2**30  # labels lie below
 OUTSIDE = 2**16  # what a point outside costs in the lexicographic pass, where a hop costs 1
 
 Relax = Callable[[Array], tuple[Array, Array]]
@@ -44,11 +46,11 @@ def shortest_path_counts(
 
     Args:
         graph: a nearest-neighbour graph (symmetrised by union), a graph, or a packed graph.
-        labels: any integers.
+        labels: integers, -1 to 2^30 - 1.
         sources, targets: indices of points.
 
     Pure and of static size: it runs under jit and vmap, one block of sources at a time. A source as its own target has
-    an empty path: interior 0. nan lengths give interior -1 throughout.
+    an empty path: interior 0. nan lengths, and under jit what is no point or no label, give interior -1.
 
     Cost: sources x edges x hops. `graph_convexity` on concrete arrays uses a faster engine for the same numbers.
 
@@ -60,18 +62,36 @@ def shortest_path_counts(
     """
     edges = as_graph(graph)
     n = edges.degrees.shape[0]
-    labels = as_labels(labels, n, 2**30)
-    return _path_counts(edges, labels, jnp.asarray(sources, jnp.int32), jnp.asarray(targets, jnp.int32))
+    labels = as_labels(labels, n, LABELS)
+    return _path_counts(edges, labels, _as_nodes(sources, "sources", n), _as_nodes(targets, "targets", n))
+
+
+def _as_nodes(nodes: Any, name: str, n: int) -> Int[Array, " s"]:
+    """Indices of points as int32, what is none as -1 or n. Raises ValueError where that is known."""
+    nodes = as_array(nodes, name)
+    if nodes.ndim != 1 or (nodes.size and nodes.dtype.kind not in "iu"):
+        raise ValueError(f"{name} must be a list of indices of points; got shape {nodes.shape} of type {nodes.dtype}.")
+    found = clipped_integers(nodes, -1, n)
+    if is_concrete(found):
+        bad = np.flatnonzero((np.asarray(found) < 0) | (np.asarray(found) >= n))
+        if bad.size:
+            raise ValueError(
+                f"{name} must be indices of {n} points, 0 to {n - 1}; got {nodes[bad[0]]} (entry {bad[0]})."
+            )
+    return found
 
 
 @jax.jit
 def _path_counts(edges: Graph, labels: Array, sources: Array, targets: Array) -> PathCounts:
     n = edges.degrees.shape[0]
+    known = ((sources >= 0) & (sources < n))[:, None] & (targets >= 0) & (targets < n)
+    known &= jnp.all((labels >= -1) & (labels < LABELS))
     block = min(sources_per_block(n), max(sources.shape[0], 1))
     padded = jnp.pad(sources, (0, -len(sources) % block)).reshape(-1, block)
     columns = jnp.broadcast_to(targets[:, None], (len(targets), block))
     counts = lax.map(lambda some: edge_path_counts(edges, labels, some, columns), padded)
-    return PathCounts(*(jnp.moveaxis(c, 1, 2).reshape(-1, len(targets))[: len(sources)] for c in counts))
+    interior, outside = (jnp.moveaxis(c, 1, 2).reshape(-1, len(targets))[: len(sources)] for c in counts)
+    return PathCounts(jnp.where(known, interior, -1), jnp.where(known, outside, 0))
 
 
 def shortest_path_lengths(graph: KNNGraph | Graph | PackedGraph, sources: Int[Array, " s"]) -> Float[Array, "s n"]:
@@ -81,14 +101,16 @@ def shortest_path_lengths(graph: KNNGraph | Graph | PackedGraph, sources: Int[Ar
         graph: as for `shortest_path_counts`.
         sources: indices of points.
 
-    Lengths are sums of fixed-point edges, right to about 2^-29 of the longest of them. nan if an edge is nan.
+    Lengths are sums of fixed-point edges, right to about 2^-29 of the longest of them. nan if an edge is nan, and under
+    jit from a source that is no point.
 
     >>> from jaxconvex import knn_graph
     >>> chain = knn_graph(jnp.array([[0.], [1.], [2.5]]), k=1)
     >>> shortest_path_lengths(chain, jnp.array([0])).tolist()
     [[0.0, 1.0, 2.5]]
     """
-    return _path_lengths(as_graph(graph), jnp.asarray(sources, jnp.int32))
+    edges = as_graph(graph)
+    return _path_lengths(edges, _as_nodes(sources, "sources", len(edges.degrees)))
 
 
 @jax.jit
@@ -100,7 +122,8 @@ def _path_lengths(edges: Graph, sources: Array) -> Array:
         _edge_relax(edges, edges.lengths), from_sources(edges.degrees.shape[0], sources, dtype), _no_limit
     )
     exact = jnp.where(fixed < UNREACHED, fixed.astype(dtype) * quantum.astype(dtype), jnp.inf)
-    return jnp.where(jnp.any(jnp.isnan(edges.lengths)), jnp.nan, jnp.where(quantum > 0, exact, floating)).T
+    broken = jnp.any(jnp.isnan(edges.lengths)) | (sources < 0) | (sources >= len(edges.degrees))
+    return jnp.where(broken, jnp.nan, jnp.where(quantum > 0, exact, floating)).T
 
 
 def sources_per_block(n: int) -> int:

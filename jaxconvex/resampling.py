@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from jaxconvex.checks import as_labels, as_points, positive_integer
 from jaxconvex.distances import Metric
 from jaxconvex.graphs import undirected
+from jaxconvex.neighbor_lists import neighbors_graph
 from jaxconvex.neighbors import KNNGraph, knn_graph
 from jaxconvex.scores import ConvexityScore, graph_convexity
 from jaxconvex.statistics import Interval, score_interval, upper_level
@@ -129,7 +130,7 @@ def leave_group_out_graphs(
     [2, 3] [-1, -1, 3, 2]
     [0, 1] [1, 0, -1, -1]
     """
-    group, indices, distances = np.asarray(groups), np.asarray(knn.indices), np.asarray(knn.distances)
+    group, (indices, distances) = np.asarray(groups), map(np.asarray, neighbors_graph(*knn))
     positive_integer(k, "k")
     names, shape = np.unique(group), (len(indices), k)
     if group.shape != (len(indices),) or len(names) < 2:
@@ -146,7 +147,7 @@ def leave_group_out_graphs(
             listed, neighbors, lengths = (np.take_along_axis(a, column, axis=1) for a in (listed, indices, distances))
             neighbors, lengths = np.where(listed, neighbors, -1), np.where(listed, lengths, np.inf)
         else:
-            members, fresh = np.flatnonzero(kept), knn_graph(jnp.asarray(x)[kept], k=width, metric=metric)
+            members, fresh = np.flatnonzero(kept), knn_graph(np.asarray(x)[kept], k=width, metric=metric)
             neighbors, lengths = np.full(shape, -1, np.int32), np.full(shape, np.inf, distances.dtype)
             neighbors[kept, :width], lengths[kept, :width] = members[fresh.indices], fresh.distances
         yield kept, KNNGraph(jnp.asarray(neighbors), jnp.asarray(lengths))
@@ -190,8 +191,7 @@ def graph_jackknife(
     ((10, 2), True)
     """
     upper_level(confidence)  # before the work
-    points = as_points(x)
-    n = len(points)
+    n = len(as_points(x))
     classes = np.asarray(as_labels(labels, n, num_classes))
     positive_integer(k, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")
     if groups is None:
@@ -199,14 +199,14 @@ def graph_jackknife(
             raise ValueError("the jackknife draws its groups at random: pass key=jax.random.key(0), or groups.")
         groups = jackknife_groups(classes, key, num_groups=num_groups)
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
-    knn = knn_graph(points, k=spare_neighbors(k, n), metric=metric)
+    knn = knn_graph(x, k=spare_neighbors(k, n), metric=metric)
 
     def score(kept: ArrayLike, graph: KNNGraph) -> ConvexityScore:
         edges = undirected(graph, mode=mode, duplicates=duplicates)
         return graph_convexity(edges, jnp.where(kept, classes, -1), num_classes=num_classes)
 
     def replicate(groups: np.ndarray) -> Replicates:
-        scores = [score(*left) for left in leave_group_out_graphs(knn, points, groups, k=k, metric=metric)]
+        scores = [score(*left) for left in leave_group_out_graphs(knn, x, groups, k=k, metric=metric)]
         return Replicates(*(np.array([getattr(s, name) for s in scores], np.float64) for name in Replicates._fields))
 
     full = score(True, KNNGraph(knn.indices[:, :k], knn.distances[:, :k]))

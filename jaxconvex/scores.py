@@ -21,7 +21,7 @@ from jaxconvex.aggregates import (
     summarise,
 )
 from jaxconvex.checks import as_labels, is_concrete
-from jaxconvex.engine.blocks import blocks_of_classes, schedule
+from jaxconvex.engine.blocks import blocks_of_classes, check_packing, schedule
 from jaxconvex.engine.engines import columns_of_blocks
 from jaxconvex.engine.packed_scores import check_sampling, packed_graph_convexity
 from jaxconvex.graphs import Graph, PackedGraph, as_graph, pack
@@ -61,7 +61,9 @@ def graph_convexity(
         key: a JAX random key, for max_pairs, max_sources and tolerance.
         mesh: devices over which the blocks of sources are spread; the graph is copied to each. The result is the same
             to the last bit. Every process of a cluster makes the same call and gets the whole result.
-        memory: bytes that the packed graph and the blocks at work may take, on each device: blocks are cut to fit.
+        memory: bytes that arrays may take beyond the graph given: its packed form, the work of packing, and the blocks at
+            work, on each device, which are cut to fit. What JAX takes to compile, in the first call of a process, is no
+            part of it.
 
     On concrete arrays the graph is packed (pack it yourself to score several labelings) and solved by a fast engine.
     Under jit and vmap a slower form of static size runs, with the same result. The gradient is zero: the score is
@@ -87,6 +89,8 @@ def graph_convexity(
         raise ValueError("sources are drawn at random: pass key=jax.random.key(0).")
     if is_concrete(graph, labels, key):
         with jax.ensure_compile_time_eval():  # all may be constants inside jit
+            if not isinstance(graph, PackedGraph):
+                check_packing(graph, memory)
             packed = graph if isinstance(graph, PackedGraph) else pack(graph)
             codes = np.asarray(as_labels(labels, packed.position.shape[0], num_classes))
             score = packed_graph_convexity(

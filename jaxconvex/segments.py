@@ -22,7 +22,8 @@ from jaxconvex.pairs import same_class_pairs, segment_points
 
 __all__ = ["Segments", "euclidean_convexity", "euclidean_segments", "summarise_segments"]
 
-SEGMENT_BYTES, MOST_POINTS = 64 * 2**20, 4096  # points between pairs, run through the network at once
+# Points between pairs, run through the network at once: on a CPU more are no faster, elsewhere it takes four times as many.
+SEGMENT_BYTES, MOST_POINTS = 16 * 2**20, 4096
 
 
 class Segments(NamedTuple):
@@ -65,8 +66,8 @@ def euclidean_convexity(
         num_points: m, the points inside each segment.
         max_pairs: most pairs of a class; None for all. A class with more is sampled with the key, without repeats.
         key: a JAX random key, needed where pairs are drawn.
-        batch_size: points run through predict_fn at once on a device, rounded up to whole pairs. By default as many as 64 MB
-            of activations hold, at most 4,096.
+        batch_size: points run through predict_fn at once on a device, rounded up to whole pairs. By default as many as 16 MB
+            of activations hold on a CPU, 64 MB elsewhere; at most 4,096.
         mesh: devices that share the pairs, all axes of the mesh together; x and the weights are copied to each. The share
             of a pair is the one that a single device finds, where the network treats the points of a batch alike.
 
@@ -123,7 +124,8 @@ def euclidean_segments(
     pairs = same_class_pairs(checked, num_classes=num_classes, max_pairs=max_pairs, key=key)
     item = sum(leaf.size // leaf.shape[0] * leaf.dtype.itemsize for leaf in jax.tree.leaves(points))
     if batch_size is None:
-        batch_size = min(MOST_POINTS, max(1, SEGMENT_BYTES // item))
+        most = SEGMENT_BYTES * (1 if jax.default_backend() == "cpu" else 4)
+        batch_size = min(MOST_POINTS, max(1, most // item))
     together = -(-positive_integer(batch_size, "batch_size") // num_points)
     step = together * (1 if mesh is None else mesh.size)
     if mesh is not None:

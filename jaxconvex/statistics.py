@@ -14,6 +14,7 @@ from scipy.special import expit, logit, ndtri, stdtrit
 
 from jaxconvex.checks import as_labels
 from jaxconvex.graphs import Graph, PackedGraph, as_graph
+from jaxconvex.neighbor_lists import checked_neighbors
 from jaxconvex.neighbors import KNNGraph
 
 __all__ = [
@@ -310,7 +311,7 @@ def hubness(knn: KNNGraph) -> float:
 
     Source: Radovanović, Nanopoulos and Ivanović, Journal of Machine Learning Research 11:2487, 2010.
     """
-    indices = np.asarray(knn.indices)
+    indices = np.asarray(checked_neighbors(knn).indices)
     counts = np.bincount(indices[indices >= 0], minlength=len(indices))
     deviation = counts - counts.mean()
     spread = np.mean(deviation**2)

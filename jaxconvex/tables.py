@@ -18,6 +18,9 @@ from jaxconvex.reading import FileError, Source, text_labels, text_of
 
 __all__ = ["open_csv", "open_parquet", "rows_of"]
 
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+START = 2**20  # characters that tell the separator
+
 
 def open_csv(path: Path) -> Source:
     """The columns of a csv file by the names in its first line, separated by commas, semicolons, tabs or bars.
@@ -67,11 +70,15 @@ def open_csv(path: Path) -> Source:
 def _separator(text: str) -> str:
     """Of the separators in the header the one that gives rows of one length, and then the most columns."""
 
+    start = text[:START]
+
     def fit(separator: str) -> tuple[bool, int]:
-        lengths = [len(row) for _, row in islice(_split(text, separator, strict=False), 20) if row]
+        rows = list(islice(_split(start, separator, strict=False), 20))
+        whole = rows[:-1] if len(start) < len(text) and len(rows) > 1 else rows  # the last one may be cut
+        lengths = [len(row) for _, row in whole if row]
         return lengths[:1] > [1] and len(set(lengths)) == 1, lengths[0] if lengths else 0
 
-    return max(",;\t|", key=fit)
+    return max(SEPARATORS, key=fit)
 
 
 def rows_of(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -89,9 +96,9 @@ def rows_of(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[s
                 continue
             if len(row or [""]) != width:
                 raise FileError(
-                    f"{path}, line {line}, has {len(row)} fields, where the header has {width} (between {separator!r}). "
-                    f"Give each line a field for each name; text that holds a {separator!r} stands in quotes, and no line "
-                    "ends with one."
+                    f"{path}, line {line}, has {len(row)} fields, where the header has {width}. Give each line a field for "
+                    f"each name, with a {SEPARATORS[separator]} between two and none at the end; text that holds one stands "
+                    "in quotes."
                 )
             yield line, row or [""]
     except csv.Error as error:

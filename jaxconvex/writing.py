@@ -58,7 +58,10 @@ def _recorded(files: Sequence[Path], folder: Path) -> list[str]:
 def output_folder(path: Path) -> Iterator[Path]:
     """The folder, made if need be, seen to be writable and locked; removed again if nothing comes to be in it.
 
-    Raises OSError that names it and says why nothing can be written there, as that another process works there.
+    It may be a link to a folder, and what is in it may be links to files, which are written through.
+
+    Raises OSError that names it and says why nothing can be written there; also where another process works there, and for
+    what is in the way: a folder or a link that leads to no file, where a file would be.
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:

@@ -300,6 +300,9 @@ def test_one_csv_file_by_its_path_or_that_of_its_folder(tmp_path):
     [
         ({"train.csv": "sentence,label\na,b\n"}, "got sentence, label"),
         ({"train.csv": "text,label\na,b\n,c\n"}, "no text or no label at line 3"),
+        ({"train.csv": 'text,label\n"a\nb",b\na,b,c\n'}, "line 4, has 3 fields"),
+        ({"train.csv": "text,label\na,b\na\n"}, "line 3, has 1 fields"),
+        ({"train.csv": "text,label,label\na,b,c\n"}, "once among them"),
         ({"train.csv": "text,label\na,b\n", "test.csv": "text,category\na,b\n"}, "alike; got category, label"),
         ({"a.csv": "text,label\na,b\n", "b.csv": "text,label\na,b\n"}, "must have one of these layouts"),
     ],

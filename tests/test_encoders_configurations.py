@@ -69,7 +69,10 @@ def last_state(encoder, inputs):
         ({"vocab_size": True}, "vocab_size must be a whole number"),
         ({"vocab_size": 10**15}, r"expected \(1000000000000000, 8\)"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be a number above 0, as 1e-12; got nan"),
-        ({"hidden_act": ["gelu"]}, "describes no network: unhashable"),
+        ({"hidden_act": ["gelu"]}, r"hidden_act must be text, as 'gelu'; got \['gelu'\]"),
+        ({"num_hidden_layers": [2, 2]}, "num_hidden_layers must be a whole number"),
+        ({"layer_norm_eps": 10**20}, "layer_norm_eps must be a number above 0"),
+        ({"qkv_bias": "yes"}, "qkv_bias must be true or false"),
         ({"num_attention_heads": 3}, "the number of heads must divide the width"),
     ],
 )
@@ -210,6 +213,24 @@ def test_inputs_of_another_kind_are_refused(folder):
         embed = encoders.initialise(config, rngs=nnx.Rngs(0)).embed
         with pytest.raises(ValueError, match=r"the images must be floats.* got uint8"):
             embed(np.zeros((1, 8, 8, 3), np.uint8))
+        with pytest.raises(ValueError, match="takes no mask"):
+            embed(np.zeros((1, 8, 8, 3), np.float32), np.ones((1, 8), bool))
+
+
+def test_a_failed_save_leaves_the_folder_as_it_was(folder, tmp_path_factory, monkeypatch):
+    (folder / "vocab.txt").write_text("a")
+    encoder, target = encoders.load(folder, num_classes=7)[0], tmp_path_factory.mktemp("target")
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for place in (folder, target / "new"):
+        with pytest.raises(OSError, match="no space left"):
+            encoders.save(encoder, place, source=folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(target.iterdir()) == []
 
 
 # Against torch

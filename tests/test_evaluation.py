@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,3 +151,15 @@ def test_bad_input(change, message):
     representations, labels = arguments.pop("representations"), arguments.pop("labels")
     with pytest.raises(ValueError, match=message):
         jc.evaluate(representations, labels, **arguments)
+
+
+def test_neighbours_that_tie_are_told():
+    lattice = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0)), -1).reshape(-1, 2)
+    labels = np.arange(25) % 2
+    with pytest.warns(UserWarning, match=r"layer 'a'.*k=3 neighbours of 9 of 25 points"):
+        jc.evaluate({"a": lattice}, labels, k=3, jackknife=False, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rng = np.random.default_rng(0)
+        jc.evaluate({"a": lattice + 0.1 * rng.normal(size=lattice.shape)}, labels, k=3, jackknife=False, progress=False)
+        jc.evaluate({"a": lattice}, labels, k=24, jackknife=False, progress=False)

@@ -222,6 +222,10 @@ def test_a_step_that_was_stopped_finds_what_it_had_left(tmp_path):
         ("[speech]\nseeds = 0", "at least 1"),
         ("[speech", "no TOML"),
         ("a = 1", "table"),
+        ("['../up']\nlike = 'speech'", "its folder"),
+        ("['a/b']\nlike = 'speech'", "its folder"),
+        ("[report]\nlike = 'speech'", "not 'report'"),
+        ("[speech]\n[Speech]\nlike = 'speech'", "a name of its own"),
     ],
 )
 def test_a_wrong_file_says_what_to_do(tmp_path, text, what):

@@ -539,6 +539,19 @@ def test_ragged_lists_in_parquet(tmp_path):
         refused(tmp_path / "a.parquet", "'a'", part)
 
 
+def test_columns_that_are_not_asked_for_do_no_harm(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    tokens = [["a"] * (1 + row % 3) for row in range(N)]
+    parts = {f"g/{i}": points(seed=i) for i in range(2)}
+    parquet.write_table(pyarrow.table({"h": points(3).tolist(), "tokens": tokens, "label": LABELS, **parts}), path)
+    refused(path, "'tokens'", "lengths 1, 2, 3")
+    assert list(read_representations(path, layers=["h"]).layers) == ["h"]
+    np.testing.assert_array_equal(read_representations(path, layers=["g"]).layers["g"][:, 1], parts["g/1"])
+    refused(path, "'tokens'", layers=["h", "absent"])
+    refused(path, "no 'absent'", "'h'", layers=["h", "absent"], skip=["tokens"])
+
+
 def test_a_reader_that_is_not_installed_is_named(tmp_path, monkeypatch):
     import importlib
 

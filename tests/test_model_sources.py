@@ -283,7 +283,7 @@ def test_layers_are_read_in_groups_that_fit(layers_held, passes, monkeypatch):
 
     monkeypatch.setattr(module, "extract", spied)
     a_layer = X.nbytes
-    found = evaluate(plain(memory=layers_held * a_layer), LABELS)
+    found = evaluate(plain(memory=(layers_held + 1) * a_layer), LABELS)  # with the device's copy of one
     assert len(held) == 1 + passes  # the pooled features first
     assert max(held[1:]) == layers_held * a_layer
     assert str(found.rows) == str(evaluate(plain(), LABELS).rows)
@@ -460,3 +460,86 @@ def test_a_mesh_finds_the_same():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "equal on 8 40"
+
+
+def test_a_layer_that_does_not_fit_is_refused_before_the_model_runs():
+    def model(x):
+        raise_if_run.append(isinstance(x, jax.core.Tracer))
+        return apply(WEIGHTS, x)
+
+    raise_if_run = []
+    with pytest.raises(ValueError, match=r"'layer 0' with its copy on the device has .* GB.*max_points"):
+        evaluate(model_source(model, X, rest=plain_rest, memory=X.nbytes), LABELS)
+    assert all(raise_if_run)
+    evaluate(model_source(model, X, rest=False, memory=1), LABELS)  # the graph score holds no whole layers
+
+
+PEAK = """
+import gc, re, sys
+import numpy as np, jax, jax.numpy as jnp
+import jaxconvex as jc
+
+def status(name):
+    return 1024 * int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+def peak(work):
+    work()  # compiled
+    gc.collect()
+    open("/proc/self/clear_refs", "w").write("5")
+    before = status("VmRSS")
+    work()
+    return status("VmHWM") - before
+
+rng = np.random.default_rng(0)
+weights = [rng.normal(size=(64, 64)).astype("f") / 8 for _ in range(6)]
+labels, layer = np.arange(600) % 3, 600 * 320 * 64 * 4
+
+def apply(start, h):
+    layers = {}
+    for i in range(start, 6):
+        h = layers[f"layer {i}"] = jnp.tanh(h @ weights[i])
+    return h.mean(axis=1)[:, :3], layers
+
+def inputs(rows):
+    return np.random.default_rng(0).normal(size=(len(rows), 320, 64)).astype("f")
+
+def rest(name):
+    return lambda h: apply(int(name[-1]) + 1, h)[0]
+
+def whole(memory):
+    source = jc.model_source(lambda x: apply(0, x), inputs, rest=rest, memory=memory)
+    jc.evaluate(source, labels, k=5, max_segments=20, progress=False, jackknife=False)
+
+points = rng.normal(size=(30_000, 16)).astype("f")
+graph = jc.KNNGraph(
+    jnp.asarray((np.arange(30_000)[:, None] + 1 + np.sort(rng.choice(300, (30_000, 10)), axis=1)) % 30_000, jnp.int32),
+    jnp.asarray(np.sort(rng.random((30_000, 10)), axis=1), jnp.float32),
+)
+classes = np.arange(30_000) % 3
+options = dict(num_classes=3, max_sources=4, key=jax.random.key(0))
+found = {
+    "model": (2.05 * layer, peak(lambda: whole(2.05 * layer)), 120e6),
+    "search": (1.7e8, peak(lambda: jax.block_until_ready(jc.knn_graph(points, k=10, memory=1.7e8))), 10e6),
+    "packed": (8e7, peak(lambda: jc.graph_convexity(graph, classes, memory=8e7, **options)), 10e6),
+}
+packed = jc.pack(graph)
+found["paths"] = (6e7, peak(lambda: jc.graph_convexity(packed, classes, memory=6e7, **options)), 10e6)
+print(found)
+assert all(taken < memory + beside for memory, taken, beside in found.values())
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
+def test_the_peak_is_within_the_memory_allowed():
+    """In a process of its own, whose allocator gives back what is freed; compiling apart, and batches at work."""
+    environment = {
+        **os.environ,
+        "MALLOC_TRIM_THRESHOLD_": "0",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK], env=environment, capture_output=True, text=True, cwd=Path(jc.__file__).parents[1]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

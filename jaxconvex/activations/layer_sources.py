@@ -13,7 +13,7 @@ from jaxconvex.activations import model_sources
 from jaxconvex.activations.calls import array_hash, program_hash
 from jaxconvex.activations.extraction import Activations
 from jaxconvex.activations.model_sources import ModelSource
-from jaxconvex.checks import shared_length
+from jaxconvex.checks import as_array, shared_length
 from jaxconvex.functions import as_program
 from jaxconvex.messages import names_apart
 
@@ -79,7 +79,7 @@ def open_source(
     layers = _as_mapping(representations)
 
     def read(name: str) -> np.ndarray:
-        array = np.asarray(layers[name])
+        array = np.asarray(as_array(layers[name], f"layer {name!r}"))
         return array if len(rows) == len(array) else array[rows]
 
     def identities(names: Sequence[str]) -> dict[str, str | None]:
@@ -124,7 +124,11 @@ def _as_mapping(representations: Any) -> Mapping[str, Any]:
 def _shapes(layers: Mapping[str, Any]) -> Iterable[tuple[str, tuple[int, ...]]]:
     """Of an open folder without reading it; other mappings are read one array at a time."""
     known = getattr(layers, "shapes", None)
-    return known.items() if isinstance(known, Mapping) else ((name, np.shape(layers[name])) for name in layers)
+    return (
+        known.items()
+        if isinstance(known, Mapping)
+        else ((name, as_array(layers[name], f"layer {name!r}").shape) for name in layers)
+    )
 
 
 def check_columns(columns: Sequence[int], outputs: np.ndarray | None) -> None:

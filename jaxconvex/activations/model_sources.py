@@ -17,7 +17,7 @@ from jaxtyping import Array, Int
 from jaxconvex.activations.batches import batch_hash, chosen_batches, take
 from jaxconvex.activations.calls import call_with, program_hash
 from jaxconvex.activations.extraction import Activations, extract
-from jaxconvex.activations.layer_reading import Pool, kinds_of, read_layers
+from jaxconvex.activations.layer_reading import OUTPUTS, Pool, read_layers
 from jaxconvex.checks import positive_integer
 from jaxconvex.functions import as_program
 from jaxconvex.layers import LayeredModel, from_nnx, rest_of
@@ -73,8 +73,10 @@ def model_source(
         rest: for a function of one's own, rest(layer) is the rest of the network, (b, ...) -> (b, c) logits, or with a mask
             ((b, ...), (b, t)) -> (b, c); True finds it for all other models; False leaves the Euclidean score out.
         batch_size: points run at once.
-        memory: bytes of whole activations that are held at once: a pass through the model is made for as many layers as
-            they hold, and for at least one. Fewer points (max_points of evaluate) need less.
+        memory: bytes of whole activations that are held at once: a pass through the model is made for as many layers as they
+            hold beside the copy of one that the device works on. A batch of inputs, and a batch of points between two
+            activations (on a CPU 16 MB), come beside, with what the network makes of them. Fewer points (max_points of
+            evaluate) need less.
         folder: where pooled features and outputs are kept, so that a call goes on after a stop: see `extract`.
 
     Without logits (n, c), or a way to run on, there is the graph score only. `evaluate(..., predictions="model")` takes
@@ -119,7 +121,12 @@ def model_source(
 def pooled_features(
     source: ModelSource, rows: Int[np.ndarray, " n"], *, mesh: Mesh | None = None, progress: bool = True
 ) -> Activations:
-    """The pooled features of all layers for these points, and the model's outputs, from one pass."""
+    """The pooled features of all layers for these points, and the model's outputs, from one pass.
+
+    Raises:
+        ValueError: one layer of whole activations does not fit the memory of the source.
+    """
+    _check_memory(source, len(rows))
     return extract(
         source.model,
         chosen_batches(source.inputs, rows, source.batch_size),
@@ -171,7 +178,7 @@ def whole_layers(
 ) -> Iterator[tuple[str, Any, Callable[[Any], Array]]]:
     """Layer after layer: its name, what is interpolated there, and the rest of the network; a pass for each group.
 
-    A group is as many layers as source.memory bytes hold, and at least one.
+    A group is as many layers as source.memory bytes hold beside the largest, which the device may have a copy of.
     """
     if not heads:
         return
@@ -181,17 +188,35 @@ def whole_layers(
     sides = jax.eval_shape(source.sides, example)
     # The masks are small beside the activations, and take no pass through the network.
     beside = extract(partial(_named_sides, source.sides), batches(), **options) if sides else {}
-    kinds = kinds_of(jax.eval_shape(partial(_layers, source, tuple(heads)), example))
-    sizes = {
-        name: len(rows) * int(np.prod(kind.shape)) * jnp.dtype(kind.dtype).itemsize for name, kind in kinds.items()
-    }
-    for group in grouped(sizes, source.memory):
+    sizes = _bytes_of(jax.eval_shape(partial(_layers, source, tuple(heads)), example), len(rows))
+    for group in grouped(sizes, source.memory - max(sizes.values())):
         layers = dict(extract(source.model, batches(), layers=group, outputs=False, **options))
         for name in group:
             points = _beside(layers.pop(name), tuple(beside.values()))
             _check_rest(name, heads[name], points, outputs)
             yield name, points, heads[name]
             del points  # before the next pass
+
+
+def _bytes_of(layers: Mapping[str, Any], points: int) -> dict[str, int]:
+    """What each layer takes for so many points, given its shape for one."""
+    return {name: points * int(np.prod(one.shape[1:])) * one.dtype.itemsize for name, one in layers.items()}
+
+
+def _check_memory(source: ModelSource, points: int) -> None:
+    if source.rest is None:
+        return
+    layers = jax.eval_shape(partial(read_layers, (source.model, None), names=source.layers), _example(source))
+    outputs = layers.pop(OUTPUTS, None)
+    sizes = _bytes_of(layers, points)
+    largest = max(sizes, key=lambda name: sizes[name])
+    if outputs is not None and outputs.ndim == 2 and 2 * sizes[largest] > source.memory:
+        raise ValueError(
+            f"the Euclidean score takes whole layers, and {largest!r} with its copy on the device has "
+            f"{2 * sizes[largest] / 1e9:.3g} GB for {points} points; memory={source.memory:g} allows "
+            f"{source.memory / 1e9:.3g} GB. Allow that much, score fewer points (max_points= of evaluate), or leave this "
+            "score out (rest=False)."
+        )
 
 
 def grouped(sizes: dict[str, int], most: float) -> list[list[str]]:

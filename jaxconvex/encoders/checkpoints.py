@@ -135,7 +135,7 @@ def _shards(folder: Path) -> list[str]:
         return [WEIGHTS]
     index = read_json(folder / INDEX)
     if index is None:
-        found = [path.name for path in sorted(folder.glob("*.safetensors"))]
+        found = [path.name for path in sorted(folder.glob("*.safetensors")) if path.is_file()]
         if len(found) != 1:
             _refuse(folder, found)
         return found

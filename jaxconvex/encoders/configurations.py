@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -25,8 +24,16 @@ PLAIN: dict[str, tuple[Any, str]] = {
 KINDS = {bool: "true or false", str: "text", int: "a whole number above 0", float: "a number above 0"}
 KINDS |= dict.fromkeys((list, tuple), "a list of whole numbers above 0")
 DEPTHS = ("num_hidden_layers", "n_layers", "encoder_layers")
+OPTIONAL: dict[str, Any] = {  # settings that some families read, and others do not have
+    **dict.fromkeys(("hidden_act", "activation", "pooler_act"), "gelu"),
+    **dict.fromkeys(("qkv_bias", "use_swiglu_ffn", "use_mean_pooling", "use_absolute_position_embeddings"), True),
+    **dict.fromkeys(("use_relative_position_bias", "use_shared_relative_position_bias"), True),
+    "layer_scale_init_value": 0.1,
+    "num_channels": 3,
+}
+PAIRS = ("image_size", "patch_size")
 ROWS = {"stages": 0, "layers": 2}  # of convolutional networks, and where in a row the number of its blocks stands
-MAY_BE_ZERO = (*DEPTHS, *ROWS, "type_vocab_size", "pad_token_id")
+MAY_BE_ZERO = (*DEPTHS, *ROWS, "type_vocab_size", "pad_token_id", "layer_scale_init_value")
 BASES = r"Model|Encoder|Backbone|LMHeadModel|PreTrainedModel|For[A-Z]\w*"  # what follows a family in a class's name
 
 
@@ -42,8 +49,7 @@ def check_config(config: Mapping[str, Any], family: Family, shapes: Shapes) -> N
                 f"the configuration has {key}={value!r}, {meaning}, which is not supported here. Load the checkpoint that "
                 "it was made from, or read the states of the original in torch."
             )
-    usual_values = dict.fromkeys(DEPTHS, 1) | dict(family.config)
-    for key, usual in usual_values.items():
+    for key, usual in (dict.fromkeys(DEPTHS, 1) | OPTIONAL | dict(family.config)).items():
         value = config.get(key, usual)
         if not _fits(key, value, usual):
             raise ValueError(
@@ -66,9 +72,12 @@ def _fits(key: str, value: Any, usual: Any) -> bool:
     if key == "pad_token_id" and value is None:
         return True
     if isinstance(value, (tuple, list)):
-        return len(value) == 2 and all(_fits(key, v, usual) for v in value)  # of an image or a patch
-    number = isinstance(value, int if isinstance(usual, int) else (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and (value > 0 or (value == 0 and key in MAY_BE_ZERO))
+        return key in PAIRS and len(value) == 2 and all(_fits(key, v, usual) for v in value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if isinstance(usual, float):
+        return 0 <= value < 1e9 and (value > 0 or key in MAY_BE_ZERO)
+    return isinstance(value, int) and (value > 0 or (value == 0 and key in MAY_BE_ZERO))
 
 
 def check_count(count: int, shapes: Shapes, what: str) -> None:

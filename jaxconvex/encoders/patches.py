@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxconvex.encoders.convolutions import check_unmasked
 from jaxconvex.encoders.modules import PRECISION
 
 __all__ = ["Grid", "PatchEmbedding", "RelativePositions", "interpolation"]
@@ -64,6 +65,7 @@ class PatchEmbedding(nnx.Module):
         self.positions = nnx.Param(normal(rngs.params(), (1, count, width))) if positions else None
 
     def __call__(self, images: Float[Array, "b h w c"], mask: None = None) -> Float[Array, "b t d"]:
+        check_unmasked(mask)
         kernel = self.kernel[...]
         batch, height, width, channels = _image_shape(images, kernel.shape[2], self.patch)
         rows, columns = height // self.patch, width // self.patch

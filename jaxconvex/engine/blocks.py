@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxconvex.graphs import PackedGraph, bucket
+from jaxconvex.graphs import Graph, PackedGraph, bucket
+from jaxconvex.neighbors import KNNGraph
 from jaxconvex.streams import streams
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "blocks_of_classes",
     "blocks_of_pairs",
     "blocks_of_sources",
+    "check_packing",
     "schedule",
 ]
 
+PACKING = 132  # bytes that packing takes, at most, for an edge and direction of a graph: measured, twice what is kept
 SOME = 16  # points of a class from which the others' distances are estimated
 SHELLS = 16  # of a large class, from the outermost inwards
 
@@ -57,6 +60,17 @@ def most_lanes(num_points: int, drawn: bool = False) -> int:
         steps = (16_384, 32_768, 65_536) if drawn else (16_384, 131_072, 262_144)
         return 128 >> int(np.searchsorted(steps, num_points))
     return 512 if num_points <= 131_072 else 128
+
+
+def check_packing(graph: KNNGraph | Graph, memory: float | None) -> None:
+    """Raises ValueError if packing the graph would take more bytes than `memory`."""
+    edges = 2 * graph.indices.size if isinstance(graph, KNNGraph) else graph.lengths.size
+    needed = PACKING * edges
+    if memory is not None and needed > memory:
+        raise ValueError(
+            f"laying out a graph of up to {edges} edges takes up to {needed / 1e9:.2f} GB; memory={memory:g} allows "
+            f"{memory / 1e9:.2f} GB. Allow more, or take fewer points or neighbours; or pack the graph before."
+        )
 
 
 def lanes_within(

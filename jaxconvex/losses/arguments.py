@@ -68,8 +68,8 @@ def as_integer_labels(labels: Any, n: int, also: str = "") -> Int[Array, " n"]:
         low, high = int(np.asarray(labels).min()), int(np.asarray(labels).max())
         if low < -1 or high >= 2**31:
             raise ValueError(
-                f"labels must lie in 0..{2**31 - 1}, or be -1 for background; got values from {low} to {high}. "
-                "Number the classes: np.unique(labels, return_inverse=True)[1]."
+                f"labels must lie in 0..{2**31 - 1}, or be -1 for background; got values from {low} to {high}. Number the "
+                "classes: np.unique(labels, return_inverse=True)[1]."
             )
     labels = jnp.asarray(labels)
     return (

@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.distances import euclidean
 
-__all__ = ["ABSENT", "batch_graph", "components", "degrees", "in_mean_edges", "varying_as"]
+__all__ = ["ABSENT", "batch_graph", "components", "degrees", "in_mean_edges", "shifted", "varying_as"]
 
 ABSENT = jnp.inf  # the length of an edge that is not there
+FARTHEST = 100  # powers of two from the spread of the points to the largest entry, lest that overflows
 SPARE = 6  # candidates beyond k, since products rank with rounding errors
 
 
@@ -67,11 +68,11 @@ def varying_as(start: Any, array: Array) -> Any:
 
 
 def _scaled(x: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Float[Array, "n d"]:
-    """The points times a power of two that brings the largest valid entry near 1: no digit changes, nothing overflows."""
-    exponent = jnp.frexp(jnp.max(jnp.where(valid[:, None], jnp.abs(lax.stop_gradient(x)), 0)))[1]
-    half = exponent // 2  # in two steps, since the factor itself may leave the range
-    one = jnp.ones((), x.dtype)
-    return x * jnp.ldexp(one, -half) * jnp.ldexp(one, half - exponent)
+    """The points times a power of two that brings the farthest ones about 1 apart: no digit changes, nothing overflows."""
+    fixed = jnp.where(valid[:, None], lax.stop_gradient(x), 0) / 2
+    away = jnp.where(valid[:, None], fixed - fixed[jnp.argmax(valid)], 0)
+    spread, largest = (jnp.frexp(jnp.max(jnp.abs(values)))[1] for values in (away, fixed))
+    return shifted(x, -jnp.maximum(spread, largest - FARTHEST))
 
 
 def _length(difference: Float[Array, " d"]) -> Float[Array, ""]:
@@ -79,6 +80,15 @@ def _length(difference: Float[Array, " d"]) -> Float[Array, ""]:
     largest = jnp.max(jnp.abs(lax.stop_gradient(difference)))
     unit = jnp.where(largest > 0, largest, 1)
     return unit * euclidean(difference / unit, jnp.zeros_like(difference))
+
+
+def shifted(values: Array, exponent: Int[Array, ...]) -> Array:
+    """The values times a power of two: in two steps, since the factor itself may leave the range.
+
+    A division would do, but of several the compiler makes one, by a product that may leave the range.
+    """
+    half, one = exponent // 2, jnp.ones((), values.dtype)
+    return values * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
 
 
 def _nearest(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Int[Array, "n k"]:

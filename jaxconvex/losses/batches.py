@@ -95,6 +95,8 @@ def remember(bank: Memory, x: Float[Array, "n d"], labels: Int[Array, " n"]) -> 
     size, features = bank.points.shape
     if x.ndim != 2 or x.shape[1] != features or len(x) > size:
         raise ValueError(f"the memory holds {size} points of {features} features; got activations of shape {x.shape}.")
+    if labels.shape != (len(x),):
+        raise ValueError(f"labels must have one entry a point, shape ({len(x)},); got shape {labels.shape}.")
     labels = as_integer_labels(labels, len(x)).astype(jnp.int32)
     place = (bank.filled + jnp.arange(len(x))) % size
     x = lax.stop_gradient(x).astype(bank.points.dtype)

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.losses.arguments import as_batch, pairs_of
-from jaxconvex.losses.batch_graph import batch_graph, varying_as
+from jaxconvex.losses.batch_graph import batch_graph, shifted, varying_as
 
 __all__ = ["detour_loss"]
 
@@ -50,7 +50,9 @@ def detour_loss(
     within = _shortest(jnp.where(wanted, lengths, jnp.inf))
     joined = wanted & jnp.isfinite(within)
     apart = joined & (within > 0)
-    ratio = jnp.where(apart, shortest, 1) / jnp.where(apart, within, 1)
+    shortest, within = (jnp.where(apart, lengths, 1) for lengths in (shortest, within))
+    exponent = -jnp.frexp(lax.stop_gradient(within))[1]  # of lengths near 1 the quotient's gradient does not overflow
+    ratio = shifted(shortest, exponent) / shifted(within, exponent)
     losses = jnp.where(joined, 1 - ratio, 1)
     pairs = jnp.sum(wanted)
     loss = jnp.sum(jnp.where(wanted, losses, 0)) / jnp.maximum(pairs, 1)

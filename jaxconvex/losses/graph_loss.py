@@ -50,7 +50,8 @@ def graph_convexity_loss(
 
     A class with one point contributes nothing; a batch without pairs has loss 0. Points that coincide are linked by
     an edge of length 0, and gradients there are 0. The edges are chosen without gradient; their lengths carry it. The
-    loss does not depend on the scale of x, over the whole range of the type. An activation that is not finite, in a point
+    loss does not depend on the scale of x, over the whole range of the type; distances below 1e-37 of the largest count
+    as 0 (in float32). An activation that is not finite, in a point
     that counts, makes the loss nan; so do, under jit, a temperature that is not above 0, and rows of probabilities that are
     negative or add up to more than 1. Second derivatives are finite.
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxconvex.losses.batch_graph import shifted
+
 __all__ = ["with_unit_gradient"]
 
 ROUNDINGS = 2  # of an activation, in which the whole spread of collapsed ones lies
@@ -49,11 +51,13 @@ def with_unit_gradient(loss_fn: Callable[[Array], Array], x: Float[Array, "n ...
     value, gradient = jax.value_and_grad(loss_fn)(fixed)
     gradient = gradient.astype(jnp.promote_types(x.dtype, jnp.float32))
     wide = fixed.astype(gradient.dtype)
-    away = wide - wide[0]  # exact where all are equal, as the difference to their mean is not
-    spread = _norm(away - jnp.mean(away, axis=0))  # times the root of n
+    half = wide / 2  # lest the differences overflow
+    away = half - half[0]  # exact where all are equal, as the difference to their mean is not
+    spread = 2 * _norm(away - jnp.mean(away, axis=0))  # times the root of n
     collapsed = spread <= ROUNDINGS * jnp.finfo(x.dtype).eps * _norm(wide)
-    length = _norm(gradient)
-    none = (length == 0) | collapsed
-    push = lax.stop_gradient(jnp.where(none, 0, gradient / jnp.where(none, 1, length) / jnp.where(none, 1, spread)))
+    direction = shifted(gradient, -jnp.frexp(jnp.max(jnp.abs(gradient)))[1])
+    length = _norm(direction)
+    none = ((length == 0) & jnp.isfinite(spread)) | collapsed
+    push = lax.stop_gradient(jnp.where(none, 0, direction / jnp.where(none, 1, length * spread)))
     # The sum is 0, and its gradient is the push.
     return lax.stop_gradient(value) + jnp.sum((x - fixed).astype(push.dtype) * push).astype(value.dtype)

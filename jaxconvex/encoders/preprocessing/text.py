@@ -47,14 +47,14 @@ def preprocess_texts(
     ignored here, and for a byte-order mark before a vocabulary, which is no part of its first token.
 
     Raises:
-        ValueError: an item is no string, or has a token that the model does not know; a length is too small for the special
-            tokens or too large for the model.
+        ValueError: an item is no string, has no token, or one that the model does not know; a length is too small for the
+            special tokens or too large for the model.
 
     >>> from tokenizers import Tokenizer, models
     >>> settings = TextSettings(Tokenizer(models.WordLevel({"[PAD]": 0, "yes": 1, "?": 2}, unk_token="?")), pad=0)
-    >>> ids, mask = preprocess_texts(["yes", ""], settings)
+    >>> ids, mask = preprocess_texts(["yes", "perhaps"], settings, length=2)
     >>> ids.tolist(), mask.tolist()
-    ([[1], [0]], [[True], [False]])
+    ([[1, 0], [2, 0]], [[True, False], [True, False]])
     """
     tokenizer, pad, limit, vocabulary, cut, padded = settings
     special = tokenizer.num_special_tokens_to_add(False)
@@ -84,12 +84,10 @@ def preprocess_texts(
         if not rows[-1]:
             raise ValueError(f"item {len(rows) - 1} has no token: {texts[len(rows) - 1]!r:.40}. Leave it out.")
     width = max(map(len, rows)) if length is None else length
-    ids = np.full((len(rows), width), pad, np.int32)
-    mask = np.zeros(ids.shape, bool)
-    for row, found in enumerate(rows):
-        place = slice(len(found)) if padded == "right" else slice(width - len(found), None)
-        ids[row, place] = found
-        mask[row, place] = True
+    counts = np.array([len(row) for row in rows])[:, None]
+    mask = np.arange(width) < counts if padded == "right" else np.arange(width) >= width - counts
+    ids = np.full(mask.shape, pad, np.int32)
+    ids[mask] = np.concatenate(rows)
     if vocabulary is not None and ids.max() >= vocabulary:
         row = int(ids.max(axis=1).argmax())
         token = tokenizer.id_to_token(int(ids.max()))

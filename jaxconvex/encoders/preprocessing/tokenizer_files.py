@@ -158,7 +158,7 @@ def _byte_level(folder: Path, said: dict[str, Any], file: dict[str, Any] | None)
 
 def _model(folder: Path, file: dict[str, Any], kind: str) -> dict[str, Any]:
     model = file["model"]
-    if model.get("type", kind) != kind:
+    if model.get("type", kind) not in (kind, "WordLevel" if kind == "WordPiece" else kind):  # words without pieces
         raise ValueError(
             f"{folder / 'tokenizer.json'} holds a {model['type']}, and its class is one of {kind}. {ADVICE}"
         )
