@@ -201,6 +201,28 @@ def test_files_of_other_calls_and_broken_files_are_not_used(points, tmp_path):
         assert same(tune(Normalised(), points, checkpoint=file).model, whole.model)
 
 
+def test_a_file_is_told_by_what_the_loss_and_the_validation_compute(points, tmp_path):
+    x, y = points
+    data = x, y.astype(np.int32)
+
+    def loss(power):
+        return lambda model, x, y, key: jnp.mean(jnp.abs(model(x) - jax.nn.one_hot(y, 2)) ** power)
+
+    def trained(power, file=None):
+        options = {"num_epochs": 2, "batch_size": 32, "learning_rate": 0.1, "checkpoint": file}
+        return training.train(Normalised(), loss(power), data, jax.random.key(0), **options).networks
+
+    file = tmp_path / "training"
+    first = trained(1, file)
+    assert same(trained(2, file), trained(2)) and not same(trained(2), first)
+    for labels in (y, 1 - y):
+        found, expected = (
+            training.fine_tune(Normalised(), x, y, x, labels, jax.random.key(0), num_epochs=3, checkpoint=where)
+            for where in (file, None)
+        )
+        np.testing.assert_array_equal(found.validation_losses, expected.validation_losses)
+
+
 def test_the_state_of_a_model_in_a_file(tmp_path):
     model, other = tune_free(0), tune_free(1)
     assert same(training.load_state(other, training.save_state(model, tmp_path / "state")), model)
