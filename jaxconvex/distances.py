@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxconvex.checks import as_lengths, as_points, one_of
 from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
@@ -25,7 +27,7 @@ __all__ = [
     "norms",
     "pairwise",
 ]
-__all__ += ["power_of_two", "sizes", "squared_euclidean"]
+__all__ += ["power_of_two", "sizes", "span", "squared_euclidean"]
 
 Vector = Float[Array, " d"]
 Metric = str | Callable[[Array, Array], Array]
@@ -111,13 +113,14 @@ def pairwise(
     >>> pairwise(jnp.array([[0.], [1.], [3.]])).tolist()
     [[0.0, 1.0, 3.0], [1.0, 0.0, 2.0], [3.0, 2.0, 0.0]]
     """
+    metric = next((name for name, function in METRICS.items() if function is metric), metric)
     given = (x, x) if y is None else (x, y)
     moved = near_origin(*given) if metric in ("euclidean", "squared_euclidean", "manhattan") else given
     x, y = as_points(moved[0]), as_points(moved[1], "y" if y is not None else "x")
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"x and y must have the same number of features; got {x.shape[1]} and {y.shape[1]}.")
     function = metric_function(metric)
-    found = jax.vmap(lambda a: jax.vmap(lambda b: function(a, b))(y))(x)
+    found = _scaled_pairs(x, y, metric) if metric in ("euclidean", "cosine", "manhattan") else _lifted(function, x, y)
     if isinstance(metric, str) and is_wide(*given):
         lengths = jnp.sqrt(found) if metric == "squared_euclidean" else found
         rows = np.indices(found.shape)
@@ -130,11 +133,47 @@ def pairwise(
     return found
 
 
+def _lifted(function: Callable[[Array, Array], Array], x: Array, y: Array) -> Float[Array, "n m"]:
+    return jax.vmap(lambda a: jax.vmap(lambda b: function(a, b))(y))(x)
+
+
+def _scaled_pairs(x: Array, y: Array, metric: str) -> Float[Array, "n m"]:
+    """The same in a unit of their own; pairs one by one in units of their own only where that is needed."""
+    if metric == "cosine":
+        x, y = directions(x), directions(y)
+    scale, wide = span(x, y)
+    x, y = x / scale, y / scale
+    if metric == "manhattan":
+        return _lifted(manhattan, x, y) * scale
+    plain = partial(_lifted, lambda a, b: _safe_sqrt(squared_euclidean(a, b)))
+    return lax.cond(wide, partial(_lifted, euclidean), plain, x, y) * scale
+
+
 def sizes(points: Float[Array, "n d"], metric: str) -> Float[Array, " n"]:
     """The lengths of the vectors whose differences the metric measures."""
     if metric == "cosine":
         return jnp.ones(len(points), points.dtype)
     return jnp.sum(jnp.abs(points), axis=1) if metric == "manhattan" else norms(points)
+
+
+def span(*points: Float[Array, "_ d"]) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """What to divide the points by, a power of two, and whether magnitudes are so far apart that squares could vanish.
+
+    Numbers that are not equal differ by at least eps times the lesser one. So where the least magnitude is not too small
+    no square of a difference leaves the range once the largest magnitude is about 1. Otherwise the differences must not:
+    the largest magnitude is moved to where a distance does not overflow.
+    """
+    kind = jnp.finfo(points[0].dtype)
+    magnitudes = [jnp.abs(lax.stop_gradient(x)) for x in points]
+    largest = jnp.stack([jnp.max(m) for m in magnitudes])
+    smallest = jnp.stack([jnp.min(jnp.where(m > 0, m, jnp.inf)) for m in magnitudes])
+    ends = jnp.stack([jnp.max(largest), jnp.min(smallest)])
+    _, (most, least) = jnp.frexp(jnp.where(jnp.isfinite(ends), ends, 1))
+    wide = most - least > -kind.minexp // 2 - kind.nmant
+    top = kind.maxexp - 3 - math.ceil(math.log2(points[0].shape[1]))
+    lowest = kind.minexp // 2
+    exponent = jnp.where(wide, jnp.maximum(most - top, lowest), jnp.maximum(most - 1, kind.minexp))
+    return jnp.ldexp(jnp.ones((), kind.dtype), exponent), wide
 
 
 def power_of_two(values: Float[Array, " ..."], axis: int | None = None) -> Float[Array, " ..."]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxconvex.candidates import SPARE, TOGETHER, nearest_by_products, scratch_bytes
 from jaxconvex.checks import (
@@ -25,7 +24,7 @@ from jaxconvex.checks import (
     positive_integer,
     raise_for_rows,
 )
-from jaxconvex.distances import Metric, directions, metric_function, sizes, squared_euclidean
+from jaxconvex.distances import Metric, directions, metric_function, sizes, span, squared_euclidean
 from jaxconvex.functions import frozen
 from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
 from jaxconvex.streams import at_once, streams
@@ -311,7 +310,7 @@ def _neighbors_of_rows(
         function = metric_function(metric)
     fixed = lax.stop_gradient(points)
     fixed = jnp.where(jnp.isfinite(fixed), fixed, 0)
-    scale, wide = _span(fixed)
+    scale, wide = span(fixed)
     if not isinstance(metric, str):
         scale = jnp.ones((), x.dtype)  # a metric of one's own may depend on it
     points, fixed = points / scale, fixed / scale
@@ -323,24 +322,6 @@ def _neighbors_of_rows(
     distances = _with_gradient(function, points, first, indices, known) * scale
     held = finite & (distances < jnp.inf) if isinstance(metric, str) else finite  # inf would mean that there is none
     return KNNGraph(indices, jnp.where(held, distances, jnp.nan))
-
-
-def _span(x: Float[Array, "n d"]) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    """What to divide the points by, a power of two, and whether magnitudes are so far apart that squares could vanish.
-
-    Numbers that are not equal differ by at least eps times the lesser one. So where the least magnitude is not too small
-    no square of a difference leaves the range once the largest magnitude is about 1. Otherwise the differences must not:
-    the largest magnitude is moved to where a distance does not overflow.
-    """
-    kind = jnp.finfo(x.dtype)
-    magnitudes = jnp.abs(x)
-    exponents = jnp.stack([jnp.max(magnitudes), jnp.min(jnp.where(magnitudes > 0, magnitudes, jnp.inf))])
-    _, (most, least) = jnp.frexp(jnp.where(jnp.isfinite(exponents), exponents, 1))
-    wide = most - least > -kind.minexp // 2 - kind.nmant
-    top = kind.maxexp - 3 - math.ceil(math.log2(x.shape[1]))
-    lowest = kind.minexp // 2
-    exponent = jnp.where(wide, jnp.maximum(most - top, lowest), jnp.maximum(most - 1, kind.minexp))
-    return jnp.ldexp(jnp.ones((), x.dtype), exponent), wide
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
