@@ -101,12 +101,11 @@ def read_representations(
     arrays = {name: _layer(arrays[name], name, source.path, pool) for name in kept}
     named = by_labeling | ({} if predicted is None else {"predictions": predicted})
     _check_lengths(arrays, named, source.path)
-    notes = [f"features are {listed(features)}"] * bool(features)
-    notes += [f"left out are {reasons(left_out)}"] * bool(left_out)
-    notes += ["--layer NAME takes a column and --skip NAME leaves it out, NAME being as it is or with * and ?"] * bool(
-        features
-    )
-    notes += [*source.notes, *_words(named)]
+    notes = [*source.notes, *_words(named)]
+    if left_out:
+        notes.insert(0, f"left out are {reasons(left_out)}")
+    if features:
+        notes.insert(0, f"features are {listed(features)}; --layer NAME takes a column, --skip NAME leaves it out")
     return Representations(arrays, by_labeling, predicted, tuple(left_out), tuple(notes))
 
 
@@ -219,7 +218,13 @@ def _split(arrays: dict[str, np.ndarray], axis: int | None, path: Path) -> dict[
             continue
         if not -array.ndim <= axis < array.ndim:
             raise ValueError(f"--axis must be an axis of {name!r} in {path}, of shape {array.shape}; got {axis}.")
-        split |= {f"{name} {index}": layer for index, layer in enumerate(np.moveaxis(array, axis, 0))}
+        parts = {f"{name} {index}": layer for index, layer in enumerate(np.moveaxis(array, axis, 0))}
+        twice = [part for part in parts if part in arrays]
+        if twice:
+            raise ValueError(
+                f"{path} has {twice[0]!r}, as a part of {name!r} would be called. Rename one, or --skip one."
+            )
+        split |= parts
     return split
 
 

@@ -221,6 +221,10 @@ def test_axis_splits_layers(saved):
     np.testing.assert_array_equal(first.layers["hidden 3"], hidden[:, 3])
 
 
+def test_parts_of_an_array_must_not_be_called_like_another(saved):
+    refused(saved(**{"h": points(2, 3), "h 1": points(3), "label": LABELS}), "'h 1'", "part of 'h'", axis=1)
+
+
 def test_axis_and_pool_take_four_axes(saved):
     hidden = points(3, 5, 4)
     data = read_representations(saved(hidden=hidden, label=LABELS), axis=1, pool="mean")

@@ -165,7 +165,7 @@ def test_values_that_are_missing_are_left_for_evaluate_to_refuse(read):
 
 def test_what_was_decided_is_told(read):
     data = read(lines(range(N), *X.T.tolist(), ["free"] * N, KINDS, names="id,x,y,note,label"))
-    assert data.notes[0] == "features are 'x', 'y'"
+    assert data.notes[0].startswith("features are 'x', 'y'; --layer NAME")
     assert data.notes[1] == "left out are 'note' (text); 'id' (whole numbers, each once: an id?)"
     assert set(data.left_out) == {"id", "note"}
     assert reasons({}) == ""
