@@ -81,7 +81,8 @@ def as_array(value: Any, name: str) -> Any:
         raise ValueError(f"{name} must be an array of numbers; got a {type(value).__name__}: {error}") from error
     if array.dtype.kind == "O":
         raise ValueError(
-            f"{name} must hold numbers; got an array of type object. Convert it, for example by .astype(float)."
+            f"{name} must hold numbers; got an array of type object. Convert it, for example by .astype(int) or "
+            ".astype(float)."
         )
     return array
 

@@ -225,13 +225,14 @@ def read_tables(
 
 
 def _decode_row(path: str | os.PathLike[str], place: int, row: Any, row_type: Any, hints: dict[str, Any]) -> Any:
-    if not isinstance(row, dict) or set(row) != set(hints):
+    needed = set(hints) - set(row_type._field_defaults)  # what an older version did not write has its default
+    if not isinstance(row, dict) or not needed <= set(row) <= set(hints):
         got = ", ".join(sorted(row)) if isinstance(row, dict) else repr(row)
         raise ValueError(f"{path}: row {place} must have the fields {', '.join(hints)}; got {got}.")
     values = {}
-    for field, hint in hints.items():
+    for field in row:
         try:
-            values[field] = _decode(row[field], hint)
+            values[field] = _decode(row[field], hints[field])
         except (ValueError, OverflowError) as error:
             raise ValueError(f"{path}: row {place}, {field}: {error}.") from error
     return row_type(**values)

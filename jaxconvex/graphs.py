@@ -59,7 +59,7 @@ class PackedGraph(NamedTuple):
     order: Int[Array, " rows"]  # the node of each row; rows that pad repeat the last node
     position: Int[Array, " n"]  # the row of each node
     component: Int[Array, " rows"]  # connected component of each row; -1 where the row pads
-    landmarks: Float[Any, "n m"]  # distances to some nodes, which tell what lies outside and what side by side
+    landmarks: Float[Any, "n m"]  # relative distances to some nodes: what lies outside, and what side by side
     step: Array  # the median length
     quantum: Float[Array, ""]
     depth: Int[Array, ""]  # hops from one root of each component, the deepest: long chains need another engine
@@ -315,7 +315,7 @@ def _cells(matrix: Any) -> Int[np.ndarray, " n"]:
 
 
 def _survey(matrix: Any) -> tuple[np.ndarray, float, int, np.ndarray]:
-    """Components, the largest distance and number of hops from a root, and the distances to some landmarks."""
+    """Components, the largest distance and number of hops from a root, and the distances to some landmarks, in its units."""
     from scipy.sparse import csgraph
 
     n = matrix.shape[0]
@@ -337,5 +337,5 @@ def _survey(matrix: Any) -> tuple[np.ndarray, float, int, np.ndarray]:
         component,
         farthest,
         int(hops.max(initial=0)),
-        np.where(np.isfinite(away), away, 2 * farthest).astype(np.float32),
+        np.where(np.isfinite(away), away / max(farthest, np.finfo(float).tiny), 2).astype(np.float32),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -109,7 +108,6 @@ def graph_rows(
 
     for k in settings.k:
         nearest = KNNGraph(knn.indices[:, :k], knn.distances[:, :k])
-        _tell_ties(knn, k, name)
         packed = packed_graph(nearest)
         without: dict[str, Replicates] = {name: ([], []) for name in labelings}
         for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):  # one group, or two
@@ -128,20 +126,14 @@ def graph_rows(
                     num_permutations=settings.permutations,
                     confidence=settings.confidence,
                 )
-            common = {"kind": "graph", "labeling": name, "k": k, "hubness": hubness(nearest)}
+            common = {"kind": "graph", "labeling": name, "k": k, "hubness": hubness(nearest), "tied": _tied(knn, k)}
             rows += score_rows(whole[name], without[name], labelings, common, null=null, confidence=settings.confidence)
     return rows
 
 
-def _tell_ties(knn: KNNGraph, k: int, name: str) -> None:
-    """A warning where points beyond the k-th neighbour are as near as it: the order of the rows then decides."""
-    tied = int(np.sum(np.asarray(knn.distances[:, k - 1 : k] == knn.distances[:, k : k + 1])))
-    if tied:
-        warnings.warn(
-            f"{name}: beyond the k={k} neighbours of {tied} of {len(knn.distances)} points there are others exactly as near "
-            "as the last. Those of the lowest rows are taken, so the score depends on the order of the rows.",
-            stacklevel=3,
-        )
+def _tied(knn: KNNGraph, k: int) -> int:
+    """Points beyond whose k-th neighbour others are exactly as near: the order of the rows then decides."""
+    return int(np.sum(np.asarray(knn.distances[:, k - 1 : k] == knn.distances[:, k : k + 1])))
 
 
 def segment_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxconvex.neighbors import KNNGraph
 
 __all__ = ["checked_neighbors", "neighbors_graph"]
 
+LOOKED_AT = 2**24  # ways over third points, to see whether lengths are distances
 NEGATIVE = (
     "must not be negative; {count} hold negative lengths ({which}). Similarities grow where points come nearer: turn them "
     "into distances first, cosines for example by sqrt(2 - 2 cos)."
@@ -32,7 +34,8 @@ def neighbors_graph(indices: Any, distances: Any) -> KNNGraph:
     Args:
         indices: (n, k), row i the neighbours of point i among the same n points, in any order; any type of integers.
         distances: (n, k), their distances: lengths that obey the triangle inequality. So take the root of the squared
-            distances of faiss (no check can tell them from others), and turn similarities into distances.
+            distances of faiss, and turn similarities into distances. Where an edge is longer than the way over a third
+            point a warning says so: then that way, and not the edge, is the shortest path between its ends.
 
     A point in its own list is left out, and so is what has index -1 or distance inf: that is how libraries mark an absent
     neighbour. Of a neighbour listed twice the least distance counts. What is left stands nearest first, ties to the lowest
@@ -44,7 +47,7 @@ def neighbors_graph(indices: Any, distances: Any) -> KNNGraph:
         ValueError: indices that are no integers, shapes that differ; negative or nan distances, distances beyond the range
             of their type, and indices outside 0..n-1 at a finite distance, with the rows.
 
-    Cost: n k^2 comparisons.
+    Cost: n k^2 comparisons; on concrete lists up to 2^24 more, to see whether the lengths are distances.
 
     >>> graph = neighbors_graph([[0, 2, 1], [0, 0, 3], [0, 2, -1]], [[0., 3., 1.], [1., 1., np.inf], [3., 0., 0.]])
     >>> graph.indices.tolist(), graph.distances.tolist()
@@ -54,7 +57,28 @@ def neighbors_graph(indices: Any, distances: Any) -> KNNGraph:
     if is_concrete(knn):
         rows = np.any(np.isnan(local_values(knn.distances)), axis=1)
         raise_for_rows(rows, "distances", MISSING)
+        _tell_detours(local_values(knn.indices), local_values(knn.distances))
     return _sorted(knn)
+
+
+def _tell_detours(indices: np.ndarray, distances: np.ndarray) -> None:
+    """A warning where edges of some rows are longer than the way over another neighbour: such lengths are no distances."""
+    n, k = indices.shape
+    rows = np.unique(np.linspace(0, n - 1, min(n, max(16, LOOKED_AT // k**3))).astype(int))
+    longer = np.zeros((len(rows), k), bool)
+    for over in range(k):
+        middle = indices[rows, over]
+        match = (indices[rows][:, :, None] == indices[middle][:, None, :]) & (middle >= 0)[:, None, None]
+        beyond = np.min(np.where(match, distances[middle][:, None, :], np.inf), axis=2)
+        longer |= distances[rows] > (distances[rows, over][:, None] + beyond) * (1 + 1e-5)
+    listed = np.count_nonzero(np.isfinite(distances[rows]))
+    if longer.any():
+        warnings.warn(
+            f"{100 * np.count_nonzero(longer) / listed:.2g}% of the edges looked at are longer than the way over a third "
+            "point, so these are no distances, perhaps squared ones or 1 - cos: take np.sqrt(distances), or "
+            "np.sqrt(2 * distances).",
+            stacklevel=3,
+        )
 
 
 def checked_neighbors(knn: KNNGraph) -> KNNGraph:

@@ -38,6 +38,10 @@ TOO_FAR = (
     "must have distances that {type} holds; {count} have neighbours farther away than that ({which}). If a value stands "
     "for missing ones, leave these rows out; otherwise divide x by a constant."
 )
+TOO_NEAR = (
+    "must have distances that {type} holds to rounding; {count} are or differ from neighbours by less than {least:.0e} in "
+    "some column ({which}). Multiply x by a constant."
+)
 SMALL = 2**16  # with fewer points than that compiling takes longer than padding them to a size that others have
 
 
@@ -80,9 +84,9 @@ def knn_graph(
     near-duplicates cost time, not correctness.
 
     Equal points are neighbours at distance 0. Distances carry gradients with respect to x (finite at 0). They are right to
-    rounding over the whole range of the type, whatever else stands in x; what is below its smallest normal number (1e-38 in
-    float32) counts as 0 on a CPU. NaN or infinity: an error on concrete input; under jit all distances are nan, and so is
-    a distance too long for the type.
+    rounding over the whole range of the type, whatever else stands in x. What is below its smallest normal number (1e-38 in
+    float32) counts as 0 on a CPU; where that shows in a distance, concrete input is refused. NaN or infinity: an error on
+    concrete input; under jit all distances are nan, and so is a distance too long for the type.
 
     Raises:
         ValueError: k < 1 or k >= n, wrong rank, squared distances, non-finite input, zero vectors for the cosine,
@@ -135,9 +139,24 @@ def knn_graph(
         found = (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
     if is_concrete(found) and isinstance(metric, str):
         raise_for_rows(np.any(np.isnan(local_values(found.distances)), axis=1), "x", TOO_FAR, type=points.dtype)
+        if metric != "cosine":
+            _check_least(found, points)
         if is_wide(given):
             return _unless_narrowing_shows(found, given, points, k=k, metric=metric, mesh=mesh, memory=memory)
     return found
+
+
+def _check_least(found: KNNGraph, points: Float[Array, "n d"]) -> None:
+    """Raises ValueError where a distance is so short that numbers below the normal ones, which are lost, show in it."""
+    kind = np.finfo(points.dtype)
+    i, column = np.nonzero(local_values(found.distances) < kind.tiny / kind.eps)
+    j, values = local_values(found.indices)[i, column], local_values(points)
+    lossy, some = np.zeros(len(points), bool), max(1, 2**22 // points.shape[1])
+    for start in range(0, len(i), some):
+        rows, others = i[start : start + some], values[j[start : start + some]]
+        for part in (values[rows], others, values[rows] - others):
+            lossy[rows] |= np.any((np.abs(part) < kind.tiny) & (part != 0), axis=1)
+    raise_for_rows(lossy, "x", TOO_NEAR, type=points.dtype, least=kind.tiny)
 
 
 def _unless_narrowing_shows(found: KNNGraph, x: Any, points: Array, **options: Any) -> KNNGraph:

@@ -53,6 +53,7 @@ class Row(NamedTuple):
     p_value: float = math.nan
     recall: float = math.nan
     hubness: float = math.nan
+    tied: int = 0  # points beyond whose k-th neighbour others are exactly as near, so that the order of rows decides
     replicates: tuple[float, ...] = ()  # the score with one group of points left out, group by group
 
 
@@ -273,6 +274,11 @@ def _notes(
         parts.append(f"below {FEW_FAILING} failing pairs their count in its place")
     if "null" in columns:
         parts.append("null: the mean " + ("" if classes else f"{shown[0].level} ") + "score under permuted labels")
+    for tied in sorted((row for row in shown if row.tied), key=lambda row: -row.tied)[:1]:
+        parts.append(
+            f"{tied.layer}: beyond the k={tied.k} neighbours of {tied.tied} points others are exactly as near as the last; "
+            "those of the lowest rows are taken, so the score depends on the order of the rows"
+        )
     drawn = [
         row for row in shown if row.level != "class" and row.kind == "graph" and 0 < row.num_sources < row.num_points
     ]

@@ -48,7 +48,8 @@ def graph_convexity(
     """Graph convexity of each class: the mean, over its pairs, of the share of the path between them that is inside.
 
     A pair scores 1 if it is adjacent, 0 if there is no path, and otherwise the share of the points strictly inside their
-    shortest path that belong to the class. Of equally short paths the one with the fewest points outside counts.
+    shortest path that belong to the class. Of equally short paths the one with the fewest points outside counts. Where
+    lengths are no distances and an edge is longer than another way between its ends, that way is the shortest path.
 
     Args:
         graph: a nearest-neighbour graph (symmetrised by union), a graph, or a packed graph.

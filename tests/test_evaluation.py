@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,13 +151,15 @@ def test_bad_input(change, message):
         jc.evaluate(representations, labels, **arguments)
 
 
-def test_neighbours_that_tie_are_told():
+def test_neighbours_that_tie_are_counted_and_told():
+    """On a line of whole numbers with k = 1 all points but the two ends have two neighbours as near."""
+    labels = np.repeat(["a", "b"], 10)
+    line = np.arange(20, dtype=np.float32)[:, None]
+    report = jc.evaluate({"line": line, "curve": line**2}, labels, k=1, jackknife=False, progress=False)
+    tied = {row.layer: row.tied for row in report.rows}
+    assert tied == {"line": 18, "curve": 0}
+    assert "line: beyond the k=1 neighbours of 18 points" in " ".join(report.table(width=400).split())
     lattice = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0)), -1).reshape(-1, 2)
-    labels = np.arange(25) % 2
-    with pytest.warns(UserWarning, match=r"layer 'a'.*k=3 neighbours of 9 of 25 points"):
-        jc.evaluate({"a": lattice}, labels, k=3, jackknife=False, progress=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        rng = np.random.default_rng(0)
-        jc.evaluate({"a": lattice + 0.1 * rng.normal(size=lattice.shape)}, labels, k=3, jackknife=False, progress=False)
-        jc.evaluate({"a": lattice}, labels, k=24, jackknife=False, progress=False)
+    for k, count in ((3, 9), (24, 0)):
+        report = jc.evaluate({"a": lattice}, np.arange(25) % 2, k=k, jackknife=False, progress=False)
+        assert {row.tied for row in report.rows} == {count}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -239,3 +241,13 @@ def test_hubs_and_groups_left_out_are_those_of_the_clean_lists():
         np.testing.assert_allclose(hubness(knn), skew(occurs))
         for kept, graph in leave_group_out_graphs(knn, np.zeros((N, 2)), groups, k=1) if seed == 0 else ():
             assert np.all(np.asarray(graph.indices)[~kept] == -1)
+
+
+def test_lengths_that_are_no_distances_are_told():
+    """Three points in a row: the squared length of the long edge exceeds the sum of the short ones."""
+    indices = [[1, 2], [0, 2], [1, 0]]
+    with pytest.warns(UserWarning, match="33% of the edges .* longer than the way over a third point"):
+        neighbors_graph(indices, [[1.0, 4.0], [1.0, 1.0], [1.0, 4.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        neighbors_graph(indices, [[1.0, 2.0], [1.0, 1.0], [1.0, 2.0]])  # as long as the way is no longer

@@ -235,3 +235,17 @@ def test_sparse_matrices_are_a_value_error_and_tables_are_taken():
         with pytest.raises(ValueError, match=r"toarray\(\)"):
             function(sparse.csr_matrix(base))
     np.testing.assert_array_equal(knn_graph(pandas.DataFrame(base), k=K).indices, knn_graph(base, k=K).indices)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "manhattan"])
+def test_what_is_lost_below_the_normal_numbers_is_refused_where_it_shows(metric):
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    want = knn_graph(x, k=3, metric=metric)
+    small = knn_graph(x * np.float32(2.0**-110), k=3, metric=metric)
+    np.testing.assert_array_equal(small.indices, want.indices)
+    np.testing.assert_allclose(np.asarray(small.distances, np.float64) * 2.0**110, want.distances, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"60 rows .* less than 1e-38 in some column .* Multiply"):
+        knn_graph(x * np.float32(2.0**-124), k=3, metric=metric)
+    lost = x.copy()
+    lost[0, 0] = 1e-40  # beside distances of about 1 it does not show
+    knn_graph(lost, k=3, metric=metric)
