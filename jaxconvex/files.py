@@ -152,9 +152,14 @@ def _read_labels(path: Path) -> np.ndarray:
 
 
 def _words(labelings: dict[str, np.ndarray]) -> list[str]:
-    """What to know of labels that may say that there is none."""
+    """What to know of labels that may say that there is none, and of those that look alike."""
     found = []
     for name, values in labelings.items():
+        alike: dict[str, list[str]] = {}
+        for value in np.unique(values):
+            alike.setdefault(" ".join(str(value).split()), []).append(str(value))
+        for classes in (some for some in alike.values() if len(some) > 1):
+            found.append(f"labels {name!r}: {listed(classes)} differ in spaces alone, and are classes of their own")
         words = {str(value): int(np.sum(values == value)) for value in np.unique(values) if str(value) in NOT_THERE}
         for word, count in words.items():
             found.append(

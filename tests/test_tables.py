@@ -210,6 +210,8 @@ def test_words_that_may_say_missing_are_told(read):
     data = read(lines(X[:4, 0], X[:4, 1], ["NA", "DE", "NA", "nan"]), layers=["*"])
     assert any("'NA' is a class of 2 points" in note and "--background 'NA'" in note for note in data.notes)
     assert any("'nan' is a class of 1 points" in note for note in data.notes)
+    data = read(lines(X[:4, 0], X[:4, 1], ["a", "a ", "b", "A"]), layers=["*"])
+    assert any("'a', 'a ' differ in spaces alone" in note for note in data.notes)
 
 
 @pytest.mark.parametrize("cells", [["7.0", "1.0", "7.0", "1"], ["0.5", ".25", "1e-3", "2."]])
