@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,11 +155,13 @@ def as_labels(labels: Any, num_points: int, num_classes: int, name: str = "label
 def clipped_integers(values: Any, least: int, most: int) -> Int[Array, " ..."]:
     """Integers of any type as int32; what lies outside the range, which no narrowing shall bring back, at its ends."""
     numpy: Any = jnp if isinstance(values, jax.Array) else np
-    if values.dtype.itemsize < 4:
-        values = values.astype(numpy.int32)
-    if values.dtype.kind == "i":
-        values = numpy.maximum(values, least)
-    return jnp.asarray(numpy.minimum(values, most).astype(numpy.int32))
+    # What is known stays known where it is a constant inside jit.
+    with jax.ensure_compile_time_eval() if is_concrete(values) else contextlib.nullcontext():
+        if values.dtype.itemsize < 4:
+            values = values.astype(numpy.int32)
+        if values.dtype.kind == "i":
+            values = numpy.maximum(values, least)
+        return jnp.asarray(numpy.minimum(values, most).astype(numpy.int32))
 
 
 def as_indices(indices: Any, name: str, n: int) -> Array:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxconvex.graphs import Graph, PackedGraph, bucket
+from jaxconvex.graphs import Graph, PackedGraph, as_graph, bucket
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.streams import streams
 
@@ -64,9 +64,11 @@ def most_lanes(num_points: int, drawn: bool = False) -> int:
 
 def check_packing(graph: KNNGraph | Graph, memory: float | None) -> None:
     """Raises ValueError if packing the graph would take more bytes than `memory`."""
-    edges = 2 * graph.indices.size if isinstance(graph, KNNGraph) else graph.lengths.size
+    if memory is None:
+        return
+    edges = 2 * np.size(graph.indices) if isinstance(graph, KNNGraph) else np.size(as_graph(graph).lengths)
     needed = PACKING * edges
-    if memory is not None and needed > memory:
+    if needed > memory:
         raise ValueError(
             f"laying out a graph of up to {edges} edges takes up to {needed / 1e9:.2f} GB; memory={memory:g} allows "
             f"{memory / 1e9:.2f} GB. Allow more, or take fewer points or neighbours; or pack the graph before."
