@@ -149,13 +149,23 @@ def knn_graph(
 def _check_least(found: KNNGraph, points: Float[Array, "n d"]) -> None:
     """Raises ValueError where a distance is so short that numbers below the normal ones, which are lost, show in it."""
     kind = np.finfo(points.dtype)
-    i, column = np.nonzero(local_values(found.distances) < kind.tiny / kind.eps)
-    j, values = local_values(found.indices)[i, column], local_values(points)
-    lossy, some = np.zeros(len(points), bool), max(1, 2**22 // points.shape[1])
+    lengths, values = local_values(found.distances), local_values(points)
+    i, column = np.nonzero(lengths < kind.tiny / kind.eps)
+    j, lossy, some = (
+        local_values(found.indices)[i, column],
+        np.zeros(len(points), bool),
+        max(1, 2**22 // points.shape[1]),
+    )
+    # Differences are taken of points that are scaled up as far as the largest of them allows.
+    least = kind.tiny * max(np.max(np.abs(values), initial=0) / float(kind.max) * 2.0**18, kind.eps)
     for start in range(0, len(i), some):
-        rows, others = i[start : start + some], values[j[start : start + some]]
-        for part in (values[rows], others, values[rows] - others):
-            lossy[rows] |= np.any((np.abs(part) < kind.tiny) & (part != 0), axis=1)
+        rows, others = i[start : start + some], j[start : start + some]
+        lost = np.abs(values[rows] - values[others]) < least
+        short = lengths[rows, column[start : start + some]] < kind.tiny
+        apart = (values[rows] != values[others]) & (lost | short[:, None])
+        for part in (values[rows], values[others]):
+            apart |= (np.abs(part) < kind.tiny) & (part != 0)
+        lossy[rows] |= np.any(apart, axis=1)
     raise_for_rows(lossy, "x", TOO_NEAR, type=points.dtype, least=kind.tiny)
 
 

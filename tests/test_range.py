@@ -244,7 +244,7 @@ def test_what_is_lost_below_the_normal_numbers_is_refused_where_it_shows(metric)
     small = knn_graph(x * np.float32(2.0**-110), k=3, metric=metric)
     np.testing.assert_array_equal(small.indices, want.indices)
     np.testing.assert_allclose(np.asarray(small.distances, np.float64) * 2.0**110, want.distances, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"60 rows .* less than 1e-38 in some column .* Multiply"):
+    with pytest.raises(ValueError, match=r"of 60 rows .* less than 1e-38 in some column .* Multiply"):
         knn_graph(x * np.float32(2.0**-124), k=3, metric=metric)
     lost = x.copy()
     lost[0, 0] = 1e-40  # beside distances of about 1 it does not show
