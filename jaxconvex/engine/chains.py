@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 from jaxconvex.graphs import PackedGraph
 from jaxconvex.paths import PathCounts
 
-__all__ = ["LONG", "chain_path_counts", "chain_tolerance", "climb", "edge_matrix"]
+__all__ = ["LONG", "chain_path_counts", "chain_tolerance", "climb", "edge_matrix", "is_long"]
 
 LONG = 32  # hops from a root: beyond, paths may take more than 50 sweeps
 # What a point outside costs in the lexicographic pass, where a hop costs 1 and all excess together less than 1.
@@ -34,6 +34,11 @@ def edge_matrix(packed: PackedGraph) -> Any:
     there = np.isfinite(lengths)
     ends = np.asarray(packed.edges.senders)[there], np.asarray(packed.edges.receivers)[there]
     return coo_matrix((np.maximum(lengths[there].astype(float), np.finfo(float).tiny), ends), shape=(n, n)).tocsr()
+
+
+def is_long(packed: PackedGraph) -> bool:
+    """Whether this engine searches the graph, rather than sweeps: for a score and for its null."""
+    return int(packed.depth) > LONG
 
 
 def chain_tolerance(packed: PackedGraph) -> float:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxconvex.aggregates import FINE_BITS, PairSums, sum_pairs
 from jaxconvex.engine.blocks import Block
-from jaxconvex.engine.chains import LONG, chain_path_counts, chain_tolerance, edge_matrix
+from jaxconvex.engine.chains import chain_path_counts, chain_tolerance, edge_matrix, is_long
 from jaxconvex.engine.packed_paths import packed_path_counts
 from jaxconvex.graphs import PackedGraph, layout_of
 from jaxconvex.paths import PathCounts
@@ -37,7 +37,7 @@ def _path_counter(packed: PackedGraph, labelings: Sequence[Int[np.ndarray, " n"]
         found = [chain_path_counts(matrix[0], labels, block.sources, goals, tolerance) for labels in labelings]
         return jax.tree.map(lambda *parts: np.stack(parts), *found)
 
-    if int(packed.depth) > LONG:
+    if is_long(packed):
         return lambda block, device: chains(block)
     rows = np.stack([labels.astype(np.int32)[np.asarray(packed.order)] for labels in labelings])
     position = np.asarray(packed.position)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.engine.chains import LONG, chain_tolerance, climb, edge_matrix
+from jaxconvex.engine.chains import chain_tolerance, climb, edge_matrix, is_long
 from jaxconvex.engine.frontier import (
     ONE,
     SEVERAL,
@@ -65,7 +65,7 @@ class Ways(NamedTuple):
 def layout_for_labels(packed: PackedGraph) -> Layout:
     """What `path_losses` reads of a graph."""
     reduced = layout_of(packed)
-    if int(packed.depth) <= LONG:
+    if not is_long(packed):
         return Layout(reduced, np.asarray(packed.lengths), None, 0.0)
     matrix = edge_matrix(packed)
     order, owner = np.asarray(packed.order), np.asarray(packed.owner)
