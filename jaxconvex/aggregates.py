@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxconvex.paths import PathCounts
+from jaxconvex.paths.tie_rule import PathCounts
 
-__all__ = ["FINE_BITS", "UNIT", "ConvexityScore", "PairSums", "Whole", "carried", "deficit_of", "fraction_of"]
-__all__ += ["macro_mean", "micro_mean", "of_drawn_sources", "parts_of", "sum_pairs", "summarise"]
+__all__ = ["FINE_BITS", "SQUARE", "UNIT", "ConvexityScore", "PairSums", "Whole", "carried", "deficit_of", "fields_of"]
+__all__ += ["fraction_of", "macro_mean", "micro_mean", "of_drawn_sources", "parts_of", "parts_of_pairs", "summarise"]
 
 UNIT = 931_170_240  # a deficit of 1: below 2^30, and divisible by every number up to 22, so that few divisions round
+SQUARE = 2**30  # a squared deficit of 1
 FINE_BITS = 20
+HALF = 16  # bits of a count
 
 
 class ConvexityScore(NamedTuple):
@@ -77,7 +78,7 @@ class Whole(NamedTuple):
 class PairSums(NamedTuple):
     """Sums over the partners of each point; a deficit is 1 - score."""
 
-    deficit: Any  # from `sum_pairs` a Whole, to `summarise` a number
+    deficit: Any  # a Whole, or to `summarise` a number
     squared_deficit: Any
     adjacent: Any
     disconnected: Any
@@ -102,42 +103,31 @@ def carried(coarse: Any, fine: Any) -> Whole:
     return Whole(coarse + (fine >> FINE_BITS).astype(coarse.dtype), fine & (2**FINE_BITS - 1))
 
 
-def fraction_of(sums: Whole, dtype: Any) -> Array:
+def fraction_of(sums: Whole, dtype: Any, unit: int = UNIT) -> Any:
     """The sum as a floating-point number."""
-    return sums.coarse.astype(dtype) * (2**FINE_BITS / UNIT) + sums.fine.astype(dtype) / UNIT
+    return sums.coarse.astype(dtype) * (2**FINE_BITS / unit) + sums.fine.astype(dtype) / unit
 
 
-@partial(jax.jit, static_argnames=("dtype",))
-def sum_pairs(counts: PathCounts, wanted: Bool[Array, "t s"], dtype: Any) -> PairSums:
-    """The sums of each source over its wanted targets."""
+def parts_of_pairs(counts: PathCounts, pairs: Bool[Array, "*l t s"]) -> tuple[Int[Array, "*l t s"], ...]:
+    """What each of the pairs adds to the sums of both its points, as whole numbers: coarse and fine deficit, coarse and fine
+    square of it, and four counts, of which each number holds two."""
+    deficit = deficit_of(counts)
     whole = jnp.where(counts.interior < 0, UNIT, counts.outside * parts_of(counts.interior))
-    whole = jnp.where(wanted, whole, 0)
-    deficit = jnp.where(wanted, deficit_of(counts, dtype), 0)
-
-    def count(condition: Array) -> Array:
-        return jnp.sum(wanted & condition, axis=-2, dtype=jnp.int32)
-
-    return PairSums(
-        deficit=_sum_of_wholes(whole),
-        squared_deficit=jnp.sum(_sums_of_some(deficit**2, 64), axis=-2),  # sums of sums round less than one long sum
-        adjacent=count(counts.interior == 0),
-        disconnected=count(counts.interior < 0),
-        inside=count((counts.interior >= 0) & (counts.outside == 0)),
-        partners=count(jnp.ones_like(wanted)),
-    )
+    square = jnp.rint(deficit * deficit * SQUARE).astype(jnp.int32)
+    adjacent, apart, inside = counts.interior == 0, counts.interior < 0, (counts.interior >= 0) & (counts.outside == 0)
+    numbers = *_split(whole), *_split(square), adjacent + (apart.astype(jnp.int32) << HALF), inside + (1 << HALF)
+    return tuple(jnp.where(pairs, number, 0) for number in numbers)
 
 
-def _sum_of_wholes(values: Int[Array, "*l t s"]) -> Whole:
-    # Nothing overflows for up to 2^21 targets.
-    some = carried(_sums_of_some(values >> FINE_BITS, 1024), _sums_of_some(values & (2**FINE_BITS - 1), 1024))
-    return carried(jnp.sum(some.coarse, axis=-2), jnp.sum(some.fine, axis=-2))
+def fields_of(parts: Sequence[Int[Any, "..."]]) -> list[Any]:
+    """The fields of `PairSums`, those of a Whole one by one, from sums of `parts_of_pairs` over less than 2^10 pairs."""
+    coarse, fine, coarse_square, fine_square, *counts = parts
+    deficit, square = carried(coarse, fine), carried(coarse_square, fine_square)
+    return [*deficit, *square, *(half for both in counts for half in (both & (2**HALF - 1), both >> HALF))]
 
 
-def _sums_of_some(values: Array, some: int) -> Array:
-    *rest, t, s = values.shape
-    some = min(some, t)
-    padded = jnp.pad(values, (*[(0, 0)] * len(rest), (0, -t % some), (0, 0)))
-    return jnp.sum(padded.reshape(*rest, -1, some, s), axis=-2, dtype=values.dtype)
+def _split(whole: Int[Array, "..."]) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
+    return whole >> FINE_BITS, whole & (2**FINE_BITS - 1)
 
 
 def summarise(

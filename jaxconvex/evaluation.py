@@ -22,7 +22,7 @@ from jaxconvex.activations.layer_sources import check_columns, check_source, ope
 from jaxconvex.activations.model_sources import ModelSource
 from jaxconvex.checks import as_points, one_of, positive_integer
 from jaxconvex.distances import Metric
-from jaxconvex.engine.packed_scores import check_sampling, sources_by_default
+from jaxconvex.packed_scores import check_sampling, sources_by_default
 from jaxconvex.formats import plain
 from jaxconvex.functions import as_program
 from jaxconvex.kept import found as kept_whole

@@ -14,9 +14,9 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxconvex.aggregates import ConvexityScore
 from jaxconvex.checks import as_points, one_of
 from jaxconvex.distances import Metric
-from jaxconvex.engine.blocks import check_packing
-from jaxconvex.engine.packed_scores import compile_ahead, packed_scores
-from jaxconvex.graphs import PackedGraph, pack
+from jaxconvex.packed_scores import check_packing, compile_ahead, packed_scores
+from jaxconvex.paths.graph import PackedGraph
+from jaxconvex.paths.layout import pack
 from jaxconvex.labelings import Labeling
 from jaxconvex.neighbors import KNNGraph, knn_graph
 from jaxconvex.permutation import permutation_null

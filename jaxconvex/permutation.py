@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import UNIT, macro_mean, micro_mean
 from jaxconvex.checks import as_labels, positive_integer
-from jaxconvex.engine.blocks import schedule
 from jaxconvex.engine.label_paths import NOBODY, layout_for_labels, path_losses
-from jaxconvex.engine.packed_scores import packed_graph_convexity
-from jaxconvex.graphs import Graph, PackedGraph, pack
+from jaxconvex.packed_scores import packed_scores
+from jaxconvex.paths.graph import Graph, PackedGraph
+from jaxconvex.paths.layout import pack
 from jaxconvex.neighbors import KNNGraph
+from jaxconvex.paths.order import plan
 from jaxconvex.streams import on_devices
 
 __all__ = ["Null", "NullScore", "permutation_null"]
@@ -95,7 +96,10 @@ def permutation_null(
     count = min(positive_integer(max_sources, "max_sources"), len(labelled))
     sources = _draws(key, 1).permutation(labelled)[:count]
     if count:  # near ones side by side: their paths are searched together
-        sources = schedule(packed, [codes], sources).order
+        chosen = np.zeros((1, n), bool)
+        chosen[0, sources] = True
+        order, _ = plan(packed, codes[None], chosen, num_classes=num_classes, lanes=128)
+        sources = np.asarray(packed.order)[np.asarray(order.rows)[:count]]
 
     most = LANES if int(packed.depth) > DEEP else TOGETHER
     together = min(most, -(-num_permutations // LANES) * LANES)
@@ -124,7 +128,7 @@ def permutation_null(
         lost += _sizes(some, num_classes, losses[: len(some)]).astype(np.int64)
     lost = lost[:, :num_permutations]
 
-    observed = packed_graph_convexity(packed, codes, num_classes=num_classes)
+    observed = packed_scores(packed, [codes], [num_classes])[0]
     defined = (observed.num_pairs > 0)[:, None] & ~np.isnan(packed.quantum)
     per_class = np.where(defined & (pairs > 0), 1 - lost / UNIT / np.maximum(pairs, 1), np.nan)
     scored = np.where(np.isnan(per_class), 0, pairs)

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jaxconvex.aggregates import (
-    ConvexityScore,
-    PairSums,
-    deficit_of,
-    fraction_of,
-    of_drawn_sources,
-    sum_pairs,
-    summarise,
-)
+from jaxconvex.aggregates import ConvexityScore, deficit_of
 from jaxconvex.checks import as_labels, is_concrete
-from jaxconvex.engine.blocks import blocks_of_classes, check_packing, schedule
-from jaxconvex.engine.engines import columns_of_blocks
-from jaxconvex.engine.packed_scores import check_sampling, packed_graph_convexity
-from jaxconvex.graphs import Graph, PackedGraph, as_graph, pack
 from jaxconvex.neighbors import KNNGraph
-from jaxconvex.pairs import Pairs, same_class_pairs
-from jaxconvex.paths import edge_path_counts, sources_per_block
+from jaxconvex.packed_scores import check_packing, check_sampling, packed_scores, static_score
+from jaxconvex.path_sums import counts_of_blocks
+from jaxconvex.paths.graph import Graph, PackedGraph
+from jaxconvex.paths.layout import pack
+from jaxconvex.paths.order import most_lanes, plan
 from jaxconvex.segments import euclidean_convexity
 
 __all__ = ["ConvexityScore", "euclidean_convexity", "graph_convexity", "graph_pair_scores"]
@@ -66,9 +54,11 @@ def graph_convexity(
             work, on each device, which are cut to fit. What JAX takes to compile, in the first call of a process, is no
             part of it.
 
-    On concrete arrays the graph is packed (pack it yourself to score several labelings) and solved by a fast engine.
-    Under jit and vmap a slower form of static size runs, with the same result. The gradient is zero: the score is
-    piecewise constant. An edge of length nan makes every score nan.
+    The graph is packed (pack it yourself to score several labelings) and searched a block of sources at a time. On concrete
+    arrays blocks are shared out over cores and devices, and graphs of very long paths are searched on the host; under jit
+    one program does all, and under vmap one graph after the other. The paths are the same, and sums of pairs are whole
+    numbers; what is computed from these is float64 on concrete arrays and of the type of the lengths under jit. The
+    gradient is zero: the score is piecewise constant. An edge of length nan makes every score nan.
 
     Raises:
         ValueError: labels that are no integers, or lie outside -1..num_classes - 1 (under jit: nan); lengths that differ;
@@ -94,10 +84,10 @@ def graph_convexity(
                 check_packing(graph, memory)
             packed = graph if isinstance(graph, PackedGraph) else pack(graph)
             codes = np.asarray(as_labels(labels, packed.position.shape[0], num_classes))
-            score = packed_graph_convexity(
+            (score,) = packed_scores(
                 packed,
-                codes,
-                num_classes=num_classes,
+                [codes],
+                [num_classes],
                 max_pairs=max_pairs,
                 max_sources=max_sources,
                 tolerance=tolerance,
@@ -105,19 +95,18 @@ def graph_convexity(
                 devices=None if mesh is None else list(mesh.devices.flat),
                 memory=memory,
             )
-            dtype = packed.edges.lengths.dtype
+            dtype = packed.quantum.dtype
             return ConvexityScore(*(jnp.asarray(f, dtype if f.dtype.kind == "f" else jnp.int32) for f in score))
     if tolerance is not None or mesh is not None or memory is not None:
         raise ValueError(
             "tolerance, mesh and memory need concrete arrays: how many sources are enough depends on values, and blocks are "
             "dealt out on the host. Under jit pass max_sources, and shard with jax.jit's own means."
         )
-    edges = as_graph(graph)
-    checked = as_labels(labels, edges.degrees.shape[0], num_classes)
-    pairs = None
-    if max_pairs is not None:
-        pairs = same_class_pairs(checked, num_classes=num_classes, max_pairs=max_pairs, key=key)
-    score = _static_graph_convexity(edges, checked, num_classes, pairs, max_sources, key)
+    packed = graph if isinstance(graph, PackedGraph) else pack(graph)
+    checked = as_labels(labels, packed.position.shape[0], num_classes)
+    score = static_score(
+        packed, checked, num_classes=num_classes, max_pairs=max_pairs, max_sources=max_sources, key=key
+    )
     broken = jnp.any((checked < -1) | (checked >= num_classes))
     return score._replace(per_class=jnp.where(broken, jnp.nan, score.per_class))
 
@@ -143,61 +132,14 @@ def graph_pair_scores(
     place = np.zeros(n, np.int64)  # of each point within its class
     for points in members:
         place[points] = np.arange(len(points))
-    for block, counts in columns_of_blocks(packed, codes, blocks_of_classes([codes], schedule(packed, [codes]))):
-        t, s = np.nonzero(block.wanted[0])
+    node, options = np.asarray(packed.order), {"num_classes": num_classes, "lanes": most_lanes(n)}
+    order, asked = plan(packed, jnp.asarray(codes)[None], **options)
+    for block, counts, pairs in counts_of_blocks(packed, order, asked, **options):
+        t, s = np.nonzero(pairs)
         values = 1 - np.asarray(deficit_of(counts))[t, s]
-        targets, sources = block.targets[t], block.sources[s]
+        targets, sources = node[t], node[block[s]]
         for c in np.unique(codes[sources]):
             own = codes[sources] == c
             i, j = place[targets[own]], place[sources[own]]
             scores[c][i, j] = scores[c][j, i] = np.nan if np.isnan(packed.quantum) else values[own]
     return tuple(zip(members, scores, strict=True))
-
-
-def _static_graph_convexity(
-    edges: Graph, labels: Array, num_classes: int, pairs: Pairs | None, max_sources: int | None, key: Any
-) -> ConvexityScore:
-    """Graph convexity of static size, a block of sources at a time."""
-    n = labels.shape[0]
-    nodes = jnp.arange(n, dtype=jnp.int32)
-    sizes = jnp.bincount(labels + 1, length=num_classes + 1)[1:]
-    sources = nodes if max_sources is None else _drawn_sources(labels, sizes, num_classes, max_sources, key)
-    size = min(sources_per_block(n), len(sources))
-    blocks = jnp.pad(sources, (0, -len(sources) % size), constant_values=n).reshape(-1, size)
-    targets = jnp.broadcast_to(nodes[:, None], (n, size))
-
-    def some(block: Array) -> PairSums:
-        sources = jnp.minimum(block, n - 1)
-        counts = edge_path_counts(edges, labels, sources, targets)
-        wanted = (
-            (labels[:, None] == labels[sources]) & (labels[sources] >= 0) & (nodes[:, None] != sources) & (block < n)
-        )
-        if pairs is not None:
-            column = jnp.where(pairs.valid & (pairs.first >= block[0]), pairs.first - block[0], size)
-            drawn = jnp.zeros((n, size), bool).at[pairs.second, column].set(True, mode="drop")
-            column = jnp.where(pairs.valid & (pairs.second >= block[0]), pairs.second - block[0], size)
-            wanted &= drawn.at[pairs.first, column].set(True, mode="drop")
-        return sum_pairs(counts, wanted, edges.lengths.dtype)
-
-    found = lax.map(some, blocks)
-    sums = jax.tree.map(lambda s: jnp.zeros(n, s.dtype).at[blocks.ravel()].set(s.ravel(), mode="drop"), found)
-    sums = sums._replace(deficit=fraction_of(sums.deficit, edges.lengths.dtype))
-    if max_sources is None:
-        limit = n * n if pairs is None else pairs.valid.shape[1]
-        complete = (sizes * (sizes - 1.0)) / 2 <= limit
-        score = summarise(sums, labels, num_classes, ordered=True, complete=complete, xp=jnp)
-    else:
-        score = of_drawn_sources(sums, labels, jnp.minimum(sizes, max_sources), num_classes, xp=jnp)
-    broken = jnp.any(jnp.isnan(edges.lengths))
-    return ConvexityScore(*(jnp.where(broken, jnp.nan, f) if f.dtype.kind == "f" else f for f in score))
-
-
-def _drawn_sources(labels: Array, sizes: Array, num_classes: int, max_sources: int, key: Any) -> Int[Array, " s"]:
-    """So many random points of each class; the number of points where a class has fewer."""
-    n = labels.shape[0]
-    shuffled = jax.random.permutation(jax.random.fold_in(key, 0), n)
-    by_class = shuffled[jnp.argsort(labels[shuffled], stable=True)]
-    first = n - jnp.sum(sizes) + jnp.cumsum(sizes) - sizes  # background stands first
-    entry = jnp.arange(min(max_sources, n))
-    there = entry < sizes[:, None]
-    return jnp.where(there, by_class[jnp.minimum(first[:, None] + entry, n - 1)], n).astype(jnp.int32).ravel()

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from jaxconvex.aggregates import ConvexityScore, PairSums, summarise
 from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer, shared_length
 from jaxconvex.functions import as_program
-from jaxconvex.graphs import bucket
+from jaxconvex.paths.layout import bucket
 from jaxconvex.pairs import same_class_pairs, segment_points
 
 __all__ = ["Segments", "euclidean_convexity", "euclidean_segments", "summarise_segments"]

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import expit, logit, ndtri, stdtrit
 
 from jaxconvex.checks import as_labels
-from jaxconvex.graphs import Graph, PackedGraph, as_graph
+from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
 from jaxconvex.neighbor_lists import checked_neighbors
 from jaxconvex.neighbors import KNNGraph
 

@@ -9,7 +9,7 @@ from scipy.sparse import csgraph
 
 import jaxconvex as jc
 from jaxconvex.engine import chains
-from jaxconvex.engine.chains import LONG, chain_path_counts, edge_matrix
+from jaxconvex.paths.chains import LONG, chain_path_counts, edge_matrix
 
 CHAINS = {
     "curve": lambda rng: np.cumsum(rng.random(300))[:, None],

@@ -11,7 +11,8 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxconvex.graphs import Graph, PackedGraph, as_graph, pack, undirected
+from jaxconvex.paths.graph import Graph, PackedGraph, as_graph, undirected
+from jaxconvex.paths.layout import pack
 from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 
 pytestmark = pytest.mark.check_shapes

@@ -9,8 +9,8 @@ import pytest
 
 from jaxconvex import graph_convexity, graph_pair_scores, knn_graph, pack
 from jaxconvex.engine import packed_scores
-from jaxconvex.engine.packed_scores import packed_graph_convexity
-from jaxconvex.engine.packed_scores import packed_scores as score_labelings
+from jaxconvex.packed_scores import packed_graph_convexity
+from jaxconvex.packed_scores import packed_scores as score_labelings
 
 
 def example(n=260, classes=4, seed=0):

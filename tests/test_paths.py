@@ -11,7 +11,8 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxconvex.graphs import Graph, pack, undirected
+from jaxconvex.paths.graph import Graph, undirected
+from jaxconvex.paths.layout import pack
 from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 from jaxconvex.paths import shortest_path_counts, shortest_path_lengths
 from jaxconvex.scores import graph_pair_scores

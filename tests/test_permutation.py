@@ -8,7 +8,7 @@ import oracles
 import pytest
 
 import jaxconvex as jc
-from jaxconvex.engine.packed_scores import packed_graph_convexity
+from jaxconvex.packed_scores import packed_graph_convexity
 from jaxconvex.permutation import permuted_labels
 
 KEY = jax.random.key(0)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.engine.chains import chain_tolerance, climb, edge_matrix, is_long
-from jaxconvex.engine.frontier import (
+from jaxconvex.paths.chains import chain_tolerance, climb, edge_matrix, is_long
+from jaxconvex.paths.search import (
     ONE,
     SEVERAL,
     chosen_rows,
@@ -24,8 +24,9 @@ from jaxconvex.engine.frontier import (
     put_rows,
     rows_of,
 )
-from jaxconvex.graphs import PackedGraph, layout_of
-from jaxconvex.paths import A_HOP, infinity, rounding_slack
+from jaxconvex.paths.graph import PackedGraph
+from jaxconvex.paths.search import infinity, whole_lengths, from_sources
+from jaxconvex.paths.tie_rule import A_HOP, rounding_slack
 
 __all__ = ["BYTE", "Layout", "Ways", "layout_for_labels", "ways_from"]
 
@@ -64,13 +65,13 @@ class Ways(NamedTuple):
 
 def layout_for_labels(packed: PackedGraph) -> Layout:
     """What `path_losses` reads of a graph."""
-    reduced = layout_of(packed)
+    reduced = whole_lengths(packed) if packed.quantum > 0 else packed
     if not is_long(packed):
-        return Layout(reduced, np.asarray(packed.lengths), None, 0.0)
+        return Layout(reduced, np.asarray(reduced.lengths), None, 0.0)
     matrix = edge_matrix(packed)
     order, owner = np.asarray(packed.order), np.asarray(packed.owner)
     ends = order[np.minimum(owner, len(order) - 1)][:, None], order[np.asarray(packed.neighbors)]
-    there = np.asarray(packed.lengths) < infinity(packed.lengths.dtype)
+    there = np.asarray(packed.lengths) < np.inf
     lengths = np.asarray(matrix[np.broadcast_to(ends[0], there.shape).ravel(), ends[1].ravel()]).reshape(there.shape)
     reduced = reduced._replace(position=packed.position)
     return Layout(reduced, np.where(there, lengths, np.inf), matrix, chain_tolerance(packed))
@@ -86,9 +87,8 @@ def ways_from(layout: Layout, sources: Int[np.ndarray, " s"]) -> Ways:
 @jax.jit
 def _trees(packed: PackedGraph, sources: Int[Array, " s"]) -> Trees:
     rows, s = packed.order.shape[0], sources.shape[0]
-    nowhere = jnp.full(s, infinity(packed.lengths.dtype), packed.lengths.dtype)
-    distance, _ = distances_from(packed, sources, lambda _: nowhere, most=rows)
-    dtype = packed.edges.lengths.dtype
+    distance = distances_from(packed, from_sources(rows, sources, packed.lengths.dtype))
+    dtype = packed.quantum.dtype
     reached = (distance < infinity(distance.dtype)) & (jnp.arange(rows)[:, None] != sources)
     reach = jnp.where(reached, distance + rounding_slack(distance, dtype, 2 * packed.depth), -1)
 

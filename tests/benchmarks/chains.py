@@ -18,7 +18,7 @@ import numpy as np
 from scipy.sparse import csgraph
 
 import jaxconvex
-from jaxconvex.engine.chains import chain_path_counts, edge_matrix
+from jaxconvex.paths.chains import chain_path_counts, edge_matrix
 
 
 def data_sets(n: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:

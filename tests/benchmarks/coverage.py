@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconvex.graphs import undirected
+from jaxconvex.paths.graph import undirected
 from jaxconvex.neighbors import KNNGraph, knn_graph
 from jaxconvex.resampling import jackknife_groups, leave_group_out_graphs, spare_neighbors
 from jaxconvex.scores import ConvexityScore, graph_convexity

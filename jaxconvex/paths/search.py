@@ -1,4 +1,4 @@
-"""Distances from a block of sources in the packed graph: sweeps over the rows that can still change.
+"""Distances from a block of sources in a packed graph: sweeps over the rows that can still change.
 
 A sweep relaxes only the rows next to a change that may reach a target, in place. They are compacted into chunks, whose
 reads fetch whole cache lines: the sources lie in the minor axis.
@@ -15,16 +15,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.graphs import CHUNK, WIDTH, PackedGraph
-from jaxconvex.paths import from_sources, infinity
+from jaxconvex.paths.graph import PackedGraph
 
-__all__ = ["ONE", "SEVERAL", "Rows", "chosen_rows", "distances_from", "fold_groups", "fold_neighbors", "fold_rows"]
-__all__ += ["parents_of", "put_rows", "rows_of"]
+__all__ = ["CHUNK", "ONE", "SEVERAL", "UNREACHED", "WIDTH", "Rows", "chosen_rows", "distances_from", "fold_groups"]
+__all__ += ["fold_neighbors", "fold_rows", "from_sources", "in_lengths", "infinity", "parents_of", "put_rows", "rows_of", "whole_lengths"]
 
-AHEAD = 4  # median edges that one sweep looks ahead of the least change
-SWEEPS = 512  # beyond, paths are so long that Dijkstra's algorithm costs less
-ONE, SEVERAL = 2**26, 2**27  # ONE is more than there are rows
+UNREACHED = 2**30 - 1  # infinity of whole lengths: two of them still add up without wrapping
+WIDTH = 4  # neighbours read at a time
+CHUNK = 128  # rows handled together by a processor's core; their number is a multiple of it
 WIDE_CHUNK = 4096  # rows of a chunk where launching a kernel costs more than reading beyond the caches
+AHEAD = 4  # median edges that one sweep looks ahead of the least change
+ONE, SEVERAL = 2**26, 2**27  # ONE is more than there are rows
 
 
 class Rows(NamedTuple):
@@ -32,6 +33,31 @@ class Rows(NamedTuple):
 
     listed: Int[Array, " rows"]
     number: Int[Array, ""]
+
+
+def infinity(dtype: Any) -> float | int:
+    """The distance of what is not reached, in whole quanta or floating-point."""
+    return UNREACHED if jnp.issubdtype(dtype, jnp.integer) else jnp.inf
+
+
+def whole_lengths(packed: PackedGraph) -> PackedGraph:
+    """The graph with its lengths in whole quanta, at least 1: sums are exact, and the same in any order."""
+    whole = jnp.rint(jnp.where(packed.lengths < jnp.inf, packed.lengths, 0) / packed.quantum).astype(jnp.int32)
+    lengths = jnp.where(packed.lengths < jnp.inf, jnp.clip(whole, 1, UNREACHED), UNREACHED)
+    step = jnp.clip(packed.step / packed.quantum, 1, UNREACHED // AHEAD).astype(jnp.int32)
+    return packed._replace(lengths=lengths, step=step)
+
+
+def in_lengths(packed: PackedGraph, search: Callable[[PackedGraph], Any], whole: bool | None) -> Any:
+    """search(packed) with its lengths whole, or floating-point where an outlier would make those coarse; None: not known."""
+    if whole is None:
+        return lax.cond(packed.quantum > 0, lambda: search(whole_lengths(packed)), lambda: search(packed))
+    return search(whole_lengths(packed) if whole else packed)
+
+
+def from_sources(total: int, sources: Int[Array, " s"], dtype: Any) -> Array:
+    """Distances [rows s] before the first sweep: 0 at the source, infinite elsewhere."""
+    return jnp.full((total, sources.shape[0]), infinity(dtype), dtype).at[sources, jnp.arange(sources.shape[0])].set(0)
 
 
 def rows_of(values: Array, rows: Array) -> Array:
@@ -105,16 +131,13 @@ def parents_of(packed: PackedGraph, rows: Array, live: Array, distance: Array, r
     return fold_groups(packed, rows, live, jnp.zeros(reach.shape, jnp.int32), step)
 
 
-def distances_from(
-    packed: PackedGraph, sources: Int[Array, " s"], limit: Callable[[Array], Array], *, most: int = SWEEPS
-) -> tuple[Array, Bool[Array, ""]]:
-    """Distances [rows s] from each source, right up to a limit, and whether the sweeps came to an end.
+def distances_from(packed: PackedGraph, start: Array, limit: Callable[[Array], Array] | None = None) -> Array:
+    """Distances [rows s] from where those of `start` are 0, right up to a limit.
 
     Args:
         packed: the graph.
-        sources: rows.
-        limit: from distances to the largest of them that matter, one a source: what lies beyond is not settled.
-        most: sweeps after which to give up.
+        start: 0 at the sources, infinity elsewhere: one source a lane, or several, of which the nearest counts.
+        limit: from distances to the largest of them that matter, one a lane: what lies beyond is not settled.
 
     A row waits with the least of its changes that it has not passed on; rows far ahead of the least wait longer, since
     they may change again. Whole lengths give the same distances in any order.
@@ -124,7 +147,7 @@ def distances_from(
     far = infinity(dtype)
 
     def sweep(state: Any) -> Any:
-        distance, waiting, bound, _, count = state
+        distance, waiting, bound, _ = state
         active = (waiting < jnp.max(bound)) & (waiting <= jnp.min(waiting) + AHEAD * packed.step)
         waiting = jnp.where(active, far, waiting)
         beside = jnp.max(rows_of(active.astype(jnp.int32), packed.neighbors), axis=1) > 0
@@ -139,18 +162,11 @@ def distances_from(
             return put_rows(distance, some, live, new), put_rows(waiting, some, live, waits)
 
         distance, waiting = fold_rows(rows, relax, (distance, waiting))
-        bound = limit(distance)
-        return distance, waiting, bound, jnp.any(waiting < jnp.max(bound)), count + 1
+        bound = bound if limit is None else limit(distance)
+        return distance, waiting, bound, jnp.any(waiting < jnp.max(bound))
 
-    start = (
-        from_sources(total, sources, dtype),
-        jnp.full(total, far, dtype).at[sources].set(0),
-        jnp.full(len(sources), far, dtype),
-        jnp.array(True),
-        jnp.int32(0),
-    )
-    distance, _, _, more, _ = lax.while_loop(lambda state: state[3] & (state[4] < most), sweep, start)
-    return distance, ~more
+    begin = start, _least(start), jnp.full_like(start[0], far), jnp.array(True)
+    return lax.while_loop(lambda state: state[3], sweep, begin)[0]
 
 
 def _least(values: Array) -> Array:

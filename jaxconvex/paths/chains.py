@@ -13,8 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int
 
-from jaxconvex.graphs import PackedGraph
-from jaxconvex.paths import PathCounts
+from jaxconvex.paths.graph import PackedGraph, as_graph
+from jaxconvex.paths.tie_rule import PathCounts
 
 __all__ = ["LONG", "chain_path_counts", "chain_tolerance", "climb", "edge_matrix", "is_long"]
 
@@ -29,10 +29,10 @@ def edge_matrix(packed: PackedGraph) -> Any:
     """The edges as a sparse matrix in float64, row = where an edge starts; length 0 as the smallest positive number."""
     from scipy.sparse import coo_matrix  # here, since its import takes half as long as jax's
 
-    n = packed.position.shape[0]
-    lengths = np.asarray(packed.edges.lengths)
+    n, edges = packed.position.shape[0], as_graph(packed)
+    lengths = np.asarray(edges.lengths)
     there = np.isfinite(lengths)
-    ends = np.asarray(packed.edges.senders)[there], np.asarray(packed.edges.receivers)[there]
+    ends = np.asarray(edges.senders)[there], np.asarray(edges.receivers)[there]
     return coo_matrix((np.maximum(lengths[there].astype(float), np.finfo(float).tiny), ends), shape=(n, n)).tocsr()
 
 
@@ -43,7 +43,7 @@ def is_long(packed: PackedGraph) -> bool:
 
 def chain_tolerance(packed: PackedGraph) -> float:
     """By how much, relative to its length, a path may exceed the distance and still be as short: see `rounding_slack`."""
-    return 2 * float(jnp.finfo(packed.edges.lengths.dtype).eps) + 1e-12
+    return 2 * float(jnp.finfo(packed.quantum.dtype).eps) + 1e-12
 
 
 def chain_path_counts(

@@ -1,0 +1,264 @@
+"""Graph convexity of a packed graph: all pairs, drawn pairs, or drawn sources; one labeling or several.
+
+The static form runs under jit. Concrete arrays are scored on the host around the same search, in float64.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import sequential_vmap
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from jaxconvex.aggregates import UNIT, ConvexityScore, PairSums, of_drawn_sources, summarise
+from jaxconvex.checks import positive_integer
+from jaxconvex.pairs import Pairs, same_class_pairs
+from jaxconvex.path_sums import fractions_of_sums, sum_blocks, sums_over_blocks
+from jaxconvex.neighbors import KNNGraph
+from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
+from jaxconvex.paths.layout import pack
+from jaxconvex.paths.order import most_lanes, plan
+from jaxconvex.streams import streams
+
+__all__ = ["check_packing", "check_sampling", "compile_ahead", "lanes_within", "packed_scores", "sources_by_default"]
+__all__ += ["static_score"]
+
+EXACT = 100_000  # points up to which all pairs are scored without being asked for
+FEW = 64  # sources of a class that are drawn beyond, and the least from which an error is estimated
+NORMAL = 1.96
+PACKING = 132  # bytes that packing takes, at most, for an edge and direction of a graph: measured, twice what is kept
+
+
+def packed_scores(
+    packed: PackedGraph,
+    labelings: Sequence[Int[np.ndarray, " n"]],
+    num_classes: Sequence[int],
+    *,
+    max_pairs: int | None = None,
+    max_sources: int | None = None,
+    tolerance: float | None = None,
+    key: PRNGKeyArray | None = None,
+    devices: Sequence[Any] | None = None,
+    memory: float | None = None,
+) -> list[ConvexityScore]:
+    """The scores of several labelings of one graph, from one search of its paths: arrays of NumPy, in float64.
+
+    Arguments as for `graph_convexity`.
+    """
+    points = max(int(np.sum(labels >= 0)) for labels in labelings)
+    if max_pairs is None and tolerance is None:
+        max_sources = sources_by_default(points, max_sources)
+    sampled = max_sources is not None or tolerance is not None
+    lanes = lanes_within(packed, len(labelings), memory, sampled)
+    options = {"num_classes": max(num_classes), "lanes": lanes}
+
+    def search(labelings: Sequence[np.ndarray], sources: Any = None, pairs: Pairs | None = None) -> list[PairSums]:
+        order, asked = plan(packed, np.stack(labelings).astype(np.int32), sources, pairs, **options)
+        return sums_over_blocks(packed, order, asked, devices=devices, **options)
+
+    if sampled:
+        found = _from_sources(search, labelings, num_classes, max_sources, tolerance, key)
+    elif max_pairs is not None:
+        found = [
+            _from_pairs(search, labels, classes, max_pairs, key)
+            for labels, classes in zip(labelings, num_classes, strict=True)
+        ]
+    else:
+        found = [
+            summarise(each, labels, classes, ordered=True, complete=np.ones(classes, bool), xp=np, unit=UNIT)
+            for each, labels, classes in zip(search(labelings), labelings, num_classes, strict=True)
+        ]
+    if np.isnan(packed.quantum):
+        found = [jax.tree.map(lambda f: np.full_like(f, np.nan) if f.dtype.kind == "f" else f, each) for each in found]
+    return found
+
+
+def static_score(
+    packed: PackedGraph,
+    labels: Int[Array, " n"],
+    *,
+    num_classes: int,
+    max_pairs: int | None,
+    max_sources: int | None,
+    key: PRNGKeyArray | None,
+) -> ConvexityScore:
+    """The score of one labeling, of static size: under jit, and under vmap one graph after the other."""
+    return _static_form(num_classes, max_pairs, max_sources)(packed, labels, key)
+
+
+@cache
+def _static_form(num_classes: int, max_pairs: int | None, max_sources: int | None) -> Any:
+    @jax.jit
+    @sequential_vmap
+    def score(packed: PackedGraph, labels: Array, key: Any) -> ConvexityScore:
+        n = len(labels)
+        sizes = jnp.bincount(labels + 1, length=num_classes + 1)[1:]
+        sources = pairs = None
+        if max_sources is not None:
+            sources = (places_in_class(labels, jax.random.fold_in(key, 0), num_classes) < max_sources)[None]
+        if max_pairs is not None:
+            pairs = same_class_pairs(labels, num_classes=num_classes, max_pairs=max_pairs, key=key)
+        options = {"num_classes": num_classes, "lanes": most_lanes(n, drawn=max_sources is not None)}
+        order, asked = plan(packed, labels[None], sources, pairs, **options)
+        sums = sum_blocks(packed, order, asked, 0, -(-order.number // options["lanes"]), **options)
+        own = jax.tree.map(lambda total: total[0, packed.position], sums)
+        fractions = fractions_of_sums(own, packed.quantum.dtype)
+        if max_sources is not None:
+            found = of_drawn_sources(fractions, labels, jnp.minimum(sizes, max_sources), num_classes, xp=jnp)
+        else:
+            limit = n * n if pairs is None else pairs.valid.shape[1]
+            complete = (sizes * (sizes - 1.0)) / 2 <= limit
+            found = summarise(fractions, labels, num_classes, ordered=True, complete=complete, xp=jnp)
+        broken = jnp.isnan(packed.quantum)
+        return ConvexityScore(*(jnp.where(broken, jnp.nan, f) if f.dtype.kind == "f" else f for f in found))
+
+    return score
+
+
+def places_in_class(labels: Int[Array, " n"], key: PRNGKeyArray, num_classes: int) -> Int[Array, " n"]:
+    """The place of each point among those of its class, in a random order that does not depend on how many are drawn."""
+    n = len(labels)
+    shuffled = jax.random.permutation(key, n)
+    turn = shuffled[jnp.argsort(labels[shuffled], stable=True)]
+    sizes = jnp.bincount(labels + 1, length=num_classes + 1)
+    begins = jnp.cumsum(sizes) - sizes
+    return jnp.zeros(n, jnp.int32).at[turn].set((jnp.arange(n) - begins[labels[turn] + 1]).astype(jnp.int32))
+
+
+def compile_ahead(num_points: int, k: int, labelings: Sequence[Int[np.ndarray, " n"]], dtype: Any) -> None:
+    """Compile the path engine for graphs of k neighbours before there is one: it depends on their shape alone."""
+    nowhere = np.full((num_points, k), -1, np.int32), np.full((num_points, k), np.inf, dtype)
+    classes = [int(labels.max(initial=0)) + 1 for labels in labelings]
+    packed_scores(pack(KNNGraph(*map(jnp.asarray, nowhere))), labelings, classes, max_sources=1, key=jax.random.key(0))
+
+
+def check_packing(graph: KNNGraph | Graph, memory: float | None) -> None:
+    """Raises ValueError if packing the graph would take more bytes than `memory`."""
+    if memory is None:
+        return
+    edges = 2 * np.size(graph.indices) if isinstance(graph, KNNGraph) else np.size(as_graph(graph).lengths)
+    needed = PACKING * edges
+    if needed > memory:
+        raise ValueError(
+            f"laying out a graph of up to {edges} edges takes up to {needed / 1e9:.2f} GB; memory={memory:g} allows "
+            f"{memory / 1e9:.2f} GB. Allow more, or take fewer points or neighbours; or pack the graph before."
+        )
+
+
+def lanes_within(packed: PackedGraph, labelings: int, memory: float | None, drawn: bool) -> int:
+    """How many sources a block may have so that all blocks at work together take no more bytes than `memory`.
+
+    Raises:
+        ValueError: not even the smallest blocks fit.
+    """
+    most = most_lanes(len(packed.position), drawn)
+    if memory is None:
+        return most
+    rows = packed.first.size
+    # Distances and links, marks of the targets; sums, and what the sources of a tie take.
+    a_lane = (2 * 4 + 2) * rows * streams()
+    fixed = 4 * (8 * labelings + 3 * 16 * (1 + labelings)) * rows * streams()
+    held = sum(part.nbytes for part in jax.tree.leaves(packed))
+    for lanes in (most, most // 2, most // 4, 16):
+        if held + fixed + lanes * a_lane <= memory:
+            return lanes
+    raise ValueError(
+        f"the paths need at least {(held + fixed + 16 * a_lane) / 1e9:.2f} GB: the graph takes {held / 1e9:.2f} GB and "
+        f"blocks of 16 sources the rest; memory={memory:g} allows {memory / 1e9:.2f} GB. Allow more, or take fewer points."
+    )
+
+
+def check_sampling(max_pairs: int | None, max_sources: int | None, tolerance: float | None) -> None:
+    """Raises ValueError for numbers that cannot be, and for two ways of sampling at once."""
+    for value, name in ((max_pairs, "max_pairs"), (max_sources, "max_sources")):
+        if value is not None:
+            positive_integer(value, name)
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must lie between 0 and 1, as scores do; got {tolerance}.")
+    if max_pairs is not None and (max_sources is not None or tolerance is not None):
+        raise ValueError("max_pairs draws pairs, max_sources and tolerance draw sources: name one way of sampling.")
+
+
+def sources_by_default(points: int, max_sources: int | None) -> int | None:
+    """The sources to draw of each class: what was asked for, or few where there are many points, with a warning."""
+    if max_sources is not None or points <= EXACT:
+        return max_sources
+    warnings.warn(
+        f"{points} points: scored from {FEW} random points of each class and all their partners; se_sources tells the "
+        f"error of that. Choose max_sources or tolerance, or max_sources={points} for all pairs.",
+        stacklevel=3,
+    )
+    return FEW
+
+
+def _from_pairs(
+    search: Any, labels: np.ndarray, num_classes: int, max_pairs: int, key: PRNGKeyArray | None
+) -> ConvexityScore:
+    sizes = np.bincount(labels[labels >= 0], minlength=num_classes)
+    drawn = sizes * (sizes - 1) // 2 > max_pairs
+    pairs = None
+    if drawn.any():
+        pairs = same_class_pairs(jnp.asarray(labels), num_classes=num_classes, max_pairs=max_pairs, key=key)
+    sums = search([labels], pairs=pairs)[0]
+    return summarise(sums, labels, num_classes, ordered=True, complete=~drawn, xp=np, unit=UNIT)
+
+
+def _from_sources(
+    search: Any,
+    labelings: Sequence[np.ndarray],
+    num_classes: Sequence[int],
+    max_sources: int | None,
+    tolerance: float | None,
+    key: PRNGKeyArray | None,
+) -> list[ConvexityScore]:
+    """Sources drawn in a random order that does not depend on their number, so that more of them go on from fewer."""
+    n = len(labelings[0])
+    key = jax.random.key(0) if key is None else key  # sources by default
+    places = [
+        np.asarray(places_in_class(jnp.asarray(labels), jax.random.fold_in(key, i), classes))
+        for i, (labels, classes) in enumerate(zip(labelings, num_classes, strict=True))
+    ]
+    sizes = [np.bincount(labels[labels >= 0], minlength=classes) for labels, classes in zip(labelings, num_classes, strict=True)]
+    most = n if max_sources is None else max_sources
+    quota = [np.full(classes, most if tolerance is None else min(FEW, most)) for classes in num_classes]
+    done = [np.zeros(classes, np.int64) for classes in num_classes]
+    totals = [PairSums(*np.zeros((len(PairSums._fields), n))) for _ in labelings]
+    while True:
+        drawn = np.stack(
+            [
+                (labels >= 0) & (place >= before[labels]) & (place < after[labels])
+                for labels, place, before, after in zip(labelings, places, done, quota, strict=True)
+            ]
+        )
+        more = search(labelings, sources=drawn)
+        totals = [
+            PairSums(*(a + b for a, b in zip(old, new, strict=True))) for old, new in zip(totals, more, strict=True)
+        ]
+        done = [np.minimum(enough, size) for enough, size in zip(quota, sizes, strict=True)]
+        scores = [
+            of_drawn_sources(sums, labels, count, classes, xp=np, unit=UNIT)
+            for sums, labels, count, classes in zip(totals, labelings, done, num_classes, strict=True)
+        ]
+        if tolerance is None:
+            return scores
+        for i, score in enumerate(scores):
+            quota[i] = _enough(score, done[i], tolerance, most)
+        if all(np.array_equal(np.minimum(quota[i], score.num_points), done[i]) for i, score in enumerate(scores)):
+            return scores
+
+
+def _enough(score: ConvexityScore, done: np.ndarray, tolerance: float, most: int) -> np.ndarray:
+    """How many sources each class needs for an interval no wider than twice the tolerance."""
+    size = np.maximum(score.num_points, 1)
+    left = np.where(done < size, 1 - done / size, 1)
+    spread = np.where(done < size, score.se_sources / np.sqrt(left), 0) * np.sqrt(done)  # of the means of the points
+    wanted = (NORMAL * np.nan_to_num(spread) / tolerance) ** 2
+    wanted = np.ceil(wanted / (1 + wanted / size))  # few points left make the sample better than its size
+    short = NORMAL * np.nan_to_num(score.se_sources) > tolerance
+    return np.where(short, np.clip(np.maximum(wanted, done + 16), done, most), done).astype(np.int64)

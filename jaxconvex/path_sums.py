@@ -1,0 +1,253 @@
+"""The sums of the pairs of each point, over the blocks of a search: one program, run whole or shared out.
+
+Under jit it runs over all blocks. On concrete arrays threads, devices and processes each take some of them, and what they
+find is added up in whole numbers, so that it does not depend on who found it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Int
+
+from jaxconvex.aggregates import FINE_BITS, SQUARE, PairSums, Whole, carried, fields_of, fraction_of, parts_of_pairs
+from jaxconvex.paths.chains import chain_path_counts, chain_tolerance, edge_matrix, is_long
+from jaxconvex.paths.graph import PackedGraph
+from jaxconvex.paths.order import Asked, Order, block_of
+from jaxconvex.paths.search import in_lengths
+from jaxconvex.paths.tie_rule import PathCounts
+from jaxconvex.paths.walk import Some, fold_pairs
+from jaxconvex.streams import on_devices, streams
+
+__all__ = ["counts_of_blocks", "fractions_of_sums", "sum_blocks", "sums_over_blocks"]
+
+FIELDS = 8
+SHARES = 8  # portions of the blocks for each stream: later blocks cost less
+
+
+def sum_blocks(
+    packed: PackedGraph,
+    order: Order,
+    asked: Asked,
+    begin: Array | int,
+    end: Array | int,
+    *,
+    lanes: int,
+    num_classes: int,
+    whole: bool | None = None,
+) -> PairSums:
+    """Sums over the partners of each row [l rows], deficits and their squares in two parts, from some of the blocks."""
+    width = FIELDS * len(asked.labels)
+
+    def search(packed: PackedGraph) -> Array:
+        def block_sums(index: Array, totals: Array) -> Array:
+            block, pairs = block_of(order, asked, index, lanes, num_classes)
+
+            def add(state: tuple[Array, Array], some: Some, counts: PathCounts, pairs: Array) -> tuple[Array, Array]:
+                totals, own = state
+                parts = parts_of_pairs(counts, pairs)
+                if asked.sources is None:
+                    totals = totals.at[some.targets].add(_side_by_side(parts, axis=2))
+                return totals, own.at[some.columns].add(_side_by_side(parts, axis=1), mode="drop")
+
+            state = totals, jnp.zeros((lanes, width), jnp.int32)
+            totals, own = fold_pairs(packed, asked.labels, block, pairs, add, state)
+            return _carried(totals.at[block.sources].add(own))
+
+        return lax.fori_loop(begin, end, block_sums, jnp.zeros((len(order.rows), width), jnp.int32))
+
+    totals = in_lengths(packed, search, whole)
+    fields = jnp.moveaxis(totals.reshape(len(order.rows), -1, FIELDS), 0, 2)
+    return _pair_sums([fields[:, i] for i in range(FIELDS)])
+
+
+def _side_by_side(parts: Sequence[Array], axis: int) -> Int[Array, "p fields"]:
+    fields = fields_of([jnp.sum(part, axis=axis, dtype=jnp.int32) for part in parts])
+    return jnp.stack(fields, axis=-1).swapaxes(0, 1).reshape(fields[0].shape[1], -1)
+
+
+def _carried(totals: Int[Array, "rows fields"]) -> Int[Array, "rows fields"]:
+    """The totals, the fine parts of deficits and squares less than one coarse unit."""
+    fields = totals.reshape(len(totals), -1, FIELDS)
+    parts = [*carried(fields[..., 0], fields[..., 1]), *carried(fields[..., 2], fields[..., 3])]
+    return jnp.concatenate([jnp.stack(parts, axis=-1), fields[..., 4:]], axis=-1).reshape(totals.shape)
+
+
+def _pair_sums(fields: Sequence[Any]) -> PairSums:
+    return PairSums(Whole(*fields[:2]), Whole(*fields[2:4]), *fields[4:])
+
+
+def fractions_of_sums(sums: PairSums, dtype: Any) -> PairSums:
+    """The sums with deficits and squares as floating-point numbers."""
+    squares = fraction_of(sums.squared_deficit, dtype, SQUARE)
+    return sums._replace(deficit=fraction_of(sums.deficit, dtype), squared_deficit=squares)
+
+
+# On the host -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _compiled(function: Callable, *static: str) -> Callable:
+    """The function, compiled; on CPU with wide vectors, where XLA knows the option."""
+    plain = jax.jit(function, static_argnames=static)
+    if jax.default_backend() != "cpu":
+        return plain
+    wide = jax.jit(function, static_argnames=static, compiler_options={"xla_cpu_prefer_vector_width": 512})
+    refused = False
+
+    def kernel(*arguments: Any, **options: Any) -> Any:
+        nonlocal refused
+        if not refused:
+            try:
+                return wide(*arguments, **options)
+            except jax.errors.JaxRuntimeError:  # an XLA that does not know the option
+                refused = True
+        return plain(*arguments, **options)
+
+    return kernel
+
+
+def sums_over_blocks(
+    packed: PackedGraph,
+    order: Order,
+    asked: Asked,
+    *,
+    lanes: int,
+    num_classes: int,
+    devices: Sequence[Any] | None = None,
+) -> list[PairSums]:
+    """For each labeling the sums over the partners of each point, in float64, the same on any number of devices.
+
+    Deficits are in units of 1 / UNIT.
+    """
+    blocks = -(-int(order.number) // lanes)
+    totals: np.ndarray = np.zeros((FIELDS - 2, len(asked.labels), len(order.rows)), np.int64)
+    if is_long(packed):
+        for sums in _chain_sums(packed, order, asked, lanes, blocks, devices):
+            totals += sums
+    else:
+        kernel = _compiled(sum_blocks, "lanes", "num_classes", "whole")
+        options = {"lanes": lanes, "num_classes": num_classes, "whole": bool(packed.quantum > 0)}
+        places = cache(lambda device: jax.device_put((packed, order, asked), device))
+        share = max(1, blocks // (SHARES * max(streams(), len(devices or ()))))
+
+        def solve(begin: int, device: Any) -> PairSums:
+            found = kernel(*places(device), np.int32(begin), np.int32(min(begin + share, blocks)), **options)
+            return jax.tree.map(np.asarray, found)
+
+        for sums in on_devices(solve, range(0, blocks, share), devices):
+            totals += _whole_numbers(sums)
+    if devices is not None and jax.process_count() > 1:
+        totals = _over_processes(totals)
+    values = totals[:, :, np.asarray(packed.position)].astype(np.float64)
+    values[1] /= SQUARE
+    return [PairSums(*values[:, i]) for i in range(len(asked.labels))]
+
+
+def _whole_numbers(sums: PairSums) -> Int[np.ndarray, "f l rows"]:
+    def number(whole: Whole) -> np.ndarray:
+        return (whole.coarse.astype(np.int64) << FINE_BITS) + whole.fine
+
+    return np.stack([number(sums[0]), number(sums[1]), *sums[2:]])
+
+
+def _over_processes(totals: np.ndarray) -> np.ndarray:
+    """The sum over all processes; in halves of 32 bits, since JAX has no wider integers by default."""
+    from jax.experimental import multihost_utils
+
+    gathered = np.asarray(multihost_utils.process_allgather(np.ascontiguousarray(totals).view(np.uint32)))
+    return np.ascontiguousarray(gathered).view(np.int64).sum(axis=0)
+
+
+def counts_of_blocks(
+    packed: PackedGraph, order: Order, asked: Asked, *, lanes: int, num_classes: int
+) -> Iterator[tuple[np.ndarray, PathCounts, np.ndarray]]:
+    """For each block the rows of its sources, and the counts [rows s] of the first labeling; and which are asked for."""
+    blocks = -(-int(order.number) // lanes)
+    if is_long(packed):
+        for sources, counts, pairs in _chain_counts(packed, order, asked, lanes, blocks, None):
+            yield sources, PathCounts(*(count[0] for count in counts)), pairs[0]
+        return
+    kernel = _compiled(_counts_of_block, "lanes", "num_classes", "whole")
+    options = {"lanes": lanes, "num_classes": num_classes, "whole": bool(packed.quantum > 0)}
+
+    def solve(index: int, device: Any) -> Any:
+        return jax.tree.map(np.asarray, kernel(packed, order, asked, np.int32(index), **options))
+
+    yield from on_devices(solve, range(blocks))
+
+
+def _counts_of_block(
+    packed: PackedGraph, order: Order, asked: Asked, index: Array, *, lanes: int, num_classes: int, whole: bool
+) -> tuple[Array, PathCounts, Array]:
+    block, asked_for = block_of(order, asked, index, lanes, num_classes)
+
+    def put(state: tuple[Array, ...], some: Some, counts: PathCounts, pairs: Array) -> tuple[Array, ...]:
+        place = some.targets[:, None], some.columns
+        new = (*(count[0] for count in counts), pairs[0])
+        return tuple(
+            old.at[place].max(jnp.where(pairs[0], value, old.dtype.type(-1) if old.dtype != bool else False), mode="drop")
+            for old, value in zip(state, new, strict=True)
+        )
+
+    empty = jnp.full((2, len(order.rows), lanes), -1, jnp.int32)
+    start = (*empty, jnp.zeros((len(order.rows), lanes), bool))
+
+    def search(packed: PackedGraph) -> tuple[Array, ...]:
+        return fold_pairs(packed, asked.labels, block, asked_for, put, start)
+
+    interior, outside, pairs = in_lengths(packed, search, whole)
+    return block.sources, PathCounts(interior, jnp.maximum(outside, 0)), pairs
+
+
+def _chain_sums(
+    packed: PackedGraph, order: Order, asked: Asked, lanes: int, blocks: int, devices: Sequence[Any] | None
+) -> Iterator[Int[np.ndarray, "f l rows"]]:
+    for sources, counts, pairs in _chain_counts(packed, order, asked, lanes, blocks, devices):
+        parts = [np.asarray(part) for part in parts_of_pairs(PathCounts(*map(jnp.asarray, counts)), jnp.asarray(pairs))]
+        fields = np.zeros((FIELDS, *pairs.shape[:2]), np.int64)
+        at_sources = np.array(fields_of([np.sum(part, axis=1, dtype=np.int64) for part in parts]))
+        if asked.sources is None:
+            fields += np.array(fields_of([np.sum(part, axis=2, dtype=np.int64) for part in parts]))
+        np.add.at(fields, (slice(None), slice(None), sources), at_sources)
+        yield _whole_numbers(_pair_sums(fields))
+
+
+def _chain_counts(
+    packed: PackedGraph, order: Order, asked: Asked, lanes: int, blocks: int, devices: Sequence[Any] | None
+) -> Iterator[tuple[np.ndarray, PathCounts, Bool[np.ndarray, "l rows s"]]]:
+    """Sources, counts and pairs [l rows s] of each block, for graphs of long paths: by Dijkstra's algorithm."""
+    matrix, tolerance = edge_matrix(packed), chain_tolerance(packed)
+    nodes, position = np.asarray(packed.order), np.asarray(packed.position)
+    pairs_of = _compiled(_asked_of_block, "lanes", "num_classes")
+    num_classes = int(jnp.max(asked.labels, initial=0)) + 1
+
+    def solve(index: int, device: Any) -> Any:
+        sources, pairs = map(np.asarray, pairs_of(order, asked, np.int32(index), lanes=lanes, num_classes=num_classes))
+        targets = np.flatnonzero(pairs.any(axis=(0, 2)))
+        found = np.zeros((2, *pairs.shape), np.int32)
+        used = np.flatnonzero(pairs.any(axis=(0, 1)))
+        goals = np.broadcast_to(nodes[targets][:, None], (len(targets), len(used)))
+        for i, labels in enumerate(np.asarray(asked.labels)):
+            counts = chain_path_counts(matrix, labels[position], nodes[sources[used]], goals, tolerance)
+            for part, count in zip(found[:, i], counts, strict=True):
+                part[np.ix_(targets, used)] = count
+        return sources, PathCounts(*found), pairs
+
+    yield from on_devices(solve, range(blocks), devices)
+
+
+def _asked_of_block(order: Order, asked: Asked, index: Array, *, lanes: int, num_classes: int) -> tuple[Array, Array]:
+    block, asked_for = block_of(order, asked, index, lanes, num_classes)
+    rows = jnp.arange(len(order.rows), dtype=jnp.int32)
+    place = jnp.zeros(len(rows), jnp.int32).at[block.targets].max(jnp.arange(len(block.targets), dtype=jnp.int32))
+    every = Some(jnp.int32(0), block.targets, jnp.arange(lanes, dtype=jnp.int32))
+    pairs = asked_for(every)
+    there = jnp.zeros(len(rows), bool).at[block.targets].max(jnp.any(pairs, axis=(0, 2)))
+    return block.sources, pairs[:, place] & there[:, None]
