@@ -11,7 +11,8 @@ import jax
 import jaxtyping
 import pytest
 
-CHECKED = ["checks", "distances", "candidates", "neighbors", "graphs", "paths", "pairs", "engine.blocks", "scores"]
+CHECKED = ["checks", "distances", "candidates", "neighbors", "pairs", "scores"]
+CHECKED += ["paths.graph", "paths.layout", "paths.counts"]
 
 jaxtyping.install_import_hook([f"jaxconvex.{module}" for module in CHECKED], "beartype.beartype")
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=50)

@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import csgraph
 
 import jaxconvex as jc
-from jaxconvex.engine import chains
+from jaxconvex.paths import chains
 from jaxconvex.paths.chains import LONG, chain_path_counts, edge_matrix
 
 CHAINS = {

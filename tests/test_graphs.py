@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
+from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph, undirected
 from jaxconvex.paths.layout import pack
-from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 
 pytestmark = pytest.mark.check_shapes
 OPTIONS = list(itertools.product(("union", "mutual"), ("link", "drop")))
@@ -118,9 +120,41 @@ def test_packed_graph_is_a_pytree():
     chex.assert_trees_all_equal(jax.jit(lambda p: p)(packed), packed)
 
 
-def test_packing_needs_values():
-    with pytest.raises(ValueError, match="jit"):
-        jax.jit(lambda x: pack(knn_graph(x, k=2)))(jnp.arange(6.0)[:, None])
+def test_packing_is_the_same_eagerly_under_jit_and_under_vmap():
+    layers = jnp.stack(list(cases(3, n=40)))
+    alone = [pack(knn_graph(x, k=4)) for x in layers]
+    batched = jax.jit(jax.vmap(lambda x: pack(knn_graph(x, k=4))))(layers)
+    for i, x in enumerate(layers):
+        chex.assert_trees_all_equal(jax.jit(lambda x: pack(knn_graph(x, k=4)))(x), alone[i])
+        chex.assert_trees_all_equal(jax.tree.map(lambda part: part[i], batched), alone[i])  # noqa: B023
+
+
+@pytest.mark.parametrize("n", (200, 20_000))
+def test_the_layout_holds_every_edge_and_knows_its_parts(n):
+    """Two clouds and a lone pair: components, one row of neighbours a node, the order by degree in each cell."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 2)).astype(np.float32)
+    x[n // 2 :] += 1e3
+    x[:2] = [[5e5, 0], [5e5, 1]]
+    knn = KNNGraph(*(part.at[:2, 1:].set(fill) for part, fill in zip(knn_graph(x, k=3), (-1, jnp.inf), strict=True)))
+    packed = pack(knn)
+    graph, back = undirected(knn), as_graph(packed)
+    for side in (graph, back):
+        assert int(np.isfinite(side.lengths).sum()) == int(graph.degrees.sum())
+
+    def listed(graph):
+        there = np.isfinite(graph.lengths)
+        return sorted(zip(*(np.asarray(part)[there].tolist() for part in graph[:3]), strict=True))
+
+    assert listed(graph) == listed(back)
+    np.testing.assert_array_equal(np.asarray(packed.order)[np.asarray(packed.position)], np.arange(n))
+    edges = coo_matrix((np.ones(len(graph.senders)), (graph.senders, graph.receivers)), shape=(n, n))
+    edges.data[~np.isfinite(graph.lengths)] = 0
+    edges.eliminate_zeros()
+    number, parts = connected_components(edges, directed=False)
+    component = np.asarray(packed.component)[np.asarray(packed.position)]
+    assert len(np.unique(component)) == number
+    assert len(np.unique(np.stack([component, parts]), axis=1).T) == number
 
 
 def test_gradient_of_lengths_is_finite():

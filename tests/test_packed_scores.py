@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxconvex import graph_convexity, graph_pair_scores, knn_graph, pack
-from jaxconvex.engine import packed_scores
-from jaxconvex.packed_scores import packed_graph_convexity
+from jaxconvex import graph_convexity, graph_pair_scores, knn_graph, pack, packed_scores
 from jaxconvex.packed_scores import packed_scores as score_labelings
+from jaxconvex.paths.graph import as_graph
+
+
+def packed_graph_convexity(packed, labels, *, num_classes, **options):
+    return score_labelings(packed, [labels], [num_classes], **options)[0]
 
 
 def example(n=260, classes=4, seed=0):
@@ -119,7 +122,7 @@ def test_memory_is_bounded_and_blocks_are_cut_to_fit():
 
 
 def test_under_jit_the_same_sources_are_drawn():
-    graph, labels = GRAPH.edges, jnp.asarray(LABELS)
+    graph, labels = as_graph(GRAPH), jnp.asarray(LABELS)
     options = {"num_classes": 4, "max_sources": 9}
     one = graph_convexity(graph, labels, key=jax.random.key(4), **options)
     other = jax.jit(lambda g, y, k: graph_convexity(g, y, key=k, **options))(graph, labels, jax.random.key(4))

@@ -89,6 +89,7 @@ def fold_pairs(
         return jnp.where(farthest < far, farthest + slack, far)
 
     distance = distances_from(packed, from_sources(len(packed.first), block.sources, packed.lengths.dtype), limit)
+    own = labels[:, block.sources]
     whole = jnp.issubdtype(distance.dtype, jnp.integer)
     links = _links(packed, labels, block.sources, distance, limit(distance)) if whole else None
 
@@ -99,6 +100,7 @@ def fold_pairs(
             interior, outside, open_ = jnp.zeros(reached.shape, jnp.int32), 0, reached
         else:
             interior, outside, open_ = _walk(links, block.sources, some.targets, reached, len(labels))
+            outside -= labels[:, some.targets][:, :, None] != own[:, None]  # a target is not inside its path
         counts = PathCounts(jnp.where(reached, interior, -1), jnp.where(reached, outside, 0))
         pairs = asked(some)
         counts = PathCounts(*(jnp.broadcast_to(count, pairs.shape) for count in counts))
@@ -197,7 +199,8 @@ def _links(packed: PackedGraph, labels: Array, sources: Array, distance: Array, 
 def _walk(
     links: Array, sources: Array, targets: Array, reached: Bool[Array, "t s"], labelings: int
 ) -> tuple[Int[Array, "t s"], Int[Array, "l t s"], Bool[Array, "t s"]]:
-    """Walk from every target to its source: the points inside, those outside the class, and whether a tie lay there."""
+    """Walk from every target to its source: the points inside, those outside the class with the target, and whether a tie
+    lay there."""
     s = len(sources)
     column = jnp.arange(s)
     flat = links.reshape(-1)
