@@ -108,7 +108,7 @@ def fraction_of(sums: Whole, dtype: Any, unit: int = UNIT) -> Any:
     return sums.coarse.astype(dtype) * (2**FINE_BITS / unit) + sums.fine.astype(dtype) / unit
 
 
-def parts_of_pairs(counts: PathCounts, pairs: Bool[Array, "*l t s"]) -> tuple[Int[Array, "*l t s"], ...]:
+def parts_of_pairs(counts: PathCounts, pairs: Bool[Array, "*l t s"]) -> Int[Array, "parts *l t s"]:
     """What each of the pairs adds to the sums of both its points, as whole numbers: coarse and fine deficit, coarse and fine
     square of it, and four counts, of which each number holds two."""
     deficit = deficit_of(counts)
@@ -116,10 +116,10 @@ def parts_of_pairs(counts: PathCounts, pairs: Bool[Array, "*l t s"]) -> tuple[In
     square = jnp.rint(deficit * deficit * SQUARE).astype(jnp.int32)
     adjacent, apart, inside = counts.interior == 0, counts.interior < 0, (counts.interior >= 0) & (counts.outside == 0)
     numbers = *_split(whole), *_split(square), adjacent + (apart.astype(jnp.int32) << HALF), inside + (1 << HALF)
-    return tuple(jnp.where(pairs, number, 0) for number in numbers)
+    return jnp.where(pairs, jnp.stack(numbers), 0)
 
 
-def fields_of(parts: Sequence[Int[Any, "..."]]) -> list[Any]:
+def fields_of(parts: Int[Any, "parts ..."]) -> list[Any]:
     """The fields of `PairSums`, those of a Whole one by one, from sums of `parts_of_pairs` over less than 2^10 pairs."""
     coarse, fine, coarse_square, fine_square, *counts = parts
     deficit, square = carried(coarse, fine), carried(coarse_square, fine_square)

@@ -12,12 +12,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 __all__ = ["as_array", "as_indices", "as_labels", "as_lengths", "as_points", "clipped_integers", "is_concrete"]
-__all__ += ["local_values", "one_of", "point_type", "positive_integer", "raise_for_rows", "shared_length"]
+__all__ += ["known_values", "local_values", "one_of", "point_type", "positive_integer", "raise_for_rows", "shared_length"]
 
 
 def is_concrete(*values: Any) -> bool:
     """Whether all arrays hold values now, that is, none of them is being traced by jit, vmap or grad."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def known_values() -> contextlib.AbstractContextManager:
+    """A context in which what is known is computed at once: inside jit constants stay known, and outside nothing changes."""
+    tracing = isinstance(jnp.zeros(()), jax.core.Tracer)
+    return jax.ensure_compile_time_eval() if tracing else contextlib.nullcontext()
 
 
 def one_of(value: Any, choices: Sequence[str], name: str) -> str:
@@ -109,7 +115,7 @@ def as_points(x: Any, name: str = "x", *, rank: int | None = 2, narrow: bool = F
             x = x.astype(point_type(x.dtype))
     points = jnp.asarray(x)
     if is_concrete(x):
-        with jax.ensure_compile_time_eval():  # x may be a constant inside jit
+        with known_values():  # x may be a constant inside jit
             finite = np.asarray(_finite_rows(jnp.asarray(x, points.dtype)))
         message = "must be finite; {count} hold NaN or infinity in {type} ({which}). "
         message += "Remove these rows and their labels, or mend the values."
@@ -156,7 +162,7 @@ def clipped_integers(values: Any, least: int, most: int) -> Int[Array, " ..."]:
     """Integers of any type as int32; what lies outside the range, which no narrowing shall bring back, at its ends."""
     numpy: Any = jnp if isinstance(values, jax.Array) else np
     # What is known stays known where it is a constant inside jit.
-    with jax.ensure_compile_time_eval() if is_concrete(values) else contextlib.nullcontext():
+    with known_values() if is_concrete(values) else contextlib.nullcontext():
         if values.dtype.itemsize < 4:
             values = values.astype(numpy.int32)
         if values.dtype.kind == "i":

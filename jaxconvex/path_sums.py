@@ -53,8 +53,9 @@ def sum_blocks(
                 totals, own = state
                 parts = parts_of_pairs(counts, pairs)
                 if asked.sources is None:
-                    totals = totals.at[some.targets].add(_side_by_side(parts, axis=2))
-                return totals, own.at[some.columns].add(_side_by_side(parts, axis=1), mode="drop")
+                    totals = totals.at[some.targets].add(_side_by_side(_sum_of_last(parts)))
+                at_sources = _side_by_side(jnp.sum(parts, axis=2, dtype=jnp.int32))
+                return totals, own.at[some.columns].add(at_sources, mode="drop")
 
             state = totals, jnp.zeros((lanes, width), jnp.int32)
             totals, own = fold_pairs(packed, asked.labels, block, pairs, add, state)
@@ -67,9 +68,17 @@ def sum_blocks(
     return _pair_sums([fields[:, i] for i in range(FIELDS)])
 
 
-def _side_by_side(parts: Sequence[Array], axis: int) -> Int[Array, "p fields"]:
-    fields = fields_of([jnp.sum(part, axis=axis, dtype=jnp.int32) for part in parts])
-    return jnp.stack(fields, axis=-1).swapaxes(0, 1).reshape(fields[0].shape[1], -1)
+def _side_by_side(parts: Int[Array, "parts l p"]) -> Int[Array, "p fields"]:
+    fields = jnp.stack(fields_of(parts), axis=-1)
+    return fields.swapaxes(0, 1).reshape(fields.shape[1], -1)
+
+
+def _sum_of_last(values: Array) -> Array:
+    # By halves, since XLA's reduction of the minor axis is not vectorised on CPU.
+    while values.shape[-1] % 2 == 0 and values.shape[-1] > 4:
+        half = values.shape[-1] // 2
+        values = values[..., :half] + values[..., half:]
+    return jnp.sum(values, axis=-1, dtype=jnp.int32)
 
 
 def _carried(totals: Int[Array, "rows fields"]) -> Int[Array, "rows fields"]:
@@ -210,11 +219,11 @@ def _chain_sums(
     packed: PackedGraph, order: Order, asked: Asked, lanes: int, blocks: int, devices: Sequence[Any] | None
 ) -> Iterator[Int[np.ndarray, "f l rows"]]:
     for sources, counts, pairs in _chain_counts(packed, order, asked, lanes, blocks, devices):
-        parts = [np.asarray(part) for part in parts_of_pairs(PathCounts(*map(jnp.asarray, counts)), jnp.asarray(pairs))]
+        parts = np.asarray(parts_of_pairs(PathCounts(*map(jnp.asarray, counts)), jnp.asarray(pairs)))
         fields = np.zeros((FIELDS, *pairs.shape[:2]), np.int64)
-        at_sources = np.array(fields_of([np.sum(part, axis=1, dtype=np.int64) for part in parts]))
+        at_sources = np.array(fields_of(np.sum(parts, axis=2, dtype=np.int64)))
         if asked.sources is None:
-            fields += np.array(fields_of([np.sum(part, axis=2, dtype=np.int64) for part in parts]))
+            fields += np.array(fields_of(np.sum(parts, axis=3, dtype=np.int64)))
         np.add.at(fields, (slice(None), slice(None), sources), at_sources)
         yield _whole_numbers(_pair_sums(fields))
 
