@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxconvex.devices import whole
+
 __all__ = ["as_array", "as_indices", "as_labels", "as_lengths", "as_points", "clipped_integers", "is_concrete"]
 __all__ += ["local_values", "one_of", "point_type", "positive_integer", "raise_for_rows", "shared_length"]
 
@@ -69,7 +71,7 @@ def as_array(value: Any, name: str) -> Any:
     if isinstance(value, jax.Array):
         if jnp.issubdtype(value.dtype, jax.dtypes.extended):
             raise ValueError(f"{name} must hold real numbers; got an array of type {value.dtype}.")
-        return value
+        return whole(value)
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(
             f"{name} is a masked array, whose mask would be lost: leave the masked rows out, or fill them (.filled())."

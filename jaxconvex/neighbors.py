@@ -24,6 +24,7 @@ from jaxconvex.checks import (
     positive_integer,
     raise_for_rows,
 )
+from jaxconvex.devices import in_mesh, outside_meshes
 from jaxconvex.distances import Metric, directions, metric_function, sizes, span, squared_euclidean
 from jaxconvex.functions import frozen
 from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
@@ -134,7 +135,8 @@ def knn_graph(
     if mesh is not None:
         found = _knn_on_mesh(points, k, metric, _line(mesh))
     elif jax.default_backend() == "cpu" and is_concrete(points) and bytes_of_x <= room:
-        found = _knn_on_cores(points, k, metric)
+        with outside_meshes():
+            found = _knn_on_cores(points, k, metric)
     else:
         found = (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
     if is_concrete(found) and isinstance(metric, str):
@@ -225,6 +227,11 @@ def epsilon_graph(
     else:
         positive_integer(max_degree, "max_degree", most=n - 1, why=f" for {n} points")
         found = knn_graph(x, k=min(max_degree + 1, n - 1), metric=metric)
+    return _within(found, radius, max_degree)
+
+
+@partial(jax.jit, static_argnames="max_degree")
+def _within(found: KNNGraph, radius: Any, max_degree: int) -> KNNGraph:
     inside = found.distances <= radius
     crowded = jnp.any(inside[:, max_degree:]) | jnp.any(jnp.isnan(found.distances))
     indices = jnp.where(inside, found.indices, -1)[:, :max_degree]
@@ -250,6 +257,7 @@ def _first_rows(graph: KNNGraph, n: int) -> KNNGraph:
 
 
 @partial(jax.jit, static_argnames=("k", "metric"))
+@in_mesh
 def _knn(x: Float[Array, "n d"], count: int | Array, k: int, metric: Any) -> KNNGraph:
     """The graph of the first `count` rows; the others are padding, and so is what is found for them."""
     return _neighbors_of_rows(x, jnp.int32(0), jnp.int32(count), x.shape[0], k, metric)

@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_batching import sequential_vmap
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from jaxconvex import loops
 from jaxconvex.aggregates import ConvexityScore, PairSums, summarise
 from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer, shared_length
+from jaxconvex.devices import in_mesh
 from jaxconvex.functions import as_program
 from jaxconvex.graphs import bucket
 from jaxconvex.pairs import same_class_pairs, segment_points
@@ -100,9 +103,7 @@ def euclidean_convexity(
         batch_size=batch_size,
         mesh=mesh,
     )
-    score = summarise_segments(segments, checked, num_classes)
-    broken = jnp.any((checked < -1) | (checked >= num_classes))
-    return score._replace(per_class=jnp.where(broken, jnp.nan, score.per_class))
+    return summarise_segments(segments, checked, num_classes)
 
 
 def euclidean_segments(
@@ -182,7 +183,9 @@ def _segment_shares(
     mesh: Mesh | None,
 ) -> Float[Array, "batches devices together"]:
     """The shares of pairs, a batch at a time on every device; only the first `steps` batches, if that is given."""
-    shares = partial(_device_shares, num_points=num_points)
+    # Under vmap one after the other, so that the memory stays that of one. A score is constant, but for jumps.
+    shares = sequential_vmap(in_mesh(partial(_device_shares, num_points=num_points)))
+    predict, x = lax.stop_gradient((predict, x))
     if mesh is None:
         return shares(predict, x, labels, first, second, steps)
 
@@ -230,7 +233,7 @@ def _device_shares(
         return lax.dynamic_update_index_in_dim(shares, found[None], batch, 0)
 
     batches = len(first) if steps is None else steps
-    return lax.fori_loop(0, batches, some, jnp.zeros(first.shape, dtype))
+    return loops.fori_loop(0, batches, some, jnp.zeros(first.shape, dtype))
 
 
 def _logits(predict_fn: Callable[[Any], Array], num_classes: int, points: Any) -> Array:
@@ -246,9 +249,14 @@ def _logits(predict_fn: Callable[[Any], Array], num_classes: int, points: Any) -
     )
 
 
-@partial(jax.jit, static_argnames=("num_classes",))
 def summarise_segments(segments: Segments, labels: Int[Array, " n"], num_classes: int) -> ConvexityScore:
-    """The scores of classes from the shares of their segments."""
+    """The scores of classes from the shares of their segments; nan where a label lies outside the classes."""
+    with jax.debug_nans(False):  # what a segment does not have is nan
+        return _summarise(segments, labels, num_classes)
+
+
+@partial(jax.jit, static_argnames=("num_classes",))
+def _summarise(segments: Segments, labels: Int[Array, " n"], num_classes: int) -> ConvexityScore:
     first, second, keep, shares, complete = segments
     n = labels.shape[0]
     deficit = jnp.where(keep, 1 - shares, 0)
@@ -261,4 +269,6 @@ def summarise_segments(segments: Segments, labels: Int[Array, " n"], num_classes
     sums = PairSums(at_both(deficit), at_both(deficit**2), none, none, at_both(whole), at_both(keep.astype(jnp.int32)))
     score = summarise(sums, labels, num_classes, ordered=True, complete=complete, xp=jnp)
     undefined = jnp.full_like(score.per_class, jnp.nan)
-    return score._replace(adjacent=undefined, disconnected=undefined, nonadjacent=undefined)
+    broken = jnp.any((labels < -1) | (labels >= num_classes))
+    per_class = jnp.where(broken, jnp.nan, score.per_class)
+    return score._replace(per_class=per_class, adjacent=undefined, disconnected=undefined, nonadjacent=undefined)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxconvex import loops
 from jaxconvex.distances import euclidean
 
-__all__ = ["ABSENT", "batch_graph", "components", "degrees", "in_mean_edges", "shifted", "varying_as"]
+__all__ = ["ABSENT", "batch_graph", "components", "degrees", "in_mean_edges", "shifted"]
 
 ABSENT = jnp.inf  # the length of an edge that is not there
 FARTHEST = 100  # powers of two from the spread of the points to the largest entry, lest that overflows
@@ -57,14 +58,8 @@ def components(edge: Bool[Array, "n n"]) -> Int[Array, " n"]:
         least = least[least]  # names point at earlier points of the component, so this only hastens
         return least, jnp.any(least != name)
 
-    start = varying_as((jnp.arange(n, dtype=jnp.int32), jnp.array(True)), edge)
-    return lax.while_loop(lambda state: state[1], spread, start)[0]
-
-
-def varying_as(start: Any, array: Array) -> Any:
-    """The start of a loop, declared to differ between the devices of a shard_map where the array does."""
-    never = array.ravel()[0] > jnp.inf  # the call that only declares it has another name in every version of JAX
-    return jax.tree.map(lambda a: jnp.where(never, jnp.zeros_like(a), a), start)
+    start = jnp.arange(n, dtype=jnp.int32), jnp.array(True)
+    return loops.while_loop(lambda state: state[1], spread, start)[0]
 
 
 def _scaled(x: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Float[Array, "n d"]:

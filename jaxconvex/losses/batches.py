@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxconvex.checks import as_labels, is_concrete, positive_integer
+from jaxconvex.checks import as_array, as_labels, is_concrete, positive_integer
 from jaxconvex.losses.arguments import as_integer_labels
 
 __all__ = ["Memory", "balanced_batch", "memory", "recall", "remember"]
@@ -99,7 +99,7 @@ def remember(bank: Memory, x: Float[Array, "n d"], labels: Int[Array, " n"]) -> 
         raise ValueError(f"labels must have one entry a point, shape ({len(x)},); got shape {labels.shape}.")
     labels = as_integer_labels(labels, len(x)).astype(jnp.int32)
     place = (bank.filled + jnp.arange(len(x))) % size
-    x = lax.stop_gradient(x).astype(bank.points.dtype)
+    x = lax.stop_gradient(as_array(x, "x")).astype(bank.points.dtype)
     # Counted up to twice the size, which tells all there is to tell and never overflows.
     filled = bank.filled + len(x)
     filled = jnp.where(filled >= 2 * size, filled - size, filled)
@@ -121,7 +121,7 @@ def recall(
     there = jnp.arange(len(bank.labels)) < bank.filled
     points = lax.stop_gradient(bank.points).astype(x.dtype)
     return (
-        jnp.concatenate([x, points]),
+        jnp.concatenate([as_array(x, "x"), points]),
         jnp.concatenate([as_integer_labels(labels, len(x)).astype(jnp.int32), bank.labels]),
         jnp.concatenate([jnp.ones(len(x), bool), there]),
     )

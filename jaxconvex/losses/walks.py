@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxconvex.losses.batch_graph import components, degrees, in_mean_edges, varying_as
+from jaxconvex import loops
+from jaxconvex.losses.batch_graph import components, degrees, in_mean_edges
 
 __all__ = ["Visits", "expected_visits", "log_weights"]
 
@@ -129,8 +130,8 @@ def _all_walks(w: Float[Array, "n n"]) -> Float[Array, "n n"]:
         longer = jnp.matmul(shorter, walks / half, precision=EXACT)
         return walks + longer, jnp.matmul(shorter, power / half, precision=EXACT)
 
-    start = varying_as(lift * jnp.eye(len(w), dtype=w.dtype), w), lift * w
-    return lax.while_loop(lambda state: jnp.any(state[1] > 0), double, start)[0]
+    start = lift * jnp.eye(len(w), dtype=w.dtype), lift * w
+    return loops.while_loop(lambda state: jnp.any(state[1] > 0), double, start)[0]
 
 
 @_all_walks.defjvp
@@ -149,7 +150,7 @@ def _log_all_walks(log_w: Float[Array, "n n"]) -> Float[Array, "n n"]:
         loops = -jnp.log1p(-jnp.exp(log_z[v, v]))
         return jnp.logaddexp(log_z, jnp.maximum(log_z[:, v, None] + loops + log_z[v], NONE))
 
-    walks = lax.fori_loop(0, n, admit, log_w)
+    walks = loops.fori_loop(0, n, admit, log_w)
     return jnp.maximum(jnp.where(jnp.eye(n, dtype=bool), jnp.logaddexp(walks, 0), walks), NONE)
 
 
