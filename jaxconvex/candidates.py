@@ -200,7 +200,7 @@ def _keys(x: Array, rows: Int[Array, " some"], points: Int[Array, "some m"], wid
     def squared(x: Array, y: Array) -> Array:
         return jnp.sum(jnp.square(x - y), axis=2)
 
-    return lax.cond(wide, lambda x, y: norms(x - y), squared, x[rows][:, None], x[points])
+    return loops.cond(wide, lambda x, y: norms(x - y), squared, x[rows][:, None], x[points])
 
 
 def _members_of_best_groups(values: Float[Array, "b n"], cut: Plan) -> tuple[Float[Array, "b c"], Int[Array, "b c"]]:

@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxconvex import loops
 from jaxconvex.checks import as_lengths, as_points, one_of
 from jaxconvex.functions import Program, frozen
 from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
@@ -162,7 +163,7 @@ def _scaled_pairs(x: Array, y: Array, metric: str) -> Float[Array, "n m"]:
     if metric == "manhattan":
         return _lifted(manhattan, x, y) * scale
     plain = partial(_lifted, lambda a, b: _safe_sqrt(squared_euclidean(a, b)))
-    return lax.cond(wide, partial(_lifted, euclidean), plain, x, y) * scale
+    return loops.cond(wide, partial(_lifted, euclidean), plain, x, y) * scale
 
 
 def sizes(points: Float[Array, "n d"], metric: str) -> Float[Array, " n"]:

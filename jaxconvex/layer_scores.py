@@ -13,6 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore
 from jaxconvex.checks import as_points, one_of
+from jaxconvex.devices import outside_meshes
 from jaxconvex.distances import Metric
 from jaxconvex.engine.blocks import check_packing
 from jaxconvex.engine.packed_scores import compile_ahead, packed_scores
@@ -65,6 +66,7 @@ def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np
     return tokens[:, 0] if pool == "cls" else tokens.mean(axis=1, dtype=np.result_type(array.dtype, np.float32))
 
 
+@outside_meshes()
 def graph_rows(
     features: np.ndarray,
     labelings: Mapping[str, Labeling],

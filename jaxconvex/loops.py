@@ -1,4 +1,4 @@
-"""The loops of `jax.lax`, which also run where what is computed differs between the devices of a shard_map.
+"""The loops and branches of `jax.lax`, which also run where what is computed differs between the devices of a shard_map.
 
 A shard_map that checks what varies (its default) wants the start of a loop declared to vary along the axes along which
 anything varies that the loop puts in its place. The start is often a constant, which varies along none.
@@ -14,7 +14,7 @@ from jax import lax
 
 from jaxconvex.devices import in_shard_map
 
-__all__ = ["fori_loop", "scan", "varying", "while_loop"]
+__all__ = ["cond", "fori_loop", "scan", "varying", "while_loop"]
 
 T = TypeVar("T")
 
@@ -58,6 +58,16 @@ def scan(body: Callable[[Any, Any], tuple[Any, Any]], start: Any, values: Any, l
         return varying(state, axes), out
 
     return lax.scan(declared, varying(start, axes), values, length=length)
+
+
+def cond(condition: Any, yes: Callable[..., T], no: Callable[..., T], *operands: Any) -> T:
+    """`lax.cond`, which under vmap wants operands that vary alike.
+
+    >>> int(cond(True, lambda i: i + 1, lambda i: i - 1, 5))
+    6
+    """
+    leaves = jax.tree.leaves((condition, operands)) if in_shard_map() else []
+    return lax.cond(condition, yes, no, *varying(operands, frozenset().union(*map(_axes_of, leaves))))
 
 
 def varying(values: T, axes: frozenset[str]) -> T:

@@ -133,7 +133,8 @@ def knn_graph(
             )
     room = SHARED if memory is None else min(SHARED, (memory - beside) / 5)
     if mesh is not None:
-        found = _knn_on_mesh(points, k, metric, _line(mesh))
+        with outside_meshes():
+            found = _knn_on_mesh(points, k, metric, _line(mesh))
     elif jax.default_backend() == "cpu" and is_concrete(points) and bytes_of_x <= room:
         with outside_meshes():
             found = _knn_on_cores(points, k, metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from jaxconvex import loops
 from jaxconvex.aggregates import ConvexityScore, PairSums, summarise
 from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer, shared_length
-from jaxconvex.devices import in_mesh
+from jaxconvex.devices import in_mesh, outside_meshes, whole
 from jaxconvex.functions import as_program
 from jaxconvex.graphs import bucket
 from jaxconvex.pairs import same_class_pairs, segment_points
@@ -134,7 +135,8 @@ def euclidean_segments(
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((together * num_points, *leaf.shape[1:]), leaf.dtype), points
     )
-    predict = as_program(partial(_logits, predict_fn, num_classes), batch)
+    with contextlib.nullcontext() if mesh is None else outside_meshes():
+        predict = as_program(partial(_logits, predict_fn, num_classes), batch)
     sizes: Any
     first: Any
     second: Any
@@ -156,13 +158,15 @@ def euclidean_segments(
         steps = None
         first, second, keep = (jnp.pad(p.ravel(), (0, -p.size % step)) for p in pairs)
     shape = (-1, step // together, together)
-    shares = _segment_shares(
-        predict, points, checked, first.reshape(shape), second.reshape(shape), steps, num_points, mesh
-    ).reshape(-1)
+    first, second = first.reshape(shape), second.reshape(shape)
     if mesh is not None and steps is not None:
-        shares = np.asarray(shares)  # from all devices of the mesh to the default one
+        with outside_meshes():  # from all devices of the mesh to the default one
+            shares = np.asarray(_segment_shares(predict, points, checked, first, second, steps, num_points, mesh))
+    else:
+        shares = _segment_shares(predict, points, checked, first, second, steps, num_points, mesh)
     complete = (sizes * (sizes - 1.0)) / 2 <= pairs.valid.shape[1]
-    return Segments(*map(jnp.asarray, (first, second, keep, shares, complete)))
+    found = first.ravel(), second.ravel(), keep, shares.ravel(), complete
+    return Segments(*map(jnp.asarray, found))
 
 
 def _activations(path: Any, leaf: Any) -> Array:
@@ -222,7 +226,7 @@ def _device_shares(
         def inside(leaf: Array) -> Array:
             return between(leaf[i], leaf[j]).reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)
 
-        logits = predict(jax.tree.map(inside, x))
+        logits = whole(predict(jax.tree.map(inside, x)))
         logits = logits.astype(jnp.promote_types(dtype, logits.dtype)).reshape(together, num_points, -1)
         # As argmax, which takes the first of equal logits, but in reductions that vectorise.
         column, own = jnp.arange(logits.shape[-1]), labels[i][:, None, None]

@@ -118,4 +118,4 @@ def _nearest(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Int[Ar
 
         return lax.map(of_row, jnp.arange(n))
 
-    return lax.cond(proven, lambda: order[:, :k], by_differences)
+    return loops.cond(proven, lambda: order[:, :k], by_differences)

@@ -103,7 +103,7 @@ def euclidean_convexity_loss(
     paired = jnp.any(same, axis=1)
     partner = jnp.argmax(jnp.where(same, jax.random.uniform(key_of_partners, same.shape), -1), axis=1)
     finite = [jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(all_x)]
-    stand_in = jnp.argmax(jnp.stack(finite).all(axis=0) * (1 + all_counts + all_valid))
+    stand_in = jnp.argmax(jnp.stack(finite).all(axis=0) * (1 + all_counts + all_valid), keepdims=True)
 
     shares = (jnp.arange(1, num_points + 1) / (num_points + 1))[:, None]
     if points == "random":

@@ -65,7 +65,7 @@ def expected_visits(
     smallest = 1000 * len(log_w) * jnp.finfo(log_w.dtype).tiny * _lift(log_w.dtype) ** 0.5
     walks = _all_walks(_weights(log_w))
     fits = jnp.all((lax.stop_gradient(walks) > smallest) | ~wanted)
-    some, total = lax.cond(fits, _by_products, _by_exponentials, walks, log_w, outside, wanted)
+    some, total = loops.cond(fits, _by_products, _by_exponentials, walks, log_w, outside, wanted)
     return Visits(some, total, linked)
 
 
