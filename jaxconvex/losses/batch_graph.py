@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex import loops
+from jaxconvex.checks import lesser
 from jaxconvex.distances import euclidean
 
 __all__ = ["ABSENT", "batch_graph", "components", "degrees", "in_mean_edges", "shifted"]
@@ -25,7 +26,7 @@ def batch_graph(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Flo
     Which edges there are is chosen without gradient; their lengths are differences with a gradient, 0 between equal
     points. Points that are not valid have no edges. Where there are fewer than k + 1 valid points, all are linked.
     """
-    n = len(x)
+    n = x.shape[0]
     x = _scaled(x, valid)
     neighbors = _nearest(lax.stop_gradient(x), valid, k)
     lengths = jax.vmap(lambda a, row: jax.vmap(lambda j: _length(a - x[j]))(row))(x, neighbors)
@@ -50,7 +51,7 @@ def degrees(edge: Bool[Array, "n n"], dtype: Any) -> Float[Array, " n"]:
 
 def components(edge: Bool[Array, "n n"]) -> Int[Array, " n"]:
     """The connected component of each point, named by its first point."""
-    n = len(edge)
+    n = edge.shape[0]
 
     def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
         name, _ = state
@@ -100,7 +101,7 @@ def _nearest(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Int[Ar
     half = 0.5 * jnp.sum(jnp.square(centred), axis=1)
     scores = half - jnp.matmul(centred, centred.T, precision=lax.Precision.HIGHEST)
     excluded = ~valid | jnp.eye(n, dtype=bool)
-    candidates = lax.top_k(-jnp.where(excluded, jnp.inf, scores), min(k + SPARE, n))[1]
+    candidates = lax.top_k(-jnp.where(excluded, jnp.inf, scores), lesser(k + SPARE, n, k))[1]
     exact = jax.vmap(lambda a, row: jax.vmap(_length)(a - x[row]))(x, candidates)
     exact = jnp.where(jnp.take_along_axis(excluded, candidates, axis=1), jnp.inf, exact)
     exact, order = lax.sort((exact, candidates.astype(jnp.int32)), num_keys=2)
