@@ -38,7 +38,7 @@ def positive_integer(value: Any, name: str, *, most: int | None = None, why: str
     except jax.errors.InconclusiveDimensionOperation as error:
         raise ValueError(
             f"{name}={value} must be at most {most}, and that is not known of a symbolic size: promise it, as by "
-            f"jax.export.symbolic_shape(..., constraints=[\"{most} >= {value}\"])."
+            f'jax.export.symbolic_shape(..., constraints=["{most} >= {value}"]).'
         ) from error
     if not within:
         limit = "at least 1" if most is None else f"between 1 and {most}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -114,8 +115,6 @@ def knn_graph(
     points = _replicated(x, mesh) if mesh is not None else as_points(x)
     n = points.shape[0]
     positive_integer(k, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")
-    if callable(metric):
-        metric = frozen(metric, *2 * [jax.ShapeDtypeStruct(points.shape[1:], points.dtype)])
     bytes_of_x = points.size * points.dtype.itemsize
     beside = 48 * (k + SPARE) * n + scratch_bytes()
     needed = 3 * bytes_of_x + beside
@@ -132,14 +131,16 @@ def knn_graph(
                 f"(first: row {zero[0]}). Remove them or use another metric."
             )
     room = SHARED if memory is None else min(SHARED, (memory - beside) / 5)
-    if mesh is not None:
-        with outside_meshes():
+    on_cores = jax.default_backend() == "cpu" and is_concrete(points) and bytes_of_x <= room
+    with outside_meshes() if mesh is not None or on_cores else contextlib.nullcontext():
+        if callable(metric):
+            metric = frozen(metric, *2 * [jax.ShapeDtypeStruct(points.shape[1:], points.dtype)])
+        if mesh is not None:
             found = _knn_on_mesh(points, k, metric, _line(mesh))
-    elif jax.default_backend() == "cpu" and is_concrete(points) and bytes_of_x <= room:
-        with outside_meshes():
+        elif on_cores:
             found = _knn_on_cores(points, k, metric)
-    else:
-        found = (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
+        else:
+            found = (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
     if is_concrete(found) and isinstance(metric, str):
         raise_for_rows(np.any(np.isnan(local_values(found.distances)), axis=1), "x", TOO_FAR, type=points.dtype)
         if metric != "cosine":

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from transform_cases import ALL, CLASSES, D, K, LOSSES, N, head, points_and_labels
+from transform_cases import ALL, LOSSES, D, K, N, points_and_labels
 
 import jaxconvex
-from jaxconvex import losses, loops
 
 ON_DEVICES = """
 import sys
@@ -70,7 +69,9 @@ def test_meshes_of_eight_devices():
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": paths}
-    done = subprocess.run([sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -84,7 +85,7 @@ def debug_flags():
 def test_debug_flags_find_nothing_on_clean_data(name, debug_flags):
     x, y = points_and_labels()
     jax.block_until_ready(ALL[name](x, y))
-    if name in LOSSES:
+    if name in LOSSES and "," not in name:
         jax.block_until_ready(jax.grad(ALL[name])(x, y))
 
 
@@ -117,10 +118,11 @@ def as_a_loss(function, x, y):
 @pytest.mark.parametrize("name", ALL)
 def test_transformed_outside_jit_compiles_once(name, compilations):
     x, y = points_and_labels()
+    moved = x + 1
     for transformed in (over_a_batch, as_a_loss if name in LOSSES else beside_a_loss):
         transformed(ALL[name], x, y)
         before = compilations()
-        transformed(ALL[name], x + 1, y)
+        transformed(ALL[name], moved, y)
         assert compilations() == before, transformed.__name__
 
 

@@ -61,13 +61,17 @@ ARRAYS = {
     "knn_graph by a function": lambda x, y: jaxconvex.knn_graph(x, k=K, metric=taxicab),
     "epsilon_graph": lambda x, y: jaxconvex.epsilon_graph(x, radius=2.0, max_degree=N - 1),
     "neighbors_graph": lambda x, y: jaxconvex.neighbors_graph(*jaxconvex.knn_graph(x, k=K)),
-    "same_class_pairs": lambda x, y: jaxconvex.same_class_pairs(y, num_classes=CLASSES, max_pairs=9, key=jax.random.key(3)),
+    "same_class_pairs": lambda x, y: jaxconvex.same_class_pairs(
+        y, num_classes=CLASSES, max_pairs=9, key=jax.random.key(3)
+    ),
     "segment_points": lambda x, y: jaxconvex.segment_points(x[:, 0], x[:, 1], num_points=3),
     "euclidean_convexity": lambda x, y: jaxconvex.euclidean_convexity(
         head, x, y, num_classes=CLASSES, max_pairs=9, key=jax.random.key(3)
     ),
     "path_memberships": lambda x, y: losses.path_memberships(x, some_unlabelled(y), num_classes=CLASSES, k=K),
-    "balanced_batch": lambda x, y: losses.balanced_batch(jax.random.key(3), y, num_classes=CLASSES, classes=2, points=3),
+    "balanced_batch": lambda x, y: losses.balanced_batch(
+        jax.random.key(3), y, num_classes=CLASSES, classes=2, points=3
+    ),
     "recall": lambda x, y: losses.recall(losses.remember(losses.memory(50, D), x, y), x, y),
     "from_nnx": read,
     "run_from": run_from,
