@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxconvex import loops
 from jaxconvex.distances import norms, power_of_two
 
 __all__ = ["SPARE", "TOGETHER", "nearest_by_products", "scratch_bytes"]
@@ -124,11 +125,11 @@ def nearest_by_products(
             )
             return jax.tree.map(lambda part, new: lax.dynamic_update_slice_in_dim(part, new, at, 0), best, found)
 
-        return lax.fori_loop(0, blocks, block, best)
+        return loops.fori_loop(0, blocks, block, best)
 
     shape = (cut.blocks * cut.queries, cut.kept)
     best = jnp.full(shape, jnp.inf, x.dtype), jnp.zeros(shape, jnp.int32)
-    bounds, candidates = lax.fori_loop(0, tiles, tile, best)
+    bounds, candidates = loops.fori_loop(0, tiles, tile, best)
 
     def rank(b: Int[Array, ""], done: Found) -> Found:
         at = b * cut.queries
@@ -144,7 +145,7 @@ def nearest_by_products(
         return jax.tree.map(lambda part, new: lax.dynamic_update_slice_in_dim(part, new, at, 0), done, new)
 
     nothing = Found(jnp.zeros((shape[0], k), jnp.int32), jnp.zeros((shape[0], k), x.dtype), jnp.zeros(shape[0], bool))
-    found = lax.fori_loop(0, blocks, rank, nothing)
+    found = loops.fori_loop(0, blocks, rank, nothing)
     found = _rescue(x, first, count, wide, found, cut)
     return found.indices[:size], jnp.where(wide, found.keys, jnp.sqrt(found.keys))[:size]
 
@@ -172,7 +173,7 @@ def _rescue(x: Array, first: Array, count: Array, wide: Array, found: Found, cut
         new = Found(indices, -negative, jnp.zeros(TOGETHER, bool))
         return jax.tree.map(lambda part, new: part.at[chosen].set(new), found, new)
 
-    return lax.while_loop(lambda found: jnp.any(found.doubtful), rescue, found)
+    return loops.while_loop(lambda found: jnp.any(found.doubtful), rescue, found)
 
 
 def _rank_by_differences(
@@ -199,7 +200,7 @@ def _keys(x: Array, rows: Int[Array, " some"], points: Int[Array, "some m"], wid
     def squared(x: Array, y: Array) -> Array:
         return jnp.sum(jnp.square(x - y), axis=2)
 
-    return lax.cond(wide, lambda x, y: norms(x - y), squared, x[rows][:, None], x[points])
+    return loops.cond(wide, lambda x, y: norms(x - y), squared, x[rows][:, None], x[points])
 
 
 def _members_of_best_groups(values: Float[Array, "b n"], cut: Plan) -> tuple[Float[Array, "b c"], Int[Array, "b c"]]:
@@ -236,5 +237,5 @@ def _smallest(
         # A name that came twice, since infinite entries before it had any name, is struck out twice.
         return jnp.where(names == name[:, None], jnp.inf, values), (value, name)
 
-    found, order = lax.scan(least, values, None, length=cut.kept)[1]
+    found, order = loops.scan(least, values, None, length=cut.kept)[1]
     return found.T, order.T

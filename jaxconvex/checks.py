@@ -11,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxconvex.devices import whole
+
 __all__ = ["as_array", "as_indices", "as_labels", "as_lengths", "as_points", "clipped_integers", "is_concrete"]
-__all__ += ["known_values", "local_values", "one_of", "point_type", "positive_integer", "raise_for_rows", "shared_length"]
+__all__ += ["known_values", "lesser", "local_values", "one_of", "point_type", "positive_integer", "raise_for_rows"]
+__all__ += ["shared_length"]
 
 
 def is_concrete(*values: Any) -> bool:
@@ -37,10 +40,25 @@ def positive_integer(value: Any, name: str, *, most: int | None = None, why: str
     """The value as an int, if it is a whole number from 1 to `most`. Raises ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise ValueError(f"{name} must be a whole number known before tracing; got {value!r}.")
-    if value < 1 or (most is not None and value > most):
+    try:
+        within = value >= 1 and (most is None or value <= most)
+    except jax.errors.InconclusiveDimensionOperation as error:
+        raise ValueError(
+            f"{name}={value} must be at most {most}, and that is not known of a symbolic size: promise it, as by "
+            f'jax.export.symbolic_shape(..., constraints=["{most} >= {value}"]).'
+        ) from error
+    if not within:
         limit = "at least 1" if most is None else f"between 1 and {most}"
         raise ValueError(f"{name} must be {limit}{why}; got {value}.")
     return int(value)
+
+
+def lesser(size: int, other: int, unknown: Any) -> Any:
+    """The lesser of two sizes, or `unknown` where it is open which that is: a batch may have a symbolic size."""
+    try:
+        return min(size, other)
+    except jax.errors.InconclusiveDimensionOperation:
+        return unknown
 
 
 def shared_length(x: Any, name: str = "x") -> int:
@@ -75,7 +93,7 @@ def as_array(value: Any, name: str) -> Any:
     if isinstance(value, jax.Array):
         if jnp.issubdtype(value.dtype, jax.dtypes.extended):
             raise ValueError(f"{name} must hold real numbers; got an array of type {value.dtype}.")
-        return value
+        return whole(value)
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(
             f"{name} is a masked array, whose mask would be lost: leave the masked rows out, or fill them (.filled())."

@@ -13,7 +13,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxconvex import loops
 from jaxconvex.checks import as_lengths, as_points, one_of
+from jaxconvex.functions import Program, frozen
 from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
 
 __all__ = [
@@ -119,8 +121,10 @@ def pairwise(
     x, y = as_points(moved[0]), as_points(moved[1], "y" if y is not None else "x")
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"x and y must have the same number of features; got {x.shape[1]} and {y.shape[1]}.")
-    function = metric_function(metric)
-    found = _scaled_pairs(x, y, metric) if metric in ("euclidean", "cosine", "manhattan") else _lifted(function, x, y)
+    metric_function(metric)
+    found = (
+        _scaled_pairs(x, y, metric) if metric in ("euclidean", "cosine", "manhattan") else _by_function(metric, x, y)
+    )
     if isinstance(metric, str) and is_wide(*given):
         lengths = jnp.sqrt(found) if metric == "squared_euclidean" else found
         rows = np.indices(found.shape)
@@ -133,10 +137,23 @@ def pairwise(
     return found
 
 
+def _by_function(metric: Metric, x: Array, y: Array) -> Float[Array, "n m"]:
+    function = metric_function(metric)
+    if callable(metric):
+        function = frozen(metric, *2 * [jax.ShapeDtypeStruct(x.shape[1:], x.dtype)])
+        if not isinstance(function, Program):  # it holds what is being traced
+            return _lifted(function, x, y)
+    return _lifted_once(function, x, y)
+
+
 def _lifted(function: Callable[[Array, Array], Array], x: Array, y: Array) -> Float[Array, "n m"]:
     return jax.vmap(lambda a: jax.vmap(lambda b: function(a, b))(y))(x)
 
 
+_lifted_once = jax.jit(_lifted, static_argnums=0)
+
+
+@partial(jax.jit, static_argnames="metric")
 def _scaled_pairs(x: Array, y: Array, metric: str) -> Float[Array, "n m"]:
     """The same in a unit of their own; pairs one by one in units of their own only where that is needed."""
     if metric == "cosine":
@@ -146,7 +163,7 @@ def _scaled_pairs(x: Array, y: Array, metric: str) -> Float[Array, "n m"]:
     if metric == "manhattan":
         return _lifted(manhattan, x, y) * scale
     plain = partial(_lifted, lambda a, b: _safe_sqrt(squared_euclidean(a, b)))
-    return lax.cond(wide, partial(_lifted, euclidean), plain, x, y) * scale
+    return loops.cond(wide, partial(_lifted, euclidean), plain, x, y) * scale
 
 
 def sizes(points: Float[Array, "n d"], metric: str) -> Float[Array, " n"]:

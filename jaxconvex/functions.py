@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from jaxconvex.checks import is_concrete
+from jaxconvex.devices import in_shard_map
 
 __all__ = ["Program", "as_program", "compiled", "digest", "frozen"]
 
@@ -67,6 +68,8 @@ def as_program(function: Callable[..., Any], *arguments: Any) -> Partial:
     >>> first, as_program(double, np.ones(2, np.float32))(np.ones(2, np.float32)).tolist()
     ([1.0, 1.0], [5.0, 5.0])
     """
+    if in_shard_map():  # where what varies between devices is part of the types, and nothing is kept for another call
+        return Partial(lambda *given: function(*given))
     shapes = jax.eval_shape(_same, arguments)
     try:
         with _at_call(next(_numbers)):
@@ -105,6 +108,8 @@ def frozen(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     What it holds is part of it: other values compile anew. A function of what is being traced stays as it is.
     """
     program = as_program(function, *arguments)
+    if not isinstance(program.func, Program):
+        return program.func
     if not is_concrete(program):
         return function
     of: Any = program.func

@@ -13,6 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore
 from jaxconvex.checks import as_points, one_of
+from jaxconvex.devices import outside_meshes
 from jaxconvex.distances import Metric
 from jaxconvex.packed_scores import check_packing, compile_ahead, packed_scores
 from jaxconvex.paths.graph import PackedGraph
@@ -65,6 +66,7 @@ def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np
     return tokens[:, 0] if pool == "cls" else tokens.mean(axis=1, dtype=np.result_type(array.dtype, np.float32))
 
 
+@outside_meshes()
 def graph_rows(
     features: np.ndarray,
     labelings: Mapping[str, Labeling],

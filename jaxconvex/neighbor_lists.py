@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool
 
+from jaxconvex import loops
 from jaxconvex.checks import as_array, as_indices, as_lengths, is_concrete, local_values, raise_for_rows
 from jaxconvex.neighbors import KNNGraph
 
@@ -117,7 +118,7 @@ def _checked(indices: Array, distances: Array) -> tuple[KNNGraph, Bool[Array, " 
         sooner = (other < distances) | ((other == distances) & (j < columns))
         return there & ~((indices[:, j, None] == indices) & sooner)
 
-    there = lax.fori_loop(0, k, strike, there)
+    there = loops.fori_loop(0, k, strike, there)
     broken = jnp.any(negative | outside)
     listed = jnp.where(there, jnp.clip(indices, 0, n - 1), -1)
     lengths = jnp.where(broken, jnp.nan, jnp.where(there, jnp.abs(distances), jnp.inf))

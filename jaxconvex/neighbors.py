@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from jaxconvex.checks import (
     positive_integer,
     raise_for_rows,
 )
+from jaxconvex.devices import in_mesh, outside_meshes
 from jaxconvex.distances import Metric, directions, metric_function, sizes, span, squared_euclidean
 from jaxconvex.functions import frozen
 from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
@@ -113,8 +115,6 @@ def knn_graph(
     points = _replicated(x, mesh) if mesh is not None else as_points(x)
     n = points.shape[0]
     positive_integer(k, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")
-    if callable(metric):
-        metric = frozen(metric, *2 * [jax.ShapeDtypeStruct(points.shape[1:], points.dtype)])
     bytes_of_x = points.size * points.dtype.itemsize
     beside = 48 * (k + SPARE) * n + scratch_bytes()
     needed = 3 * bytes_of_x + beside
@@ -131,12 +131,16 @@ def knn_graph(
                 f"(first: row {zero[0]}). Remove them or use another metric."
             )
     room = SHARED if memory is None else min(SHARED, (memory - beside) / 5)
-    if mesh is not None:
-        found = _knn_on_mesh(points, k, metric, _line(mesh))
-    elif jax.default_backend() == "cpu" and is_concrete(points) and bytes_of_x <= room:
-        found = _knn_on_cores(points, k, metric)
-    else:
-        found = (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
+    on_cores = jax.default_backend() == "cpu" and is_concrete(points) and bytes_of_x <= room
+    with outside_meshes() if mesh is not None or on_cores else contextlib.nullcontext():
+        if callable(metric):
+            metric = frozen(metric, *2 * [jax.ShapeDtypeStruct(points.shape[1:], points.dtype)])
+        if mesh is not None:
+            found = _knn_on_mesh(points, k, metric, _line(mesh))
+        elif on_cores:
+            found = _knn_on_cores(points, k, metric)
+        else:
+            found = (_knn_by_steps if n < SMALL else _knn_at_once)(points, k, metric)
     if is_concrete(found) and isinstance(metric, str):
         raise_for_rows(np.any(np.isnan(local_values(found.distances)), axis=1), "x", TOO_FAR, type=points.dtype)
         if metric != "cosine":
@@ -225,6 +229,11 @@ def epsilon_graph(
     else:
         positive_integer(max_degree, "max_degree", most=n - 1, why=f" for {n} points")
         found = knn_graph(x, k=min(max_degree + 1, n - 1), metric=metric)
+    return _within(found, radius, max_degree)
+
+
+@partial(jax.jit, static_argnames="max_degree")
+def _within(found: KNNGraph, radius: Any, max_degree: int) -> KNNGraph:
     inside = found.distances <= radius
     crowded = jnp.any(inside[:, max_degree:]) | jnp.any(jnp.isnan(found.distances))
     indices = jnp.where(inside, found.indices, -1)[:, :max_degree]
@@ -250,6 +259,7 @@ def _first_rows(graph: KNNGraph, n: int) -> KNNGraph:
 
 
 @partial(jax.jit, static_argnames=("k", "metric"))
+@in_mesh
 def _knn(x: Float[Array, "n d"], count: int | Array, k: int, metric: Any) -> KNNGraph:
     """The graph of the first `count` rows; the others are padding, and so is what is found for them."""
     return _neighbors_of_rows(x, jnp.int32(0), jnp.int32(count), x.shape[0], k, metric)

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxconvex import loops
 from jaxconvex.checks import as_labels, is_concrete, positive_integer
 
 __all__ = ["Pairs", "same_class_pairs", "segment_points"]
@@ -129,7 +130,7 @@ def _shuffled(rank: Array, total: Array, round_keys: Array) -> Array:
             left, right = right, left ^ (_mix(right ^ round_keys[r]) & mask)
         return (left << half) | right
 
-    return lax.while_loop(
+    return loops.while_loop(
         lambda value: jnp.any(value >= total),
         lambda value: jnp.where(value >= total, network(value), value),
         network(rank),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,12 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_batching import sequential_vmap
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from jaxconvex import loops
 from jaxconvex.aggregates import ConvexityScore, PairSums, summarise
 from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer, shared_length
+from jaxconvex.devices import in_mesh, outside_meshes, whole
 from jaxconvex.functions import as_program
 from jaxconvex.paths.layout import bucket
 from jaxconvex.pairs import same_class_pairs, segment_points
@@ -100,9 +104,7 @@ def euclidean_convexity(
         batch_size=batch_size,
         mesh=mesh,
     )
-    score = summarise_segments(segments, checked, num_classes)
-    broken = jnp.any((checked < -1) | (checked >= num_classes))
-    return score._replace(per_class=jnp.where(broken, jnp.nan, score.per_class))
+    return summarise_segments(segments, checked, num_classes)
 
 
 def euclidean_segments(
@@ -133,7 +135,8 @@ def euclidean_segments(
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((together * num_points, *leaf.shape[1:]), leaf.dtype), points
     )
-    predict = as_program(partial(_logits, predict_fn, num_classes), batch)
+    with contextlib.nullcontext() if mesh is None else outside_meshes():
+        predict = as_program(partial(_logits, predict_fn, num_classes), batch)
     sizes: Any
     first: Any
     second: Any
@@ -155,13 +158,15 @@ def euclidean_segments(
         steps = None
         first, second, keep = (jnp.pad(p.ravel(), (0, -p.size % step)) for p in pairs)
     shape = (-1, step // together, together)
-    shares = _segment_shares(
-        predict, points, checked, first.reshape(shape), second.reshape(shape), steps, num_points, mesh
-    ).reshape(-1)
+    first, second = first.reshape(shape), second.reshape(shape)
     if mesh is not None and steps is not None:
-        shares = np.asarray(shares)  # from all devices of the mesh to the default one
+        with outside_meshes():  # from all devices of the mesh to the default one
+            shares = np.asarray(_segment_shares(predict, points, checked, first, second, steps, num_points, mesh))
+    else:
+        shares = _segment_shares(predict, points, checked, first, second, steps, num_points, mesh)
     complete = (sizes * (sizes - 1.0)) / 2 <= pairs.valid.shape[1]
-    return Segments(*map(jnp.asarray, (first, second, keep, shares, complete)))
+    found = first.ravel(), second.ravel(), keep, shares.ravel(), complete
+    return Segments(*map(jnp.asarray, found))
 
 
 def _activations(path: Any, leaf: Any) -> Array:
@@ -182,7 +187,9 @@ def _segment_shares(
     mesh: Mesh | None,
 ) -> Float[Array, "batches devices together"]:
     """The shares of pairs, a batch at a time on every device; only the first `steps` batches, if that is given."""
-    shares = partial(_device_shares, num_points=num_points)
+    # Under vmap one after the other, so that the memory stays that of one. A score is constant, but for jumps.
+    shares = sequential_vmap(in_mesh(partial(_device_shares, num_points=num_points)))
+    predict, x = lax.stop_gradient((predict, x))
     if mesh is None:
         return shares(predict, x, labels, first, second, steps)
 
@@ -219,7 +226,7 @@ def _device_shares(
         def inside(leaf: Array) -> Array:
             return between(leaf[i], leaf[j]).reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)
 
-        logits = predict(jax.tree.map(inside, x))
+        logits = whole(predict(jax.tree.map(inside, x)))
         logits = logits.astype(jnp.promote_types(dtype, logits.dtype)).reshape(together, num_points, -1)
         # As argmax, which takes the first of equal logits, but in reductions that vectorise.
         column, own = jnp.arange(logits.shape[-1]), labels[i][:, None, None]
@@ -230,7 +237,7 @@ def _device_shares(
         return lax.dynamic_update_index_in_dim(shares, found[None], batch, 0)
 
     batches = len(first) if steps is None else steps
-    return lax.fori_loop(0, batches, some, jnp.zeros(first.shape, dtype))
+    return loops.fori_loop(0, batches, some, jnp.zeros(first.shape, dtype))
 
 
 def _logits(predict_fn: Callable[[Any], Array], num_classes: int, points: Any) -> Array:
@@ -246,9 +253,14 @@ def _logits(predict_fn: Callable[[Any], Array], num_classes: int, points: Any) -
     )
 
 
-@partial(jax.jit, static_argnames=("num_classes",))
 def summarise_segments(segments: Segments, labels: Int[Array, " n"], num_classes: int) -> ConvexityScore:
-    """The scores of classes from the shares of their segments."""
+    """The scores of classes from the shares of their segments; nan where a label lies outside the classes."""
+    with jax.debug_nans(False):  # what a segment does not have is nan
+        return _summarise(segments, labels, num_classes)
+
+
+@partial(jax.jit, static_argnames=("num_classes",))
+def _summarise(segments: Segments, labels: Int[Array, " n"], num_classes: int) -> ConvexityScore:
     first, second, keep, shares, complete = segments
     n = labels.shape[0]
     deficit = jnp.where(keep, 1 - shares, 0)
@@ -261,4 +273,6 @@ def summarise_segments(segments: Segments, labels: Int[Array, " n"], num_classes
     sums = PairSums(at_both(deficit), at_both(deficit**2), none, none, at_both(whole), at_both(keep.astype(jnp.int32)))
     score = summarise(sums, labels, num_classes, ordered=True, complete=complete, xp=jnp)
     undefined = jnp.full_like(score.per_class, jnp.nan)
-    return score._replace(adjacent=undefined, disconnected=undefined, nonadjacent=undefined)
+    broken = jnp.any((labels < -1) | (labels >= num_classes))
+    per_class = jnp.where(broken, jnp.nan, score.per_class)
+    return score._replace(per_class=per_class, adjacent=undefined, disconnected=undefined, nonadjacent=undefined)

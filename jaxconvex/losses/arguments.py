@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from jaxconvex.checks import is_concrete, positive_integer
+from jaxconvex.checks import as_array, is_concrete, positive_integer
 
 __all__ = ["Batch", "as_batch", "as_integer_labels", "as_where", "pairs_of", "positive"]
 
@@ -28,14 +28,14 @@ class Batch(NamedTuple):
 
 def as_batch(x: Any, labels: Any, where: Any, axis_name: str | None, *, k: int, soft: bool) -> Batch:
     """The checked batch; points that do not count are zeros, so that what they held reaches neither value nor gradient."""
-    points = jnp.asarray(x)
+    points = jnp.asarray(as_array(x, "x"))
     if points.ndim != 2:
         raise ValueError(f"x must have one row a point, (n, d); got shape {points.shape}. Pool or reshape it first.")
     points = points.astype(jnp.promote_types(points.dtype, jnp.float32))
-    n = len(points)
-    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    n = points.shape[0]
+    labels = as_array(labels, "labels")
     if soft and labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating):
-        if len(labels) != n:
+        if labels.shape[0] != n:
             raise ValueError(f"probabilities must have one row a point, ({n}, classes); got shape {labels.shape}.")
         if is_concrete(labels, where):
             counts = np.asarray(labels, np.float64)[slice(None) if where is None else np.asarray(where)]
@@ -49,7 +49,7 @@ def as_batch(x: Any, labels: Any, where: Any, axis_name: str | None, *, k: int, 
     valid = as_where(where, n)
     if axis_name is not None:
         points, labels, valid = (lax.all_gather(a, axis_name, tiled=True) for a in (points, labels, valid))
-    positive_integer(k, "k", most=len(points) - 1, why=f" for a batch of {len(points)} points")
+    positive_integer(k, "k", most=points.shape[0] - 1, why=f" for a batch of {points.shape[0]} points")
     broken = jnp.any(~jnp.isfinite(points) & valid[:, None])
     if labels.ndim == 2:
         broken |= jnp.any(~_are_shares(labels) & valid)
@@ -59,7 +59,7 @@ def as_batch(x: Any, labels: Any, where: Any, axis_name: str | None, *, k: int, 
 
 def as_integer_labels(labels: Any, n: int, also: str = "") -> Int[Array, " n"]:
     """The labels as integers of JAX, background among them. Raises ValueError for all but n integers that it can hold."""
-    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    labels = as_array(labels, "labels")
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise ValueError(
             f"labels must be integers, one a point: ({n},){also}; got {labels.dtype} of shape {labels.shape}."
@@ -84,7 +84,7 @@ def _are_shares(labels: Any) -> Any:
 
 def as_where(where: Any, n: int) -> Bool[Array, " n"]:
     """Which points count: all, if it is None. Raises ValueError for all but n booleans."""
-    counts = jnp.ones(n, bool) if where is None else jnp.asarray(where)
+    counts = jnp.ones(n, bool) if where is None else jnp.asarray(as_array(where, "where"))
     if counts.shape != (n,) or counts.dtype != bool:
         raise ValueError(f"where must be a boolean a point, shape ({n},); got {counts.dtype} of shape {counts.shape}.")
     return counts
@@ -104,4 +104,4 @@ def positive(value: Any, name: str) -> Any:
 def pairs_of(labels: Int[Array, " n"], valid: Bool[Array, " n"]) -> Bool[Array, "n n"]:
     """Which ordered pairs of distinct valid points share a class."""
     member = valid & (labels >= 0)
-    return (labels[:, None] == labels) & member[:, None] & member & ~jnp.eye(len(labels), dtype=bool)
+    return (labels[:, None] == labels) & member[:, None] & member & ~jnp.eye(labels.shape[0], dtype=bool)

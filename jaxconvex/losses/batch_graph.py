@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxconvex import loops
+from jaxconvex.checks import lesser
 from jaxconvex.distances import euclidean
 
-__all__ = ["ABSENT", "batch_graph", "components", "degrees", "in_mean_edges", "shifted", "varying_as"]
+__all__ = ["ABSENT", "batch_graph", "components", "degrees", "in_mean_edges", "shifted"]
 
 ABSENT = jnp.inf  # the length of an edge that is not there
 FARTHEST = 100  # powers of two from the spread of the points to the largest entry, lest that overflows
@@ -24,7 +26,7 @@ def batch_graph(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Flo
     Which edges there are is chosen without gradient; their lengths are differences with a gradient, 0 between equal
     points. Points that are not valid have no edges. Where there are fewer than k + 1 valid points, all are linked.
     """
-    n = len(x)
+    n = x.shape[0]
     x = _scaled(x, valid)
     neighbors = _nearest(lax.stop_gradient(x), valid, k)
     lengths = jax.vmap(lambda a, row: jax.vmap(lambda j: _length(a - x[j]))(row))(x, neighbors)
@@ -49,7 +51,7 @@ def degrees(edge: Bool[Array, "n n"], dtype: Any) -> Float[Array, " n"]:
 
 def components(edge: Bool[Array, "n n"]) -> Int[Array, " n"]:
     """The connected component of each point, named by its first point."""
-    n = len(edge)
+    n = edge.shape[0]
 
     def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
         name, _ = state
@@ -57,14 +59,8 @@ def components(edge: Bool[Array, "n n"]) -> Int[Array, " n"]:
         least = least[least]  # names point at earlier points of the component, so this only hastens
         return least, jnp.any(least != name)
 
-    start = varying_as((jnp.arange(n, dtype=jnp.int32), jnp.array(True)), edge)
-    return lax.while_loop(lambda state: state[1], spread, start)[0]
-
-
-def varying_as(start: Any, array: Array) -> Any:
-    """The start of a loop, declared to differ between the devices of a shard_map where the array does."""
-    never = array.ravel()[0] > jnp.inf  # the call that only declares it has another name in every version of JAX
-    return jax.tree.map(lambda a: jnp.where(never, jnp.zeros_like(a), a), start)
+    start = jnp.arange(n, dtype=jnp.int32), jnp.array(True)
+    return loops.while_loop(lambda state: state[1], spread, start)[0]
 
 
 def _scaled(x: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Float[Array, "n d"]:
@@ -105,7 +101,7 @@ def _nearest(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Int[Ar
     half = 0.5 * jnp.sum(jnp.square(centred), axis=1)
     scores = half - jnp.matmul(centred, centred.T, precision=lax.Precision.HIGHEST)
     excluded = ~valid | jnp.eye(n, dtype=bool)
-    candidates = lax.top_k(-jnp.where(excluded, jnp.inf, scores), min(k + SPARE, n))[1]
+    candidates = lax.top_k(-jnp.where(excluded, jnp.inf, scores), lesser(k + SPARE, n, k))[1]
     exact = jax.vmap(lambda a, row: jax.vmap(_length)(a - x[row]))(x, candidates)
     exact = jnp.where(jnp.take_along_axis(excluded, candidates, axis=1), jnp.inf, exact)
     exact, order = lax.sort((exact, candidates.astype(jnp.int32)), num_keys=2)
@@ -123,4 +119,4 @@ def _nearest(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Int[Ar
 
         return lax.map(of_row, jnp.arange(n))
 
-    return lax.cond(proven, lambda: order[:, :k], by_differences)
+    return loops.cond(proven, lambda: order[:, :k], by_differences)

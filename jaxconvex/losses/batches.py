@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxconvex.checks import as_labels, is_concrete, positive_integer
+from jaxconvex.checks import as_array, as_labels, is_concrete, positive_integer
 from jaxconvex.losses.arguments import as_integer_labels
 
 __all__ = ["Memory", "balanced_batch", "memory", "recall", "remember"]
@@ -93,15 +93,15 @@ def remember(bank: Memory, x: Float[Array, "n d"], labels: Int[Array, " n"]) -> 
     ([0, 1, -1], 2)
     """
     size, features = bank.points.shape
-    if x.ndim != 2 or x.shape[1] != features or len(x) > size:
+    if x.ndim != 2 or x.shape[1] != features or x.shape[0] > size:
         raise ValueError(f"the memory holds {size} points of {features} features; got activations of shape {x.shape}.")
-    if labels.shape != (len(x),):
-        raise ValueError(f"labels must have one entry a point, shape ({len(x)},); got shape {labels.shape}.")
-    labels = as_integer_labels(labels, len(x)).astype(jnp.int32)
-    place = (bank.filled + jnp.arange(len(x))) % size
-    x = lax.stop_gradient(x).astype(bank.points.dtype)
+    if labels.shape != (x.shape[0],):
+        raise ValueError(f"labels must have one entry a point, shape ({x.shape[0]},); got shape {labels.shape}.")
+    labels = as_integer_labels(labels, x.shape[0]).astype(jnp.int32)
+    place = (bank.filled + jnp.arange(x.shape[0])) % size
+    x = lax.stop_gradient(as_array(x, "x")).astype(bank.points.dtype)
     # Counted up to twice the size, which tells all there is to tell and never overflows.
-    filled = bank.filled + len(x)
+    filled = bank.filled + x.shape[0]
     filled = jnp.where(filled >= 2 * size, filled - size, filled)
     return Memory(bank.points.at[place].set(x), bank.labels.at[place].set(labels), filled)
 
@@ -121,7 +121,7 @@ def recall(
     there = jnp.arange(len(bank.labels)) < bank.filled
     points = lax.stop_gradient(bank.points).astype(x.dtype)
     return (
-        jnp.concatenate([x, points]),
-        jnp.concatenate([as_integer_labels(labels, len(x)).astype(jnp.int32), bank.labels]),
-        jnp.concatenate([jnp.ones(len(x), bool), there]),
+        jnp.concatenate([as_array(x, "x"), points]),
+        jnp.concatenate([as_integer_labels(labels, x.shape[0]).astype(jnp.int32), bank.labels]),
+        jnp.concatenate([jnp.ones(x.shape[0], bool), there]),
     )

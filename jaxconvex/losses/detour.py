@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxconvex.losses.arguments import as_batch, pairs_of
-from jaxconvex.losses.batch_graph import batch_graph, shifted, varying_as
+from jaxconvex import loops
+from jaxconvex.losses.arguments import Batch, as_batch, pairs_of
+from jaxconvex.losses.batch_graph import batch_graph, shifted
 
 __all__ = ["detour_loss"]
 
@@ -43,7 +46,13 @@ def detour_loss(
     Source: the condition of Tětková et al., "On convex decision regions in deep network representations", 2025,
     Definition 3.
     """
-    batch = as_batch(x, labels, where, axis_name, k=k, soft=False)
+    loss, pairs = _loss(as_batch(x, labels, where, axis_name, k=k, soft=False), k)
+    return (loss, pairs) if return_num_pairs else loss
+
+
+@partial(jax.jit, static_argnames="k")
+def _loss(batch: Batch, k: int) -> tuple[Array, Array]:
+    """The loss and the number of pairs."""
     lengths = batch_graph(batch.x, batch.valid, k)
     wanted = pairs_of(batch.labels, batch.valid)
     shortest = _shortest(lengths)
@@ -56,8 +65,7 @@ def detour_loss(
     losses = jnp.where(joined, 1 - ratio, 1)
     pairs = jnp.sum(wanted)
     loss = jnp.sum(jnp.where(wanted, losses, 0)) / jnp.maximum(pairs, 1)
-    loss = jnp.where(batch.broken, jnp.nan, loss)
-    return (loss, pairs // 2) if return_num_pairs else loss
+    return jnp.where(batch.broken, jnp.nan, loss), pairs // 2
 
 
 @jax.custom_jvp
@@ -77,8 +85,8 @@ def _paths(lengths: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Int[Array
         nearer = other < best
         return jnp.where(nearer, other, best), jnp.where(nearer, stop[:, v, None], stop)
 
-    direct = varying_as(jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (n, n)), lengths)
-    return lax.fori_loop(0, n, through, (jnp.where(own, 0, lengths), direct))
+    direct = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (n, n))
+    return loops.fori_loop(0, n, through, (jnp.where(own, 0, lengths), direct))
 
 
 @_shortest.defjvp

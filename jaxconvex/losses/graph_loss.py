@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
-from jaxconvex.losses.arguments import as_batch, pairs_of, positive
+from jaxconvex.losses.arguments import Batch, as_batch, pairs_of, positive
 from jaxconvex.losses.batch_graph import batch_graph
 from jaxconvex.losses.walks import expected_visits, log_weights
 
@@ -70,7 +73,13 @@ def graph_convexity_loss(
     in Saerens et al., "Randomized Shortest-Path Problems: Two Related Models", 2009.
     """
     batch = as_batch(x, labels, where, axis_name, k=k, soft=True)
-    temperature = positive(temperature, "temperature")
+    loss, pairs = _loss(batch, positive(temperature, "temperature"), k)
+    return (loss, pairs) if return_num_pairs else loss
+
+
+@partial(jax.jit, static_argnames="k")
+def _loss(batch: Batch, temperature: float | Array, k: int) -> tuple[Array, Array]:
+    """The loss and the number of pairs."""
     log_w = log_weights(batch_graph(batch.x, batch.valid, k), temperature)
     if batch.labels.ndim == 1:
         wanted = pairs_of(batch.labels, batch.valid)
@@ -78,12 +87,11 @@ def graph_convexity_loss(
         weights = wanted[None].astype(log_w.dtype)
     else:
         shares = jnp.where(batch.valid[:, None], batch.labels, 0).T
-        weights = shares[:, :, None] * shares[:, None, :] * ~jnp.eye(len(batch.x), dtype=bool)
+        weights = shares[:, :, None] * shares[:, None, :] * ~jnp.eye(batch.x.shape[0], dtype=bool)
         wanted = jnp.any(weights > 0, axis=0)
         outside = 1 - shares[:, None, :]
     visits = expected_visits(log_w, outside, wanted)
     scores = jnp.where(visits.linked, 1 - visits.outside / jnp.maximum(visits.total, 1), 0)
     pairs = jnp.sum(weights)
     loss = jnp.sum(weights * (1 - scores)) / jnp.where(pairs > 0, pairs, 1)
-    loss = jnp.where(batch.broken | jnp.isnan(temperature), jnp.nan, loss)
-    return (loss, pairs / 2) if return_num_pairs else loss
+    return jnp.where(batch.broken | jnp.isnan(temperature), jnp.nan, loss), pairs / 2

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxconvex import loops
 from jaxconvex.checks import as_labels, is_concrete, positive_integer
 from jaxconvex.losses.arguments import Batch, as_batch, positive
 from jaxconvex.losses.batch_graph import batch_graph, degrees, in_mean_edges
@@ -145,7 +146,7 @@ def _log_walks(
             return jnp.maximum(best, new), jnp.any(new > best)
 
         first = jnp.where(start, 0, NONE).astype(lengths.dtype)
-        best, _ = lax.while_loop(lambda state: state[1], longer, (first, jnp.array(True)))
+        best, _ = loops.while_loop(lambda state: state[1], longer, (first, jnp.array(True)))
         reached = best > NONE / 2
         s = jnp.where(reached[rows], jnp.exp(log_s + (best[columns] - best[rows])), 0)
 
@@ -154,7 +155,7 @@ def _log_walks(
             new = start + jax.ops.segment_sum(s * z[columns], rows, n, indices_are_sorted=True)
             return new, jnp.any(jnp.abs(new - z) > TOLERANCE * new)
 
-        z, _ = lax.while_loop(lambda state: state[1], sweep, (start.astype(s.dtype), jnp.array(True)))
+        z, _ = loops.while_loop(lambda state: state[1], sweep, (start.astype(s.dtype), jnp.array(True)))
         return jnp.where(reached, best + jnp.log(jnp.where(reached, z, 1)), NONE)
 
     width = min(BLOCK, m)
@@ -189,5 +190,5 @@ def _visits(
         return visits.at[:, c].add(jnp.sum(weight * of_pairs, axis=1)), total.at[:, c].add(jnp.sum(weight, axis=1))
 
     zeros = jnp.zeros((n, num_classes), log_n.dtype)
-    visits, total = lax.fori_loop(0, m, add, (zeros, zeros))
+    visits, total = loops.fori_loop(0, m, add, (zeros, zeros))
     return visits / jnp.where(total > 0, total, 1)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxconvex.devices import whole
 from jaxconvex.losses.batch_graph import shifted
 
 __all__ = ["with_unit_gradient"]
@@ -50,7 +51,7 @@ def with_unit_gradient(loss_fn: Callable[[Array], Array], x: Float[Array, "n ...
     fixed = lax.stop_gradient(x)
     value, gradient = jax.value_and_grad(loss_fn)(fixed)
     gradient = gradient.astype(jnp.promote_types(x.dtype, jnp.float32))
-    wide = fixed.astype(gradient.dtype)
+    gradient, wide = whole(gradient), whole(fixed).astype(gradient.dtype)
     half = wide / 2  # lest the differences overflow
     away = half - half[0]  # exact where all are equal, as the difference to their mean is not
     spread = 2 * _norm(away - jnp.mean(away, axis=0))  # times the root of n

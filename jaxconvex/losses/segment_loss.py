@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -12,7 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from jaxconvex.checks import is_concrete, one_of, positive_integer, shared_length
+from jaxconvex.checks import as_array, is_concrete, one_of, positive_integer, shared_length
+from jaxconvex.devices import split_as, whole
 from jaxconvex.losses.arguments import as_integer_labels, as_where, positive
 
 __all__ = ["euclidean_convexity_loss"]
@@ -83,7 +83,8 @@ def euclidean_convexity_loss(
     positive_integer(num_points, "num_points")
     temperature = positive(temperature, "temperature")
     n = shared_length(x)
-    x = jax.tree.map(jnp.asarray, x)  # NumPy's arrays cannot be indexed by what is being traced
+    given = x
+    x = jax.tree.map(_as_whole, x)
     highest = int(np.asarray(labels).max()) if is_concrete(labels) else 0
     labels = as_integer_labels(labels, n)
     counts = as_where(where, n)
@@ -98,18 +99,22 @@ def euclidean_convexity_loss(
     all_x, all_labels, all_counts = everyone
     all_valid = (all_labels >= 0) & all_counts
     same = (labels[:, None] == all_labels) & valid[:, None] & all_valid
-    same &= number[:, None] != jnp.arange(len(all_labels))
+    same &= number[:, None] != jnp.arange(all_labels.shape[0])
     paired = jnp.any(same, axis=1)
     partner = jnp.argmax(jnp.where(same, jax.random.uniform(key_of_partners, same.shape), -1), axis=1)
-    finite = [jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(all_x)]
-    stand_in = jnp.argmax(jnp.stack(finite).all(axis=0) * (1 + all_counts + all_valid))
+    finite = [jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(all_x)]
+    stand_in = jnp.argmax(jnp.stack(finite).all(axis=0) * (1 + all_counts + all_valid), keepdims=True)
 
     shares = (jnp.arange(1, num_points + 1) / (num_points + 1))[:, None]
     if points == "random":
         shares = jax.random.uniform(key_of_points, (num_points, n))
-    between = partial(_between, shares=shares, kept=paired)
-    logits = predict_fn(jax.tree.map(lambda leaf, all_: between(leaf, all_[partner], all_[stand_in]), x, all_x))
-    if logits.ndim != 2 or len(logits) != num_points * n:
+
+    def between(leaf: Array, everywhere: Array, given: Any) -> Array:
+        found = _between(leaf, everywhere[partner], everywhere[stand_in], shares=shares, kept=paired)
+        return split_as(found, given)
+
+    logits = whole(predict_fn(jax.tree.map(between, x, all_x, given)))
+    if logits.ndim != 2 or logits.shape[0] != num_points * n:
         raise ValueError(
             f"predict_fn must give logits (points, classes), here ({num_points * n}, classes); got shape {logits.shape}."
         )
@@ -126,6 +131,10 @@ def euclidean_convexity_loss(
             total, count = lax.psum((total, count), axis_name)
         losses = total / jnp.maximum(count, 1)
     return (losses, count) if return_num_pairs else losses
+
+
+def _as_whole(leaf: Any) -> Array:
+    return jnp.asarray(as_array(leaf, "x"))  # NumPy's arrays cannot be indexed by what is being traced
 
 
 def _between(

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxconvex.losses.batch_graph import components, degrees, in_mean_edges, varying_as
+from jaxconvex import loops
+from jaxconvex.checks import lesser
+from jaxconvex.losses.batch_graph import components, degrees, in_mean_edges
 
 __all__ = ["Visits", "expected_visits", "log_weights"]
 
@@ -61,10 +63,10 @@ def expected_visits(
     linked = name[:, None] == name
     wanted = wanted & linked
     # Above it, the parts of a walk are numbers with half the lift, and so are reciprocals, summed over all points.
-    smallest = 1000 * len(log_w) * jnp.finfo(log_w.dtype).tiny * _lift(log_w.dtype) ** 0.5
+    smallest = 1000 * log_w.shape[0] * jnp.finfo(log_w.dtype).tiny * _lift(log_w.dtype) ** 0.5
     walks = _all_walks(_weights(log_w))
     fits = jnp.all((lax.stop_gradient(walks) > smallest) | ~wanted)
-    some, total = lax.cond(fits, _by_products, _by_exponentials, walks, log_w, outside, wanted)
+    some, total = loops.cond(fits, _by_products, _by_exponentials, walks, log_w, outside, wanted)
     return Visits(some, total, linked)
 
 
@@ -93,7 +95,7 @@ def _by_products(z: Array, log_w: Array, outside: Array, wanted: Array) -> tuple
 def _by_exponentials(z: Array, log_w: Array, outside: Array, wanted: Array) -> tuple[Array, Array]:
     log_z = _log_all_walks(log_w)
     own = jnp.diagonal(log_z)
-    m, n = outside.shape[0], len(log_z)
+    m, n = outside.shape[0], log_z.shape[0]
     shares = jnp.concatenate([jnp.broadcast_to(outside, (m, n, n)), jnp.ones((1, n, n), log_z.dtype)])
 
     @jax.checkpoint
@@ -105,7 +107,7 @@ def _by_exponentials(z: Array, log_w: Array, outside: Array, wanted: Array) -> t
         through = jnp.exp(jnp.where(known, through, NONE))
         return jnp.matmul(shares[:, s], through, precision=EXACT)
 
-    through = jnp.moveaxis(lax.map(row, jnp.arange(n), batch_size=min(ROWS, n)), 0, 1)
+    through = jnp.moveaxis(lax.map(row, jnp.arange(n), batch_size=lesser(ROWS, n, None)), 0, 1)
     visits = through - jnp.diagonal(through, axis1=-2, axis2=-1)[..., None, :]
     at_start = jnp.exp(own)[:, None] - jnp.exp(jnp.where(wanted, log_z + log_z.T - own, NONE))
     return _interior(visits[:m], visits[m], at_start, outside, wanted)
@@ -129,8 +131,8 @@ def _all_walks(w: Float[Array, "n n"]) -> Float[Array, "n n"]:
         longer = jnp.matmul(shorter, walks / half, precision=EXACT)
         return walks + longer, jnp.matmul(shorter, power / half, precision=EXACT)
 
-    start = varying_as(lift * jnp.eye(len(w), dtype=w.dtype), w), lift * w
-    return lax.while_loop(lambda state: jnp.any(state[1] > 0), double, start)[0]
+    start = lift * jnp.eye(w.shape[0], dtype=w.dtype), lift * w
+    return loops.while_loop(lambda state: jnp.any(state[1] > 0), double, start)[0]
 
 
 @_all_walks.defjvp
@@ -143,13 +145,13 @@ def _all_walks_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[A
 @jax.custom_jvp
 def _log_all_walks(log_w: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """log Z, by admitting one point after the other as a stop on the way (Kleene): only sums of positive numbers."""
-    n = len(log_w)
+    n = log_w.shape[0]
 
     def admit(v: Array, log_z: Array) -> Array:
         loops = -jnp.log1p(-jnp.exp(log_z[v, v]))
         return jnp.logaddexp(log_z, jnp.maximum(log_z[:, v, None] + loops + log_z[v], NONE))
 
-    walks = lax.fori_loop(0, n, admit, log_w)
+    walks = loops.fori_loop(0, n, admit, log_w)
     return jnp.maximum(jnp.where(jnp.eye(n, dtype=bool), jnp.logaddexp(walks, 0), walks), NONE)
 
 
@@ -169,4 +171,4 @@ def _log_all_walks_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tup
         rest = jnp.exp(jnp.where(both, rest, NONE))
         return jnp.matmul(jnp.sum(steps * tangent, axis=0), rest, precision=EXACT)
 
-    return log_z, lax.map(row, jnp.arange(len(log_w)), batch_size=min(ROWS, len(log_w)))
+    return log_z, lax.map(row, jnp.arange(log_w.shape[0]), batch_size=lesser(ROWS, log_w.shape[0], None))
