@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from jaxconvex.activations import Activations, ModelSource, extract, model_source, read_activations
     from jaxconvex.distances import pairwise
     from jaxconvex.evaluation import evaluate
-    from jaxconvex.paths.graph import Graph, PackedGraph, undirected
-    from jaxconvex.paths.layout import pack
     from jaxconvex.layers import LayeredModel, from_linen, from_nnx, rest_of, run_from
     from jaxconvex.losses import detour_loss, euclidean_convexity_loss, graph_convexity_loss
     from jaxconvex.neighbor_lists import neighbors_graph
     from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
     from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
     from jaxconvex.paths.counts import PathCounts, shortest_path_counts, shortest_path_lengths
+    from jaxconvex.paths.graph import Graph, PackedGraph, undirected
+    from jaxconvex.paths.layout import pack
     from jaxconvex.permutation import NullScore, permutation_null
     from jaxconvex.report import Report, Row, read_report
     from jaxconvex.resampling import JackknifeScore, bootstrap, graph_jackknife, jackknife_groups

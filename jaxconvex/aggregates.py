@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -126,7 +125,7 @@ def fields_of(parts: Int[Any, "parts ..."]) -> list[Any]:
     return [*deficit, *square, *(half for both in counts for half in (both & (2**HALF - 1), both >> HALF))]
 
 
-def _split(whole: Int[Array, "..."]) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
+def _split(whole: Int[Array, ...]) -> tuple[Int[Array, ...], Int[Array, ...]]:
     return whole >> FINE_BITS, whole & (2**FINE_BITS - 1)
 
 

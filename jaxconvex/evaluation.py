@@ -22,13 +22,13 @@ from jaxconvex.activations.layer_sources import check_columns, check_source, ope
 from jaxconvex.activations.model_sources import ModelSource
 from jaxconvex.checks import as_points, one_of, positive_integer
 from jaxconvex.distances import Metric
-from jaxconvex.packed_scores import check_sampling, sources_by_default
 from jaxconvex.formats import plain
 from jaxconvex.functions import as_program
 from jaxconvex.kept import found as kept_whole
 from jaxconvex.kept import sealed, tell
 from jaxconvex.labelings import check_background, encode_all, named_labels, stratified_sample
 from jaxconvex.layer_scores import Settings, columns_of, graph_rows, pooled, segment_rows
+from jaxconvex.packed_scores import check_sampling, sources_by_default
 from jaxconvex.report import Report, Row, read_report
 from jaxconvex.resampling import jackknife_groups
 

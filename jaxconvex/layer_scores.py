@@ -15,11 +15,11 @@ from jaxconvex.aggregates import ConvexityScore
 from jaxconvex.checks import as_points, one_of
 from jaxconvex.devices import outside_meshes
 from jaxconvex.distances import Metric
+from jaxconvex.labelings import Labeling
+from jaxconvex.neighbors import KNNGraph, knn_graph
 from jaxconvex.packed_scores import check_packing, compile_ahead, packed_scores
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.layout import pack
-from jaxconvex.labelings import Labeling
-from jaxconvex.neighbors import KNNGraph, knn_graph
 from jaxconvex.permutation import permutation_null
 from jaxconvex.report import Row
 from jaxconvex.resampling import leave_group_out_graphs, spare_neighbors

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import sequential_vmap
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import UNIT, ConvexityScore, PairSums, of_drawn_sources, summarise
 from jaxconvex.checks import positive_integer
+from jaxconvex.neighbors import KNNGraph
 from jaxconvex.pairs import Pairs, same_class_pairs
 from jaxconvex.path_sums import fractions_of_sums, sum_blocks, sums_over_blocks
-from jaxconvex.neighbors import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
 from jaxconvex.paths.layout import pack
 from jaxconvex.paths.order import most_lanes, plan
@@ -104,9 +104,10 @@ def _static_form(num_classes: int, max_pairs: int | None, max_sources: int | Non
             sources = (places_in_class(labels, jax.random.fold_in(key, 0), num_classes) < max_sources)[None]
         if max_pairs is not None:
             pairs = same_class_pairs(labels, num_classes=num_classes, max_pairs=max_pairs, key=key)
-        options = {"num_classes": num_classes, "lanes": most_lanes(n, drawn=max_sources is not None)}
-        order, asked = plan(packed, labels[None], sources, pairs, **options)
-        sums = sum_blocks(packed, order, asked, 0, -(-order.number // options["lanes"]), **options)
+        lanes = most_lanes(n, drawn=max_sources is not None)
+        order, asked = plan(packed, labels[None], sources, pairs, num_classes=num_classes, lanes=lanes)
+        blocks = -(-order.number // lanes)
+        sums = sum_blocks(packed, order, asked, 0, blocks, num_classes=num_classes, lanes=lanes)
         own = jax.tree.map(lambda total: total[0, packed.position], sums)
         fractions = fractions_of_sums(own, packed.quantum.dtype)
         if max_sources is not None:
@@ -224,7 +225,10 @@ def _from_sources(
         np.asarray(places_in_class(jnp.asarray(labels), jax.random.fold_in(key, i), classes))
         for i, (labels, classes) in enumerate(zip(labelings, num_classes, strict=True))
     ]
-    sizes = [np.bincount(labels[labels >= 0], minlength=classes) for labels, classes in zip(labelings, num_classes, strict=True)]
+    sizes = [
+        np.bincount(labels[labels >= 0], minlength=classes)
+        for labels, classes in zip(labelings, num_classes, strict=True)
+    ]
     most = n if max_sources is None else max_sources
     quota = [np.full(classes, most if tolerance is None else min(FEW, most)) for classes in num_classes]
     done = [np.zeros(classes, np.int64) for classes in num_classes]

@@ -7,16 +7,16 @@ find is added up in whole numbers, so that it does not depend on who found it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from jaxconvex.aggregates import FINE_BITS, SQUARE, PairSums, Whole, carried, fields_of, fraction_of, parts_of_pairs
+from jaxconvex.loops import fori_loop
 from jaxconvex.paths.chains import chain_path_counts, chain_tolerance, edge_matrix, is_long
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.order import Asked, Order, block_of
@@ -61,7 +61,7 @@ def sum_blocks(
             totals, own = fold_pairs(packed, asked.labels, block, pairs, add, state)
             return _carried(totals.at[block.sources].add(own))
 
-        return lax.fori_loop(begin, end, block_sums, jnp.zeros((len(order.rows), width), jnp.int32))
+        return fori_loop(begin, end, block_sums, jnp.zeros((len(order.rows), width), jnp.int32))
 
     totals = in_lengths(packed, search, whole)
     fields = jnp.moveaxis(totals.reshape(len(order.rows), -1, FIELDS), 0, 2)
@@ -201,7 +201,9 @@ def _counts_of_block(
         place = some.targets[:, None], some.columns
         new = (*(count[0] for count in counts), pairs[0])
         return tuple(
-            old.at[place].max(jnp.where(pairs[0], value, old.dtype.type(-1) if old.dtype != bool else False), mode="drop")
+            old.at[place].max(
+                jnp.where(pairs[0], value, old.dtype.type(-1) if old.dtype != bool else False), mode="drop"
+            )
             for old, value in zip(state, new, strict=True)
         )
 
@@ -220,7 +222,7 @@ def _chain_sums(
 ) -> Iterator[Int[np.ndarray, "f l rows"]]:
     for sources, counts, pairs in _chain_counts(packed, order, asked, lanes, blocks, devices):
         parts = np.asarray(parts_of_pairs(PathCounts(*map(jnp.asarray, counts)), jnp.asarray(pairs)))
-        fields = np.zeros((FIELDS, *pairs.shape[:2]), np.int64)
+        fields: Any = np.zeros((FIELDS, *pairs.shape[:2]), np.int64)
         at_sources = np.array(fields_of(np.sum(parts, axis=2, dtype=np.int64)))
         if asked.sources is None:
             fields += np.array(fields_of(np.sum(parts, axis=3, dtype=np.int64)))

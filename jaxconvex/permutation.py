@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jaxconvex.aggregates import UNIT, macro_mean, micro_mean
 from jaxconvex.checks import as_labels, positive_integer
 from jaxconvex.engine.label_paths import NOBODY, layout_for_labels, path_losses
+from jaxconvex.neighbors import KNNGraph
 from jaxconvex.packed_scores import packed_scores
 from jaxconvex.paths.graph import Graph, PackedGraph
 from jaxconvex.paths.layout import pack
-from jaxconvex.neighbors import KNNGraph
 from jaxconvex.paths.order import plan
 from jaxconvex.streams import on_devices
 

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from jaxconvex.checks import as_labels, as_points, positive_integer
 from jaxconvex.distances import Metric
-from jaxconvex.paths.graph import undirected
 from jaxconvex.neighbor_lists import neighbors_graph
 from jaxconvex.neighbors import KNNGraph, knn_graph
+from jaxconvex.paths.graph import undirected
 from jaxconvex.scores import ConvexityScore, graph_convexity
 from jaxconvex.statistics import Interval, score_interval, upper_level
 

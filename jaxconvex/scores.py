@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -10,6 +9,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore, deficit_of
 from jaxconvex.checks import as_labels, is_concrete, known_values
+from jaxconvex.devices import outside_meshes
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.packed_scores import check_packing, check_sampling, packed_scores, static_score
 from jaxconvex.path_sums import counts_of_blocks
@@ -79,7 +79,7 @@ def graph_convexity(
     if (max_sources is not None or tolerance is not None) and key is None:
         raise ValueError("sources are drawn at random: pass key=jax.random.key(0).")
     if is_concrete(graph, labels, key):
-        with known_values():  # all may be constants inside jit
+        with outside_meshes(), known_values():  # all may be constants inside jit
             if not isinstance(graph, PackedGraph):
                 check_packing(graph, memory)
             packed = graph if isinstance(graph, PackedGraph) else pack(graph)

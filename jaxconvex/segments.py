@@ -21,8 +21,8 @@ from jaxconvex.aggregates import ConvexityScore, PairSums, summarise
 from jaxconvex.checks import as_labels, as_points, is_concrete, positive_integer, shared_length
 from jaxconvex.devices import in_mesh, outside_meshes, whole
 from jaxconvex.functions import as_program
-from jaxconvex.paths.layout import bucket
 from jaxconvex.pairs import same_class_pairs, segment_points
+from jaxconvex.paths.layout import bucket
 
 __all__ = ["Segments", "euclidean_convexity", "euclidean_segments", "summarise_segments"]
 

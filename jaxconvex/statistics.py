@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import expit, logit, ndtri, stdtrit
 
 from jaxconvex.checks import as_labels
-from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
 from jaxconvex.neighbor_lists import checked_neighbors
 from jaxconvex.neighbors import KNNGraph
+from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
 
 __all__ = [
     "Correlation",

@@ -14,9 +14,9 @@ from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
 from jaxconvex import statistics
+from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 from jaxconvex.paths.graph import undirected
 from jaxconvex.paths.layout import pack
-from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 from jaxconvex.scores import graph_convexity
 from jaxconvex.statistics import (
     hubness,

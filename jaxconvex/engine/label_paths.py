@@ -16,9 +16,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from jaxconvex.aggregates import FINE_BITS, Whole, carried, parts_of
-from jaxconvex.paths.search import infinity, rows_of
 from jaxconvex.engine.label_ways import BYTE, Layout, Ways, layout_for_labels, ways_from
 from jaxconvex.paths.layout import bucket
+from jaxconvex.paths.search import infinity, rows_of
 from jaxconvex.paths.tie_rule import A_HOP, OUTSIDE
 
 __all__ = ["NOBODY", "layout_for_labels", "path_losses"]

@@ -14,18 +14,20 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxconvex.paths.chains import chain_tolerance, climb, edge_matrix, is_long
+from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.search import (
     ONE,
     SEVERAL,
     chosen_rows,
     distances_from,
     fold_rows,
+    from_sources,
+    infinity,
     parents_of,
     put_rows,
     rows_of,
+    whole_lengths,
 )
-from jaxconvex.paths.graph import PackedGraph
-from jaxconvex.paths.search import infinity, whole_lengths, from_sources
 from jaxconvex.paths.tie_rule import A_HOP, rounding_slack
 
 __all__ = ["BYTE", "Layout", "Ways", "layout_for_labels", "ways_from"]

@@ -121,7 +121,8 @@ def _counts(packed: PackedGraph, labels: Array, sources: Array, targets: Array) 
             return tuple(jnp.maximum(each[:t].T, least) for each, least in zip(found, (-1, 0), strict=True))
 
         blocks = jnp.pad(ends[0], (0, -s % lanes), mode="edge" if s else "constant").reshape(-1, lanes)
-        return tuple(each.reshape(-1, t)[:s] for each in lax.map(some, blocks))
+        interior, outside = (each.reshape(-1, t)[:s] for each in lax.map(some, blocks))
+        return interior, outside
 
     interior, outside = in_lengths(packed, search, None)
     interior = jnp.where(ends[0][:, None] == ends[1], 0, interior)

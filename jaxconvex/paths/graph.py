@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxconvex.checks import as_array, as_indices, as_lengths, is_concrete, one_of
+from jaxconvex.loops import fori_loop
 from jaxconvex.neighbor_lists import checked_neighbors
 from jaxconvex.neighbors import KNNGraph
 
@@ -93,7 +94,7 @@ def _undirected(knn: KNNGraph, mode: str, duplicates: str) -> Graph:
         match = (knn.indices[other, j] == own) & listed
         return jnp.where(match, knn.distances[other, j], returned)
 
-    returned = lax.fori_loop(0, k, look_back, jnp.full((n, k), -1, knn.distances.dtype))
+    returned = fori_loop(0, k, look_back, jnp.full((n, k), -1, knn.distances.dtype))
     mutual = listed & ~(returned == -1)  # nan counts as listed, so that it reaches the result
     both = jnp.maximum if mode == "mutual" else jnp.minimum
     length = jnp.where(mutual, both(knn.distances, returned), knn.distances)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,8 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 from jaxconvex.checks import is_concrete
+from jaxconvex.devices import outside_meshes
+from jaxconvex.loops import while_loop
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph, undirected
 from jaxconvex.paths.search import CHUNK, UNREACHED, WIDTH, distances_from, from_sources, rows_of
@@ -56,20 +57,22 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     (3,)
     """
     if not is_concrete(graph):
-        return _packed(undirected(graph, mode=mode, duplicates=duplicates) if isinstance(graph, KNNGraph) else as_graph(graph))
+        return _packed(
+            undirected(graph, mode=mode, duplicates=duplicates) if isinstance(graph, KNNGraph) else as_graph(graph)
+        )
     # What several processes hold together is copied to each of them, which all lay it out alike.
     graph = jax.tree.map(lambda part: part if _addressable(part) else jnp.asarray(np.asarray(part)), graph)
-    packed = _packed(undirected(graph, mode=mode, duplicates=duplicates) if isinstance(graph, KNNGraph) else as_graph(graph))
-    if len(packed.position) < SMALL:
-        return packed
-    groups = bucket(int(jnp.sum(packed.count)) + 1)  # the room that is needed, and the last group without an edge
-    return packed._replace(**{name: getattr(packed, name)[:groups] for name in ("neighbors", "lengths", "owner")})
+    with outside_meshes():
+        packed = laid_out(graph)
+        if len(packed.position) < SMALL:
+            return packed
+        groups = bucket(int(jnp.sum(packed.count)) + 1)  # the room that is needed, and the last group without an edge
+        return packed._replace(**{name: getattr(packed, name)[:groups] for name in ("neighbors", "lengths", "owner")})
 
 
 @jax.jit
 @sequential_vmap
 def _packed(edges: Graph) -> PackedGraph:
-    edges = edges._replace(lengths=lax.stop_gradient(edges.lengths))
     there = (edges.lengths != jnp.inf) & (edges.senders != edges.receivers)
     n, broken = len(edges.degrees), jnp.any(jnp.isnan(edges.lengths))
     listed = _by_receiver(edges._replace(lengths=jnp.where(jnp.isnan(edges.lengths), 1, edges.lengths)), there)
@@ -160,7 +163,7 @@ def _components(packed: PackedGraph) -> Int[Array, " rows"]:
         lowest = lowest[lowest]
         return lowest, jnp.any(lowest != root)
 
-    root, _ = lax.while_loop(lambda state: state[1], spread, (numbers, jnp.array(True)))
+    root, _ = while_loop(lambda state: state[1], spread, (numbers, jnp.array(True)))
     return jnp.where(numbers < len(packed.position), root, -1)
 
 
@@ -187,18 +190,22 @@ def _hops(packed: PackedGraph, near: Float[Array, " rows"]) -> Int[Array, ""]:
     """The most hops from a root, given the distances; edges of length 0 are no hop."""
     rows = len(near)
     over = rows_of(near, packed.neighbors)
-    offer = jnp.where(over < rows_of(near, jnp.minimum(packed.owner, rows - 1))[:, None], over + packed.lengths, jnp.inf)
+    offer = jnp.where(
+        over < rows_of(near, jnp.minimum(packed.owner, rows - 1))[:, None], over + packed.lengths, jnp.inf
+    )
     best = jnp.full(rows, jnp.inf, offer.dtype).at[packed.owner].min(jnp.min(offer, axis=1), mode="drop")
     chosen = (offer == rows_of(best, jnp.minimum(packed.owner, rows - 1))[:, None]) & (offer < jnp.inf)
     parent = jnp.max(jnp.where(chosen, packed.neighbors, -1), axis=1)
     parent = jnp.full(rows, -1, jnp.int32).at[packed.owner].max(parent, mode="drop")
 
-    def double(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:  # hops to the ancestor, and on from there
+    def double(
+        state: tuple[Array, Array, Array],
+    ) -> tuple[Array, Array, Array]:  # hops to the ancestor, and on from there
         hops, ancestor, _ = state
         return hops + hops[ancestor], ancestor[ancestor], jnp.any(hops[ancestor] > 0)
 
     start = (parent >= 0).astype(jnp.int32), jnp.where(parent >= 0, parent, jnp.arange(rows)), jnp.array(True)
-    return jnp.max(lax.while_loop(lambda state: state[2], double, start)[0])
+    return jnp.max(while_loop(lambda state: state[2], double, start)[0])
 
 
 def _power_of_two_quantum(eccentricity: Array) -> Array:

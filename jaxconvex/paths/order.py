@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from jaxconvex.loops import fori_loop
 from jaxconvex.pairs import Pairs
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.search import chosen_rows, rows_of
@@ -112,7 +112,7 @@ def _order_of_sources(
         return farness + apart, jnp.minimum(least, apart), jnp.where(apart < least, i, nearest)
 
     start = jnp.zeros(total), jnp.full(total, jnp.inf), jnp.zeros(total, jnp.int32)
-    farness, least, nearest = lax.fori_loop(0, SOME, bound, start)
+    farness, least, nearest = fori_loop(0, SOME, bound, start)
     inward = jnp.lexsort((-farness, own))
     place = jnp.zeros(total, jnp.int32).at[inward].set(numbers, unique_indices=True) - begin
     shell = place * jnp.clip(-(-size // lanes), 1, SHELLS) // jnp.maximum(size, 1)
@@ -172,4 +172,4 @@ def _drawn(order: Order, pairs: Int[Array, "2 p"], begin: Array, lanes: int) -> 
         column = jnp.where(at < stop, ranks.at[at].get(mode="clip") - begin, lanes)
         return chosen.at[second.at[at].get(mode="clip"), column].set(True, mode="drop")
 
-    return lax.fori_loop(0, -(-(stop - start) // some), mark, jnp.zeros((len(order.rank), lanes), bool))
+    return fori_loop(0, -(-(stop - start) // some), mark, jnp.zeros((len(order.rank), lanes), bool))

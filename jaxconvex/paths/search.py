@@ -15,10 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from jaxconvex.loops import cond, fori_loop, while_loop
 from jaxconvex.paths.graph import PackedGraph
 
-__all__ = ["CHUNK", "ONE", "SEVERAL", "UNREACHED", "WIDTH", "Rows", "chosen_rows", "distances_from", "fold_groups"]
-__all__ += ["fold_neighbors", "fold_rows", "from_sources", "in_lengths", "infinity", "parents_of", "put_rows", "rows_of", "whole_lengths"]
+__all__ = ["AHEAD", "CHUNK", "ONE", "SEVERAL", "UNREACHED", "WIDTH", "Rows", "chosen_rows", "distances_from"]
+__all__ += ["fold_groups", "fold_neighbors", "fold_rows", "from_sources", "in_lengths", "infinity", "parents_of"]
+__all__ += ["put_rows", "rows_of", "whole_lengths"]
 
 UNREACHED = 2**30 - 1  # infinity of whole lengths: two of them still add up without wrapping
 WIDTH = 4  # neighbours read at a time
@@ -51,7 +53,7 @@ def whole_lengths(packed: PackedGraph) -> PackedGraph:
 def in_lengths(packed: PackedGraph, search: Callable[[PackedGraph], Any], whole: bool | None) -> Any:
     """search(packed) with its lengths whole, or floating-point where an outlier would make those coarse; None: not known."""
     if whole is None:
-        return lax.cond(packed.quantum > 0, lambda: search(whole_lengths(packed)), lambda: search(packed))
+        return cond(packed.quantum > 0, lambda packed: search(whole_lengths(packed)), search, packed)
     return search(whole_lengths(packed) if whole else packed)
 
 
@@ -95,7 +97,7 @@ def fold_groups(packed: PackedGraph, rows: Array, live: Array, initial: Any, ste
         index = jnp.where(g < count, first + g, nothing)
         return step(accumulated, rows_of(packed.neighbors, index), rows_of(packed.lengths, index))
 
-    return lax.fori_loop(0, jnp.max(count), group, initial)
+    return fori_loop(0, jnp.max(count), group, initial)
 
 
 def fold_rows(rows: Rows, step: Callable[[Array, Array, Any], Any], initial: Any) -> Any:
@@ -108,7 +110,7 @@ def fold_rows(rows: Rows, step: Callable[[Array, Array, Any], Any], initial: Any
         some = lax.dynamic_slice(rows.listed, (start,), (chunk,))
         return step(some, start + jnp.arange(chunk) < rows.number, accumulated)
 
-    return lax.fori_loop(0, -(-rows.number // chunk), one, initial)
+    return fori_loop(0, -(-rows.number // chunk), one, initial)
 
 
 def put_rows(values: Array, rows: Array, live: Array, new: Array) -> Array:
@@ -166,7 +168,7 @@ def distances_from(packed: PackedGraph, start: Array, limit: Callable[[Array], A
         return distance, waiting, bound, jnp.any(waiting < jnp.max(bound))
 
     begin = start, _least(start), jnp.full_like(start[0], far), jnp.array(True)
-    return lax.while_loop(lambda state: state[3], sweep, begin)[0]
+    return while_loop(lambda state: state[3], sweep, begin)[0]
 
 
 def _least(values: Array) -> Array:

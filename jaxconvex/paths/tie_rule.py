@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from jaxconvex.loops import while_loop
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.search import (
     UNREACHED,
@@ -112,7 +112,7 @@ def least_cost(
         return fold_rows(rows, relax, (cost, excess, jnp.array(False)))
 
     begin = start, jnp.zeros(start.shape, distance.values.dtype), jnp.array(True)
-    return lax.while_loop(lambda state: state[2], sweep, begin)[0]
+    return while_loop(lambda state: state[2], sweep, begin)[0]
 
 
 def _rows_of_paths(packed: PackedGraph, distance: Columns, ends: Bool[Array, " rows"]) -> Rows:
@@ -135,5 +135,5 @@ def _rows_of_paths(packed: PackedGraph, distance: Columns, ends: Bool[Array, " r
         before = fold_rows(chosen_rows(new), one, jnp.zeros_like(found))
         return found | before, before & ~found
 
-    found, _ = lax.while_loop(lambda state: jnp.any(state[1]), back, (ends, ends))
+    found, _ = while_loop(lambda state: jnp.any(state[1]), back, (ends, ends))
     return chosen_rows(found)

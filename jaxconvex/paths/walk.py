@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from jaxconvex.loops import fori_loop, while_loop
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.search import (
     ONE,
@@ -97,7 +98,7 @@ def fold_pairs(
         accumulated, tied = state
         reached = _read(connected, some) & (rows_of(distance, some.targets) < far)
         if links is None:  # edges may have length 0, along which predecessors would go in circles
-            interior, outside, open_ = jnp.zeros(reached.shape, jnp.int32), 0, reached
+            interior, outside, open_ = (nothing := jnp.zeros(reached.shape, jnp.int32)), nothing, reached
         else:
             interior, outside, open_ = _walk(links, block.sources, some.targets, reached, len(labels))
             outside -= labels[:, some.targets][:, :, None] != own[:, None]  # a target is not inside its path
@@ -143,7 +144,7 @@ def _fold_ties(
         return begin + narrow, _fold_targets(block, columns, counted, accumulated)
 
     total = jnp.sum(waiting)
-    return lax.while_loop(lambda state: state[0] < total, several, (jnp.int32(0), accumulated))[1]
+    return while_loop(lambda state: state[0] < total, several, (jnp.int32(0), accumulated))[1]
 
 
 def _connected(packed: PackedGraph, block: Block, some: Some) -> Bool[Array, "t s"]:
@@ -157,7 +158,7 @@ def _fold_targets(block: Block, columns: Array, step: Callable[[Some, Any], Any]
         start = index * WALKED
         return step(Some(start, lax.dynamic_slice(block.targets, (start,), (WALKED,)), columns), accumulated)
 
-    return lax.fori_loop(0, -(-block.number // WALKED), one, initial)
+    return fori_loop(0, -(-block.number // WALKED), one, initial)
 
 
 def _marked(block: Block, columns: Array, mark: Callable[[Some], Bool[Array, "t s"]]) -> Bool[Array, "t s"]:
@@ -216,5 +217,5 @@ def _walk(
     at = jnp.where(reached, targets[:, None], sources)
     zero = jnp.zeros(at.shape, jnp.int32)
     begin = at, zero, (zero,) * labelings, zero, jnp.any(at != sources)
-    _, hops, outside, tied, _ = lax.while_loop(lambda state: state[-1], step, begin)
+    _, hops, outside, tied, _ = while_loop(lambda state: state[-1], step, begin)
     return jnp.maximum(hops - 1, 0), jnp.stack(outside), tied > 0

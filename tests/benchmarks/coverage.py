@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconvex.paths.graph import undirected
 from jaxconvex.neighbors import KNNGraph, knn_graph
+from jaxconvex.paths.graph import undirected
 from jaxconvex.resampling import jackknife_groups, leave_group_out_graphs, spare_neighbors
 from jaxconvex.scores import ConvexityScore, graph_convexity
 from jaxconvex.statistics import Interval, jackknife, score_interval

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxconvex.checks import as_points, positive_integer
-from jaxconvex.packed_scores import packed_scores
-from jaxconvex.paths.layout import pack
 from jaxconvex.labelings import Labeling
 from jaxconvex.neighbors import KNNGraph
+from jaxconvex.packed_scores import packed_scores
+from jaxconvex.paths.layout import pack
 from jaxconvex.statistics import spearman
 from jaxconvex.study.results import VariantRow
 
