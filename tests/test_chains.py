@@ -8,7 +8,6 @@ import pytest
 from scipy.sparse import csgraph
 
 import jaxconvex as jc
-from jaxconvex.engine import chains
 from jaxconvex.engine.chains import LONG, chain_path_counts, edge_matrix
 
 CHAINS = {
@@ -84,17 +83,14 @@ def one_by_one(matrix, labels, source, tolerance):
 
 
 @pytest.mark.parametrize("tolerance", [1e-12, 1e-4, 1e-3])
-def test_small_excesses_are_allowed_within_the_rounding_of_a_path(tolerance, monkeypatch):
+def test_small_excesses_are_allowed_within_the_rounding_of_a_path(tolerance):
     """On a dense spiral nearly every edge is short but for little, so that many paths are nearly as short as the best."""
     angle = np.sqrt(np.linspace(9, 900, 300))
     x = np.stack([angle * np.cos(angle), angle * np.sin(angle)], -1).astype(np.float32)
     labels = np.random.default_rng(0).integers(0, 2, len(x))
     matrix, sources = edge_matrix(jc.pack(jc.knn_graph(x, k=8))), np.arange(0, 300, 7)
-    within, calls = chains._counts_within, []
-    monkeypatch.setattr(chains, "_counts_within", lambda *a: calls.append(len(a[2])) or within(*a))
     targets = np.broadcast_to(np.arange(300)[:, None], (300, len(sources)))
     counts = chain_path_counts(matrix, labels, sources, targets, tolerance)
-    assert bool(calls) == (tolerance > 1e-12)
     for j, source in enumerate(sources):
         interior, outside = one_by_one(matrix, labels, source, tolerance)
         np.testing.assert_array_equal(counts.interior[:, j], interior)
