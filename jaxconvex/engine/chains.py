@@ -73,48 +73,54 @@ def chain_path_counts(
     settled = np.count_nonzero(distances <= farthest, axis=1)
     room = -len(matrix.data) % (4 * len(labels))  # so that graphs of as many points share a compilation
     edges = matrix.indptr, np.pad(matrix.indices, (0, room)), np.pad(matrix.data, (0, room))
-    back = _leads_back(matrix, distances, tolerance)
-    with jax.enable_x64(True):
-        costs = np.asarray(_in_order(edges, labels[by_rank], order, distances, settled, back, tolerance))
+    short = _short_edges(matrix, tolerance * float(np.max(farthest)))
+    with jax.enable_x64(True), jax.default_device(_host()):
+        costs = np.asarray(_in_order(edges, short, labels[by_rank], order, distances, settled, tolerance))
     cost = np.take_along_axis(costs, goals, axis=1)
     interior = np.where(reached, np.maximum((cost & (2**CROSSED - 1)) - 1, 0), -1)
     outside = np.where(reached, cost >> CROSSED, 0)
-    return PathCounts(interior.T.astype(np.int32), outside.T.astype(np.int32))
+    parts: Any = interior.T, outside.T
+    return PathCounts(*(part.astype(np.int32) for part in parts))
 
 
-def _leads_back(matrix: Any, distances: np.ndarray, tolerance: float) -> np.ndarray:
-    """Whether an edge of shortest paths leads to a point no farther away, as among near-duplicates, for each source."""
-    few = np.flatnonzero(matrix.data <= tolerance * np.max(distances, where=np.isfinite(distances), initial=0))
-    end, start = np.searchsorted(matrix.indptr, few, side="right") - 1, matrix.indices[few]
-    found = []
-    for distance in distances:
-        before, after = distance[start], distance[end]
-        with np.errstate(invalid="ignore"):  # nan where nothing is reached
-            tight = before + matrix.data[few] - after <= tolerance * after
-        found.append(bool(np.any(tight & (before >= after))))
-    return np.array(found)
+def _host() -> Any:
+    """The processor, where loops over single numbers are fast; None, JAX's own choice, if JAX was told to leave it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def _short_edges(matrix: Any, most: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The edges up to that length: where they start, where they end, and their lengths; padded to a power of two."""
+    few = np.flatnonzero(matrix.data <= most)
+    end = np.searchsorted(matrix.indptr, few, side="right") - 1
+    room = 0, (1 << len(few).bit_length()) - len(few)
+    lengths = np.pad(matrix.data[few], room, constant_values=np.inf)
+    return np.pad(matrix.indices[few], room), np.pad(end, room), lengths
 
 
 @jax.jit
 def _in_order(
     edges: tuple[Array, Array, Array],
+    short: tuple[Array, Array, Array],
     labels: Array,
     order: Array,
     distances: Array,
     settled: Array,
-    back: Array,
     tolerance: Array,
 ) -> Array:
     """Hops and points outside, in one integer, on the best paths to all points [s n] whose excess is allowed throughout.
 
-    The first `settled` points of each `order` are gone through, the first being the source; where edges lead `back` in
-    it, until nothing changes any more. Loops over numbers, that XLA makes one kernel of on a CPU, since they are small.
+    The first `settled` points of each `order` are gone through, the first being the source. Only `short` edges can lead
+    back in it: where one of them offers less than what was found, again, until nothing changes any more. These are loops
+    over single numbers, since of those XLA makes one kernel on a CPU.
     """
     pointers, starts, lengths = edges
     none = jnp.int64(2**62)
 
     def one(source: tuple[Array, ...]) -> Array:
-        order, distance, settled, back = source
+        order, distance, settled = source
         step = 1 + ((labels != labels[order[0]]).astype(none.dtype) << CROSSED)
 
         def settle(rank: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -133,19 +139,28 @@ def _in_order(
 
             ends = _at(pointers, point), _at(pointers, point + 1)
             least, more = lax.fori_loop(*ends, edge, (none, jnp.inf))
-            new = _at(step, point) + least, more  # what it costs to go on from here
-            return tuple(lax.dynamic_update_index_in_dim(old, value, point, 0) for old, value in zip(state, new))
+            least += _at(step, point)  # what it costs to go on from here
+            put = lax.dynamic_update_index_in_dim
+            return put(cost, least, point, 0), put(excess, more, point, 0)
 
-        def once(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            old = state[:2]
+        def offers_less(cost: Array, excess: Array) -> Array:
+            start, end, lengths = short
+            longer = excess[start] + (distance[start] + lengths - distance[end])
+            ahead, here = cost[start] + step[end], cost[end]
+            less = (ahead < here) | ((ahead == here) & (longer < excess[end]))
+            return jnp.any(less & (longer <= tolerance * distance[end]))
+
+        def once(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+            old, passes = state[:2], state[3]
             new = lax.fori_loop(1, settled, settle, old)
-            return *new, back & (jnp.any(new[0] != old[0]) | jnp.any(new[1] != old[1]))
+            changed = jnp.any(new[0] != old[0]) | jnp.any(new[1] != old[1])
+            return *new, changed & ((passes > 0) | offers_less(*new)), passes + 1
 
         first = jnp.arange(len(order)) == order[0]
-        start = jnp.where(first, 1, none), jnp.where(first, 0, jnp.inf), jnp.array(True)
+        start = jnp.where(first, 1, none), jnp.where(first, 0, jnp.inf), jnp.array(True), jnp.int32(0)
         return lax.while_loop(lambda state: state[2], once, start)[0] - step
 
-    return lax.map(one, (order, distances, settled, back))
+    return lax.map(one, (order, distances, settled))
 
 
 def _at(values: Array, place: Array) -> Array:
