@@ -19,10 +19,7 @@ from jaxconvex.paths.tie_rule import PathCounts
 __all__ = ["LONG", "chain_path_counts", "chain_tolerance", "climb", "edge_matrix", "is_long"]
 
 LONG = 32  # hops from a root: beyond, paths may take more than 50 sweeps
-# What a point outside costs in the lexicographic pass, where a hop costs 1 and all excess together less than 1.
-FOREIGN, LEAST_EXCESS = 2**20, 0.25
-CROSSED, TIES, HOPS = 20, 40, 2**20 - 1  # hops, points outside (as in the price) and ties in one integer
-TOGETHER = 32  # sources whose points are settled in step
+CROSSED = 32  # points outside above that bit, hops below it, in one integer
 
 
 def edge_matrix(packed: PackedGraph) -> Any:
@@ -55,98 +52,119 @@ def chain_path_counts(
 ) -> PathCounts:
     """`PathCounts` [t s] of some sources, each with its own targets, by the same tie rule as the other engines.
 
-    A path may exceed the distance by the relative `tolerance`. Where a point on a path to a target is reached by several
-    equally short paths, a second search over the edges of shortest paths finds the one with the fewest points outside,
-    then the fewest hops; and where small excesses add up on it, points are settled in order of distance, with what their
-    paths exceed.
+    A path may exceed the distance by the relative `tolerance`. The rule is that of `paths.cheapest`, for one source after
+    another: points are settled in order of distance, so that mostly all that leads to a point is known when its turn comes.
 
-    Cost: one or two runs of scipy's dijkstra a source, which hold Python's lock, and some passes over the edges; memory
-    of the distances [s n], and of 32 n (edges of shortest paths into a point) 12 bytes where excesses add up.
+    Cost: a run of scipy's dijkstra a source, which holds Python's lock, and one pass over the edges, which does not; memory
+    of 40 bytes a source and point.
     """
     from scipy.sparse import csgraph
 
-    interior, outside = np.zeros((2, *targets.shape), np.int32)
-    distances, parents = csgraph.dijkstra(matrix, directed=True, indices=sources, return_predecessors=True)
-    degrees = np.diff(matrix.indptr)
-    starts = np.repeat(np.arange(len(labels), dtype=np.int32), degrees)
-    waiting: list[int] = []
-    for j, source in enumerate(sources):
-        distance, parent, foreign = distances[j], parents[j], labels != labels[source]
-        arrival, allowed = np.take(distance, matrix.indices), tolerance * distance
-        gap = np.repeat(distance, degrees)
-        gap += matrix.data
-        with np.errstate(invalid="ignore"):  # nan where nothing is reached: no edge of a shortest path
-            gap -= arrival
-        arrival *= tolerance
-        tight = np.flatnonzero(gap <= arrival)
-        ties: Any = 0
-        if len(tight) >= np.count_nonzero(np.isfinite(distance)):  # more than the edges of one tree
-            ties = np.bincount(matrix.indices[tight], minlength=len(labels)) > 1
-        counts = _counts(parent, foreign, ties)[targets[:, j]]
-        if np.any(counts >> TIES):
-            found = None
-            if not waiting:  # where one source needs more, others do
-                found = _lexicographic_counts(
-                    matrix, (starts[tight], tight), gap[tight], foreign, allowed, source, targets[:, j]
-                )
-            if found is None:
-                waiting.append(j)
-                continue
-            counts = found[targets[:, j]]
-        interior[:, j], outside[:, j] = _split(counts, distance[targets[:, j]])
-    for some in (waiting[i : i + TOGETHER] for i in range(0, len(waiting), TOGETHER)):
-        counts = _counts_within(matrix, labels, sources[some], distances[some], tolerance)
-        for j, one in zip(some, counts, strict=True):
-            interior[:, j], outside[:, j] = _split(one[targets[:, j]], distances[j, targets[:, j]])
-    return PathCounts(interior, outside)
+    # Points that are near each other get numbers near each other: for the cache, and since nearly sorted is soon sorted.
+    by_rank = np.argsort(csgraph.dijkstra(matrix, directed=True, indices=sources[0]), kind="stable")
+    number = np.empty(len(labels), np.int64)
+    number[by_rank] = np.arange(len(labels))
+    matrix, goals = matrix[by_rank][:, by_rank], number[targets].T
+    distances = csgraph.dijkstra(matrix, directed=True, indices=number[sources])
+    order = np.argsort(distances, axis=1, kind="stable").astype(np.int32)
+    length = np.take_along_axis(distances, goals, axis=1)
+    reached = np.isfinite(length)
+    farthest = np.max(length, axis=1, where=reached, initial=0, keepdims=True)
+    settled = np.count_nonzero(distances <= farthest, axis=1)
+    room = -len(matrix.data) % (4 * len(labels))  # so that graphs of as many points share a compilation
+    edges = matrix.indptr, np.pad(matrix.indices, (0, room)), np.pad(matrix.data, (0, room))
+    short = _short_edges(matrix, tolerance * float(np.max(farthest)))
+    with jax.enable_x64(True), jax.default_device(_host()):
+        costs = np.asarray(_in_order(edges, short, labels[by_rank], order, distances, settled, tolerance))
+    cost = np.take_along_axis(costs, goals, axis=1)
+    interior = np.where(reached, np.maximum((cost & (2**CROSSED - 1)) - 1, 0), -1)
+    outside = np.where(reached, cost >> CROSSED, 0)
+    parts: Any = interior.T, outside.T
+    return PathCounts(*(part.astype(np.int32) for part in parts))
 
 
-def _split(counts: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points inside and points outside, from hops and points outside in one integer."""
-    reached = np.isfinite(distance)
-    interior = np.where(reached, np.maximum((counts & HOPS) - 1, 0), -1)
-    return interior, np.where(reached, (counts >> CROSSED) & HOPS, 0)
-
-
-def _counts(parent: np.ndarray, foreign: np.ndarray, ties: Any) -> np.ndarray:
-    """For the way from the root to each point: hops, points outside before it and points with ties, in one integer."""
-    outside = np.where(parent >= 0, foreign[np.maximum(parent, 0)], 0).astype(np.int64)
-    return climb(parent, 1 + (outside << CROSSED) + (np.int64(1) << TIES) * ties)
-
-
-def _lexicographic_counts(
-    matrix: Any,
-    edges: tuple[np.ndarray, np.ndarray],
-    gap: np.ndarray,
-    foreign: np.ndarray,
-    allowed: np.ndarray,
-    source: int,
-    targets: np.ndarray,
-) -> np.ndarray | None:
-    """Hops and points outside, in one integer, on paths with the fewest points outside, then hops, then least excess.
-
-    None if small excesses add up to more than the rounding of the path to a target.
-
-    Args:
-        edges: those of shortest paths: where they start, and their places in the matrix.
-        gap: by how much the distance at their start, and they, exceed the distance at their end.
-        targets: the points whose paths must keep what they exceed the distance by, in all, within what is allowed.
-    """
-    from scipy.sparse import csgraph, csr_matrix
-
-    starts, tight = edges
-    n, ends = len(foreign), matrix.indices[tight]
-    largest = float(np.max(allowed, where=np.isfinite(allowed), initial=np.finfo(float).tiny))
-    price = (1 + FOREIGN * foreign)[starts] + LEAST_EXCESS / largest * np.maximum(gap, 0)
-    some = csr_matrix((price, ends, np.searchsorted(tight, matrix.indptr)), shape=(n, n))
-    cost, parent = csgraph.dijkstra(some, directed=True, indices=source, return_predecessors=True)
-    chosen = parent[ends] == starts
-    step = np.zeros(n)
-    step[ends[chosen]] = gap[chosen]
-    beyond = climb(parent, step) > allowed
-    if np.any(beyond) and np.any(climb(parent, beyond.astype(int))[targets]):
+def _host() -> Any:
+    """The processor, where loops over single numbers are fast; None, JAX's own choice, if JAX was told to leave it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
         return None
-    return np.where(np.isfinite(cost), cost, 0).astype(np.int64)
+
+
+def _short_edges(matrix: Any, most: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The edges up to that length: where they start, where they end, and their lengths; padded to a power of two."""
+    few = np.flatnonzero(matrix.data <= most)
+    end = np.searchsorted(matrix.indptr, few, side="right") - 1
+    room = 0, (1 << len(few).bit_length()) - len(few)
+    lengths = np.pad(matrix.data[few], room, constant_values=np.inf)
+    return np.pad(matrix.indices[few], room), np.pad(end, room), lengths
+
+
+@jax.jit
+def _in_order(
+    edges: tuple[Array, Array, Array],
+    short: tuple[Array, Array, Array],
+    labels: Array,
+    order: Array,
+    distances: Array,
+    settled: Array,
+    tolerance: Array,
+) -> Array:
+    """Hops and points outside, in one integer, on the best paths to all points [s n] whose excess is allowed throughout.
+
+    The first `settled` points of each `order` are gone through, the first being the source. Only `short` edges can lead
+    back in it: where one of them offers less than what was found, again, until nothing changes any more. These are loops
+    over single numbers, since of those XLA makes one kernel on a CPU.
+    """
+    pointers, starts, lengths = edges
+    none = jnp.int64(2**62)
+
+    def one(source: tuple[Array, ...]) -> Array:
+        order, distance, settled = source
+        step = 1 + ((labels != labels[order[0]]).astype(none.dtype) << CROSSED)
+
+        def settle(rank: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            cost, excess = state
+            point = _at(order, rank)
+            here = _at(distance, point)
+            allowed = tolerance * here
+
+            def edge(place: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+                least, more = best
+                start = _at(starts, place)
+                longer = _at(excess, start) + (_at(distance, start) + _at(lengths, place) - here)
+                offer = jnp.where(longer <= allowed, _at(cost, start), none)
+                more = jnp.where(offer < least, longer, jnp.where(offer > least, more, jnp.minimum(longer, more)))
+                return jnp.minimum(offer, least), more
+
+            ends = _at(pointers, point), _at(pointers, point + 1)
+            least, more = lax.fori_loop(*ends, edge, (none, jnp.inf))
+            least += _at(step, point)  # what it costs to go on from here
+            put = lax.dynamic_update_index_in_dim
+            return put(cost, least, point, 0), put(excess, more, point, 0)
+
+        def offers_less(cost: Array, excess: Array) -> Array:
+            start, end, lengths = short
+            longer = excess[start] + (distance[start] + lengths - distance[end])
+            ahead, here = cost[start] + step[end], cost[end]
+            less = (ahead < here) | ((ahead == here) & (longer < excess[end]))
+            return jnp.any(less & (longer <= tolerance * distance[end]))
+
+        def once(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+            old, passes = state[:2], state[3]
+            new = lax.fori_loop(1, settled, settle, old)
+            changed = jnp.any(new[0] != old[0]) | jnp.any(new[1] != old[1])
+            return *new, changed & ((passes > 0) | offers_less(*new)), passes + 1
+
+        first = jnp.arange(len(order)) == order[0]
+        start = jnp.where(first, 1, none), jnp.where(first, 0, jnp.inf), jnp.array(True), jnp.int32(0)
+        return lax.while_loop(lambda state: state[2], once, start)[0] - step
+
+    return lax.map(one, (order, distances, settled))
+
+
+def _at(values: Array, place: Array) -> Array:
+    return lax.dynamic_index_in_dim(values, place, keepdims=False)
 
 
 def climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -158,72 +176,3 @@ def climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
         if np.array_equal(ancestor, beyond):
             return total
         total, ancestor = total + total[ancestor], beyond
-
-
-def _counts_within(
-    matrix: Any,
-    labels: np.ndarray,
-    sources: np.ndarray,
-    distances: np.ndarray,
-    tolerance: float,
-) -> np.ndarray:
-    """Hops and points outside, in one integer, on the best path whose excess is allowed at each of its points, [s n].
-
-    The rule is that of `paths.cheapest`. Points are taken in order of distance, so that mostly all that leads to a point
-    is known when its turn comes; all sources in step.
-    """
-    s, n = len(sources), len(labels)
-    rows = np.repeat(np.arange(n), np.diff(matrix.indptr))
-    order = np.argsort(distances, axis=1, kind="stable")
-    parts, back = [], False
-    for source, distance, by_rank in zip(sources, distances, order, strict=True):
-        foreign, rank = labels != labels[source], np.empty(n, np.int64)
-        rank[by_rank] = np.arange(n)
-        with np.errstate(invalid="ignore"):
-            gap = np.take(distance, matrix.indices) + matrix.data - np.take(distance, rows)  # as long the other way
-            tight = np.flatnonzero(gap <= tolerance * np.take(distance, rows))
-        ends, before = rows[tight], matrix.indices[tight]
-        back |= bool(np.any(rank[before] > rank[ends]))
-        slot = np.arange(len(tight)) - np.searchsorted(tight, matrix.indptr)[ends]  # its number among those of its end
-        parts.append((rank[ends], slot, 2 * before + foreign[before], gap[tight]))
-    width = 1 << int(max(slot.max(initial=0) for _, slot, *_ in parts)).bit_length()
-    before, gap = np.full((n, TOGETHER, width), -1, np.int32), np.zeros((n, TOGETHER, width))
-    place, allowed = np.zeros((n, TOGETHER), np.int32), np.zeros((n, TOGETHER))
-    for j, (rank, slot, link, excess) in enumerate(parts):
-        before[rank, j, slot], gap[rank, j, slot] = link, excess
-        place[:, j], allowed[:, j] = order[j], tolerance * distances[j, order[j]]
-    place[:, s:] = np.arange(n)[:, None]
-    with jax.enable_x64(True):
-        return np.asarray(_in_order(place, before, gap, allowed, back))[:, :s].T
-
-
-@jax.jit
-def _in_order(place: Array, before: Array, gap: Array, allowed: Array, back: Array) -> Array:
-    """The counts [n s] of `_counts_within`, from what leads to each point (2 point + outside; -1: nothing), by rank.
-
-    The first point of each order is the source. Where edges lead `back` in the order, it is gone through until nothing
-    changes any more.
-    """
-    n, s = place.shape
-    column, none = jnp.arange(s), jnp.int64(2**62)
-
-    def step(state: tuple[Array, Array], item: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
-        cost, excess = state
-        point, links, more, most, source = item
-        at = jnp.maximum(links >> 1, 0), column[:, None]
-        offer = cost.at[at].get(mode="promise_in_bounds") + 1 + ((links & 1).astype(none.dtype) << CROSSED)
-        longer = excess.at[at].get(mode="promise_in_bounds") + more
-        offer = jnp.where((links >= 0) & (longer <= most[:, None]), jnp.minimum(offer, none), none)
-        best = jnp.where(source, 0, jnp.min(offer, axis=1))
-        least = jnp.where(source, 0, jnp.min(jnp.where(offer == best[:, None], longer, jnp.inf), axis=1))
-        cost = cost.at[point, column].set(best, mode="promise_in_bounds")
-        return (cost, excess.at[point, column].set(least, mode="promise_in_bounds")), None
-
-    def once(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        cost, excess, _ = state
-        items = (place, before, gap, allowed, jnp.arange(n) == 0)
-        new, _ = lax.scan(step, (cost, excess), items)
-        return *new, back & (jnp.any(new[0] != cost) | jnp.any(new[1] != excess))
-
-    start = jnp.full((n, s), none), jnp.zeros((n, s), gap.dtype), jnp.array(True)
-    return lax.while_loop(lambda state: state[2], once, start)[0]

@@ -118,7 +118,8 @@ def _counts(packed: PackedGraph, labels: Array, sources: Array, targets: Array) 
                 )
 
             found = fold_pairs(packed, rows, block, asked, put, tuple(jnp.full((2, len(padded), lanes), -1, jnp.int32)))
-            return tuple(jnp.maximum(each[:t].T, least) for each, least in zip(found, (-1, 0), strict=True))
+            interior, outside = (each[:t].T for each in found)
+            return interior, jnp.maximum(outside, 0)
 
         blocks = jnp.pad(ends[0], (0, -s % lanes), mode="edge" if s else "constant").reshape(-1, lanes)
         interior, outside = (each.reshape(-1, t)[:s] for each in lax.map(some, blocks))

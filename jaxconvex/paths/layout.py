@@ -56,10 +56,14 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     >>> pack(knn_graph(jnp.array([[0.], [1.], [3.]]), k=1)).position.shape
     (3,)
     """
+
+    def laid_out(graph: KNNGraph | Graph) -> PackedGraph:
+        neighbors = isinstance(graph, KNNGraph)
+        edges = undirected(graph, mode=mode, duplicates=duplicates) if neighbors else as_graph(graph)
+        return _packed(edges._replace(lengths=lax.stop_gradient(edges.lengths)))
+
     if not is_concrete(graph):
-        return _packed(
-            undirected(graph, mode=mode, duplicates=duplicates) if isinstance(graph, KNNGraph) else as_graph(graph)
-        )
+        return laid_out(graph)
     # What several processes hold together is copied to each of them, which all lay it out alike.
     graph = jax.tree.map(lambda part: part if _addressable(part) else jnp.asarray(np.asarray(part)), graph)
     with outside_meshes():
