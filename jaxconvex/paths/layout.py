@@ -58,8 +58,9 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     """
 
     def laid_out(graph: KNNGraph | Graph) -> PackedGraph:
-        neighbors = isinstance(graph, KNNGraph)
-        edges = undirected(graph, mode=mode, duplicates=duplicates) if neighbors else as_graph(graph)
+        if isinstance(graph, KNNGraph):
+            graph = undirected(graph, mode=mode, duplicates=duplicates)
+        edges = as_graph(graph)
         return _packed(edges._replace(lengths=lax.stop_gradient(edges.lengths)))
 
     if not is_concrete(graph):
