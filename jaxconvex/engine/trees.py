@@ -198,27 +198,28 @@ def _losses_even(
     packed: PackedGraph, labels: Array, tree: Trees, order: Order, source: Array, points: Array
 ) -> Whole:
     """The losses [p] where all ways to a row have as many hops as its level, and none exceeds what rounding allows."""
-    p, own = labels.shape[1], labels[source]
+    p, own, places = labels.shape[1], labels[source], len(order.rows)
+    one, far = places, places + 1  # places that hold constants: to choose a place costs less than to choose a row
 
     def step(state: tuple[Array, Array, Whole]) -> tuple[Array, Array, Whole]:
         start, cost, losses = state
         rows, parents, levels = (_some(part, start) for part in order[:3])
-        live = levels == levels[0]
+        live, apart = levels == levels[0], levels[0] == APART
 
         def consider(parents: Array, gap: Array, short: Array, best: Array) -> Array:
-            return jnp.where(short[:, None], jnp.minimum(best, rows_of(cost, parents)), best)
+            return jnp.minimum(best, rows_of(cost, _made(jnp.where(short, parents, far))))
 
-        best = _over_ties(packed, tree, order, rows, live, consider, rows_of(cost, parents))
+        known = rows_of(cost, _made(jnp.where(live, jnp.where(apart, one, parents), 0)))
+        best = _over_ties(packed, tree, order, rows, live, consider, known)
         foreign = rows_of(labels, rows) != own
-        apart = levels[0] == APART
-        lost = jnp.where(foreign | ~live[:, None], 0, jnp.where(apart, 1, best)).astype(jnp.int16)
-        total = _sum(lost).astype(jnp.uint32)
+        total = _sum(jnp.where(foreign, 0, best).astype(jnp.int16)).astype(jnp.uint32)
         unit = jnp.where(apart, UNIT, parts_of(levels[0] - 1)).astype(jnp.uint32)
         coarse, fine = total * (unit >> FINE_BITS), total * (unit & (2**FINE_BITS - 1))
         cost = lax.dynamic_update_slice(cost, best + foreign, (start, jnp.zeros_like(start)))
         return start + jnp.sum(live), cost, carried(losses.coarse + coarse, losses.fine + fine)
 
-    start = jnp.int32(1), jnp.zeros((len(order.rows), p), jnp.int8), Whole(*jnp.zeros((2, p), jnp.uint32))
+    cost = jnp.zeros((places + 2, p), jnp.int8).at[one].set(1).at[far].set(127)
+    start = jnp.int32(1), cost, Whole(*jnp.zeros((2, p), jnp.uint32))
     return lax.while_loop(lambda state: state[0] < points, step, start)[2]
 
 
@@ -226,18 +227,21 @@ def _losses(packed: PackedGraph, labels: Array, tree: Trees, order: Order, sourc
     """The losses [p] in the general case: the rows are gone through until nothing changes any more."""
     p, own = labels.shape[1], labels[source]
     far = infinity(jnp.int32)
+    beyond = infinity(tree.slack.dtype)
     a_hop = A_HOP if jnp.issubdtype(tree.slack.dtype, jnp.integer) else 0
     units = parts_of(jnp.arange(len(labels), dtype=jnp.int32))
 
     def step(state: Any) -> Any:
         start, cost, excess, losses, changed = state
         rows, parents, levels = (_some(part, start) for part in order[:3])
-        live = levels == levels[0]
-        allowed = rows_of(tree.slack, rows)[:, None]
+        live, apart = levels == levels[0], levels[0] == APART
+        allowed = _made(rows_of(tree.slack, rows))[:, None]
 
         def consider(parents: Array, gap: Array, short: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
-            offer, longer = rows_of(cost, parents) + 1, rows_of(excess, parents) + gap[:, None]
-            within = short[:, None] & (offer <= far) & (longer <= allowed + a_hop * (offer % OUTSIDE))
+            parents, gap = _made((parents, jnp.where(short, gap, beyond)))
+            offer, longer = _made((rows_of(cost, parents), rows_of(excess, parents)))
+            offer, longer = offer + 1, longer + gap[:, None]
+            within = (offer <= far) & (longer <= allowed + a_hop * (offer % OUTSIDE))
             better = within & ((offer < best[0]) | ((offer == best[0]) & (longer < best[1])))
             return jnp.where(better, offer, best[0]), jnp.where(better, longer, best[1])
 
@@ -245,14 +249,13 @@ def _losses(packed: PackedGraph, labels: Array, tree: Trees, order: Order, sourc
         best = consider(parents, jnp.zeros(TOGETHER, excess.dtype), live, nothing)
         best, longer = _over_ties(packed, tree, order, rows, live, consider, best)
         foreign = rows_of(labels, rows) != own
-        apart = levels[0] == APART
         lost = best // OUTSIDE * rows_of(units, jnp.clip(best % OUTSIDE - 1, 0, len(units) - 1))
-        lost = jnp.where(foreign | ~live[:, None], 0, jnp.where(apart, UNIT, lost))
-        coarse = losses.coarse + _sum(lost >> FINE_BITS).astype(jnp.uint32)
-        fine = losses.fine + _sum(lost & (2**FINE_BITS - 1)).astype(jnp.uint32)
+        lost = _made(jnp.where(foreign, 0, jnp.where(apart, UNIT, lost))) * live[:, None]
+        coarse = losses.coarse + jnp.sum(lost >> FINE_BITS, axis=0).astype(jnp.uint32)
+        fine = losses.fine + jnp.sum(lost & (2**FINE_BITS - 1), axis=0).astype(jnp.uint32)
         kept = jnp.where(best < far, best + OUTSIDE * foreign, far)
         old = _some(cost, start), _some(excess, start)
-        kept, longer = (jnp.where(live[:, None], a, b) for a, b in zip((kept, longer), old, strict=True))
+        kept, longer = (jnp.where(live[:, None], *_made(pair)) for pair in zip((kept, longer), old, strict=True))
         changed |= jnp.any(kept != old[0]) | jnp.any(longer != old[1])
         place = start, jnp.zeros_like(start)
         cost, excess = lax.dynamic_update_slice(cost, kept, place), lax.dynamic_update_slice(excess, longer, place)
@@ -298,6 +301,11 @@ def _over_ties(
 
 def _some(values: Array, start: Array) -> Array:
     return lax.dynamic_slice_in_dim(values, start, TOGETHER)
+
+
+def _made(values: Any) -> Any:
+    """The values, computed once and for themselves: indices, and what else a loop over labelings would compute again."""
+    return lax.optimization_barrier(values)
 
 
 def _sum(values: Array) -> Array:
