@@ -58,7 +58,7 @@ def test_null_is_that_of_scoring_permuted_labels(case):
     labels = np.random.default_rng(2).integers(lowest, 3, len(x))
     packed = jc.pack(jc.knn_graph(x, k=k))
     null = jc.permutation_null(packed, labels, num_classes=4, key=KEY, num_permutations=5)
-    for i, permuted in enumerate(permuted_labels(labels, 5, KEY).T):
+    for i, permuted in enumerate(np.asarray(permuted_labels(labels, 5, KEY)).T):
         assert sorted(permuted) == sorted(labels)
         score = packed_graph_convexity(packed, permuted, num_classes=4)  # to the last bit
         np.testing.assert_array_equal(null.per_class.samples[:, i], score.per_class)
@@ -73,7 +73,7 @@ def test_so_in_float64(case):
     with jax.enable_x64(True):
         packed = jc.pack(jc.knn_graph(x.astype(np.float64), k=k))
         null = jc.permutation_null(packed, labels, num_classes=3, key=KEY, num_permutations=2)
-        for i, permuted in enumerate(permuted_labels(labels, 2, KEY).T):
+        for i, permuted in enumerate(np.asarray(permuted_labels(labels, 2, KEY)).T):
             score = packed_graph_convexity(packed, permuted, num_classes=3)
             np.testing.assert_array_equal(null.per_class.samples[:, i], score.per_class)
 
@@ -82,7 +82,7 @@ def test_null_agrees_with_the_oracle():
     x = np.random.default_rng(3).integers(0, 5, size=(50, 3)).astype(np.float32)
     labels = np.random.default_rng(4).integers(-1, 3, 50)
     null = jc.permutation_null(jc.knn_graph(x, k=4), labels, num_classes=3, key=KEY, num_permutations=4)
-    permuted = permuted_labels(labels, 4, KEY).T
+    permuted = np.asarray(permuted_labels(labels, 4, KEY)).T
     want = [score.micro for score in oracles.permuted_scores(oracles.knn_adjacency(x, 4), permuted, 3)]
     np.testing.assert_allclose(null.micro.samples, want, rtol=0, atol=1e-6)
 

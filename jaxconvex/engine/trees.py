@@ -85,7 +85,7 @@ def losses_along(
     trees = _trees(packed, distance, slack, sources)
     lanes = min(LANES, -(-p // BITS) * BITS)
     chunks = jnp.pad(labels, ((0, 0), (0, -p % lanes)), mode="edge").reshape(rows, -1, lanes).swapaxes(0, 1)
-    points = jnp.sum(packed.component >= 0)
+    points = jnp.sum(packed.component >= 0, dtype=jnp.int32)
     orders = jax.vmap(_order)(trees)
 
     def one(labels: Array, tree: Trees, order: Order, source: Array) -> Whole:
@@ -216,7 +216,7 @@ def _losses_even(
         unit = jnp.where(apart, UNIT, parts_of(levels[0] - 1)).astype(jnp.uint32)
         coarse, fine = total * (unit >> FINE_BITS), total * (unit & (2**FINE_BITS - 1))
         cost = lax.dynamic_update_slice(cost, best + foreign, (start, jnp.zeros_like(start)))
-        return start + jnp.sum(live), cost, carried(losses.coarse + coarse, losses.fine + fine)
+        return start + jnp.sum(live, dtype=jnp.int32), cost, carried(losses.coarse + coarse, losses.fine + fine)
 
     cost = jnp.zeros((places + 2, p), jnp.int8).at[one].set(1).at[far].set(127)
     start = jnp.int32(1), cost, Whole(*jnp.zeros((2, p), jnp.uint32))
@@ -259,7 +259,7 @@ def _losses(packed: PackedGraph, labels: Array, tree: Trees, order: Order, sourc
         changed |= jnp.any(kept != old[0]) | jnp.any(longer != old[1])
         place = start, jnp.zeros_like(start)
         cost, excess = lax.dynamic_update_slice(cost, kept, place), lax.dynamic_update_slice(excess, longer, place)
-        return start + jnp.sum(live), cost, excess, carried(coarse, fine), changed
+        return start + jnp.sum(live, dtype=jnp.int32), cost, excess, carried(coarse, fine), changed
 
     def again(state: Any) -> Any:
         nothing = Whole(*jnp.zeros((2, p), jnp.uint32))
