@@ -147,18 +147,16 @@ def _static_losses(
 
     def add(sums: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
         some, there = block
-        losses = fraction_of(path_losses(packed, rows_of_points(some), by_row), float_type)
+        losses = fraction_of(path_losses(packed, packed.position[some], by_row), float_type)
         own = jnp.where(there[:, None], permuted[some], -1)
         both = (_by_class(own, values, num_classes, jnp) for values in (losses, jnp.ones_like(losses)))
         return sums + jnp.stack([*both]), None
-
-    def rows_of_points(points: Array) -> Array:
-        return packed.position[points]
 
     float_type = jax.dtypes.canonicalize_dtype(float)
     (lost, drawn_of), _ = lax.scan(add, jnp.zeros((2, num_classes, number), float_type), (blocks, drawn))
     size = jnp.bincount(jnp.where(codes < 0, num_classes, codes), length=num_classes + 1)[:num_classes, None]
     observed = graph_convexity(packed, codes, num_classes=num_classes)
+    lost = jnp.where(jnp.any((codes < -1) | (codes >= num_classes)), jnp.nan, lost)
     return observed, lost, drawn_of * (size - 1), jnp.minimum(labelled, count), packed
 
 

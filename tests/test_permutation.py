@@ -186,3 +186,48 @@ def test_degenerate_classes_and_bad_arguments():
         jc.permutation_null(jc.knn_graph(x, k=4), labels, num_classes=3, key=KEY, num_permutations=0)
     again = jc.permutation_null(jc.knn_graph(x, k=4), labels, num_classes=5, key=KEY, num_permutations=20)
     np.testing.assert_array_equal(null.micro.samples, again.micro.samples)
+
+
+TRACED = {
+    "ties": lambda rng: _grid(6),
+    "duplicates": lambda rng: np.repeat(rng.normal(size=(18, 3)), 2, axis=0).astype(np.float32),
+    "disconnected": lambda rng: (rng.normal(size=(36, 3)) + 99 * (np.arange(36) % 2)[:, None]).astype(np.float32),
+}
+
+
+def _assert_same(ours, theirs):
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=2e-6)
+
+
+def test_jit_and_vmap_give_what_concrete_arrays_give():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(-1, 3, 36)
+    packed = [jc.pack(jc.knn_graph(make(rng), k=4)) for make in TRACED.values()]
+
+    def null(packed, labels, key):
+        return jc.permutation_null(packed, labels, num_classes=4, key=key, num_permutations=7)
+
+    compiled = jax.jit(null)
+    concrete = [null(one, labels, KEY) for one in packed]
+    assert isinstance(concrete[0].micro.samples, np.ndarray) and concrete[0].num_sources == np.sum(labels >= 0)
+    for one, want in zip(packed, concrete, strict=True):
+        _assert_same(compiled(one, labels, KEY), want)
+    together = jax.tree.map(lambda *parts: jax.numpy.stack(parts), *packed)
+    batch = jax.jit(jax.vmap(null, in_axes=(0, None, None)))(together, labels, KEY)
+    for i, want in enumerate(concrete):
+        _assert_same(jax.tree.map(lambda part, i=i: part[i], batch), want)
+
+
+def test_sampled_sources_are_the_same_under_jit():
+    x, labels = _cloud(6, n=60)
+    packed = jc.pack(jc.knn_graph(x, k=5))
+    labels[::4] = -1
+    solve = lambda labels: jc.permutation_null(  # noqa: E731
+        packed, labels, num_classes=3, key=KEY, num_permutations=7, max_sources=20
+    )
+    compiled, concrete = jax.jit(solve)(labels), solve(labels)
+    assert concrete.num_sources == compiled.num_sources == 20
+    _assert_same(compiled, concrete)
+    broken = jax.jit(solve)(np.where(labels == 2, 7, labels))  # no labels of three classes
+    assert np.isnan(broken.micro.samples).all()
