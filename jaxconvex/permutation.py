@@ -128,7 +128,8 @@ def _host_losses(
     permuted = np.asarray(permuted)
     lost = np.zeros((num_classes, number), np.int64)
     starts = range(0, len(sources), BLOCK)
-    for start, losses in zip(starts, on_devices(solve, (np.resize(sources[i : i + BLOCK], BLOCK) for i in starts))):
+    blocks = (np.resize(sources[i : i + BLOCK], BLOCK) for i in starts)
+    for start, losses in zip(starts, on_devices(solve, blocks), strict=True):
         some = permuted[sources[start : start + BLOCK]]
         lost += _by_class(some, losses[: len(some)], num_classes, np).astype(np.int64)
     size = np.bincount(labels[labels >= 0], minlength=num_classes)[:, None]

@@ -23,8 +23,9 @@ from jaxconvex.paths import A_HOP, OUTSIDE, infinity, rounding_slack
 __all__ = ["losses_along", "path_losses"]
 
 TOGETHER = 64  # rows taken at once
-LANES = 128  # labelings taken at once: their bytes for all rows stay in a processor's cache
+LANES = 512  # labelings taken at once: their bytes for all rows stay in a processor's cache
 SHALLOW = 63  # hops up to which the points outside on TOGETHER paths add up to less than 2^12
+HOP, CROSSED, FEW = 2**12, 2**20, 256  # excess below HOP, hops and points outside below FEW, in one number
 BITS = 32
 APART, PADDING = 2**25, 2**25 + 1  # levels of rows without a path from the source, and of rows that are no points
 
@@ -89,11 +90,15 @@ def losses_along(
     orders = jax.vmap(_order)(trees)
 
     def one(labels: Array, tree: Trees, order: Order, source: Array) -> Whole:
-        return lax.cond(
-            tree.uneven,
-            lambda: _losses(packed, labels, tree, order, source, points),
-            lambda: _losses_even(packed, labels, tree, order, source, points),
-        )
+        given = packed, labels, tree, order, source, points
+
+        def in_general() -> Whole:
+            if not jnp.issubdtype(distance.dtype, jnp.integer):
+                return _losses(*given, narrow=False)[0]
+            losses, enough = _losses(*given, narrow=True)
+            return lax.cond(enough & (packed.depth < FEW), lambda: losses, lambda: _losses(*given, narrow=False)[0])
+
+        return lax.cond(tree.uneven, in_general, lambda: _losses_even(*given))
 
     each = lax.map(lambda labels: lax.map(lambda some: one(labels, *some), (trees, orders, sources)), chunks)
     return Whole(*(part.swapaxes(0, 1).reshape(len(sources), -1)[:, :p] for part in each))
@@ -178,7 +183,7 @@ def _hops(parent: Int[Array, "s rows"], sources: Int[Array, " s"]) -> Int[Array,
         beyond, more = (jnp.take_along_axis(part, ancestor, axis=1, mode="clip") for part in (ancestor, hops))
         return beyond, hops + more, jnp.any(beyond != ancestor), count + 1
 
-    start = parent, jnp.where(own, 0, 1).astype(jnp.int32), jnp.array(True), 0
+    start = parent, jnp.where(own, 0, 1).astype(jnp.int32), jnp.array(True), jnp.int32(0)
     ancestor, hops, *_ = lax.while_loop(lambda state: state[2] & (state[3] < 26), double, start)
     return jnp.where(ancestor == sources[:, None], hops, 0)
 
@@ -194,9 +199,7 @@ def _order(tree: Trees) -> Order:
     return Order(jnp.pad(listed, more), jnp.pad(parents, more), jnp.pad(levels, more, constant_values=PADDING), place)
 
 
-def _losses_even(
-    packed: PackedGraph, labels: Array, tree: Trees, order: Order, source: Array, points: Array
-) -> Whole:
+def _losses_even(packed: PackedGraph, labels: Array, tree: Trees, order: Order, source: Array, points: Array) -> Whole:
     """The losses [p] where all ways to a row have as many hops as its level, and none exceeds what rounding allows."""
     p, own, places = labels.shape[1], labels[source], len(order.rows)
     one, far = places, places + 1  # places that hold constants: to choose a place costs less than to choose a row
@@ -223,13 +226,23 @@ def _losses_even(
     return lax.while_loop(lambda state: state[0] < points, step, start)[2]
 
 
-def _losses(packed: PackedGraph, labels: Array, tree: Trees, order: Order, source: Array, points: Array) -> Whole:
-    """The losses [p] in the general case: the rows are gone through until nothing changes any more."""
+def _losses(
+    packed: PackedGraph, labels: Array, tree: Trees, order: Order, source: Array, points: Array, *, narrow: bool
+) -> tuple[Whole, Bool[Array, ""]]:
+    """The losses [p] in the general case, and whether no path was too long to be told by so few bits.
+
+    The rows are gone through until nothing changes any more. `narrow`: lengths are whole, and points outside, hops and
+    excess stand in one number, from the highest bits to the lowest, so that the least of them is the best.
+    """
     p, own = labels.shape[1], labels[source]
-    far = infinity(jnp.int32)
-    beyond = infinity(tree.slack.dtype)
+    far, crossed, hop = infinity(jnp.int32), CROSSED if narrow else OUTSIDE, HOP if narrow else 1
+    high, low = crossed.bit_length() - 1, hop.bit_length() - 1
+    unreached = far // 2 + 1  # all from here on: a way over what is not reached
     a_hop = A_HOP if jnp.issubdtype(tree.slack.dtype, jnp.integer) else 0
     units = parts_of(jnp.arange(len(labels), dtype=jnp.int32))
+
+    def hops_of(cost: Array) -> Array:
+        return cost >> low & (crossed // hop - 1)
 
     def step(state: Any) -> Any:
         start, cost, excess, losses, changed = state
@@ -238,38 +251,48 @@ def _losses(packed: PackedGraph, labels: Array, tree: Trees, order: Order, sourc
         allowed = _made(rows_of(tree.slack, rows))[:, None]
 
         def consider(parents: Array, gap: Array, short: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
-            parents, gap = _made((parents, jnp.where(short, gap, beyond)))
-            offer, longer = _made((rows_of(cost, parents), rows_of(excess, parents)))
-            offer, longer = offer + 1, longer + gap[:, None]
-            within = (offer <= far) & (longer <= allowed + a_hop * (offer % OUTSIDE))
+            parents, gap, more = _made((parents, jnp.where(short, gap, 0), jnp.where(short, hop, unreached)))
+            offer = rows_of(cost, parents) + more[:, None]
+            if narrow:
+                offer = offer + gap[:, None]
+                within = (offer & (hop - 1)) <= allowed + a_hop * hops_of(offer)
+                return jnp.where(within, jnp.minimum(best[0], offer), best[0]), best[1]
+            longer = rows_of(excess, parents) + gap[:, None]
+            within = (offer < unreached) & (longer <= allowed + a_hop * hops_of(offer))
             better = within & ((offer < best[0]) | ((offer == best[0]) & (longer < best[1])))
             return jnp.where(better, offer, best[0]), jnp.where(better, longer, best[1])
 
-        nothing = jnp.full((TOGETHER, p), far, jnp.int32), jnp.zeros((TOGETHER, p), excess.dtype)
-        best = consider(parents, jnp.zeros(TOGETHER, excess.dtype), live, nothing)
-        best, longer = _over_ties(packed, tree, order, rows, live, consider, best)
+        nothing = jnp.full((TOGETHER, p), far, jnp.int32), jnp.zeros((TOGETHER, excess.shape[1]), excess.dtype)
+        known = consider(parents, jnp.zeros(TOGETHER, excess.dtype), live, nothing)
+        best, longer = _over_ties(packed, tree, order, rows, live, consider, known)
+        best = jnp.where(best < unreached, best, far)
         foreign = rows_of(labels, rows) != own
-        lost = best // OUTSIDE * rows_of(units, jnp.clip(best % OUTSIDE - 1, 0, len(units) - 1))
+        lost = (best >> high) * rows_of(units, jnp.clip(hops_of(best) - 1, 0, len(units) - 1))
         lost = _made(jnp.where(foreign, 0, jnp.where(apart, UNIT, lost))) * live[:, None]
         coarse = losses.coarse + jnp.sum(lost >> FINE_BITS, axis=0).astype(jnp.uint32)
         fine = losses.fine + jnp.sum(lost & (2**FINE_BITS - 1), axis=0).astype(jnp.uint32)
-        kept = jnp.where(best < far, best + OUTSIDE * foreign, far)
+        kept = jnp.where(best < far, best + crossed * foreign, far)
         old = _some(cost, start), _some(excess, start)
-        kept, longer = (jnp.where(live[:, None], *_made(pair)) for pair in zip((kept, longer), old, strict=True))
-        changed |= jnp.any(kept != old[0]) | jnp.any(longer != old[1])
-        place = start, jnp.zeros_like(start)
+        kept = jnp.where(live[:, None], *_made((kept, old[0])))
+        longer = jnp.where(live[:, None], *_made((longer, old[1])))
+        changed |= jnp.any(kept != old[0], axis=0)
+        if not narrow:
+            changed |= jnp.any(longer != old[1], axis=0)
+        place = [start, jnp.zeros_like(start)]
         cost, excess = lax.dynamic_update_slice(cost, kept, place), lax.dynamic_update_slice(excess, longer, place)
         return start + jnp.sum(live, dtype=jnp.int32), cost, excess, carried(coarse, fine), changed
 
     def again(state: Any) -> Any:
-        nothing = Whole(*jnp.zeros((2, p), jnp.uint32))
-        start = jnp.int32(1), *state[:2], nothing, jnp.array(False)
-        new = lax.while_loop(lambda state: state[0] < points, step, start)
-        return *new[1:4], new[4] & tree.back
+        start = jnp.int32(1), *state[:2], Whole(*jnp.zeros((2, p), jnp.uint32)), jnp.zeros(p, bool)
+        *new, changed = lax.while_loop(lambda state: state[0] < points, step, start)[1:]
+        return *new, changed & tree.back
 
     cost = jnp.full((len(order.rows), p), far, jnp.int32).at[0].set(0)
-    start = cost, jnp.zeros(cost.shape, tree.slack.dtype), Whole(*jnp.zeros((2, p), jnp.uint32)), jnp.array(True)
-    return lax.while_loop(lambda state: state[3], again, start)[2]
+    excess = jnp.zeros((len(cost), 0 if narrow else p), tree.slack.dtype)
+    start = cost, excess, Whole(*jnp.zeros((2, p), jnp.uint32)), jnp.ones(p, bool)
+    cost, _, losses, _ = lax.while_loop(lambda state: jnp.any(state[3]), again, start)
+    longest = crossed // hop - 1
+    return losses, ~jnp.any((hops_of(cost) == longest) & (cost < unreached))
 
 
 def _over_ties(
