@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxconvex.aggregates import UNIT, macro_mean, micro_mean
-from jaxconvex.checks import as_labels, positive_integer
-from jaxconvex.engine.label_paths import NOBODY, layout_for_labels, path_losses
+from jaxconvex.aggregates import FINE_BITS, UNIT, ConvexityScore, fraction_of, macro_mean, micro_mean
+from jaxconvex.checks import as_labels, is_concrete, known_values, positive_integer
+from jaxconvex.devices import outside_meshes
+from jaxconvex.loops import fori_loop, scan
 from jaxconvex.neighbors import KNNGraph
-from jaxconvex.packed_scores import packed_scores
+from jaxconvex.packed_scores import packed_scores, static_score
+from jaxconvex.paths.chains import chain_tolerance, edge_matrix, is_long
 from jaxconvex.paths.graph import Graph, PackedGraph
 from jaxconvex.paths.layout import pack
 from jaxconvex.paths.order import plan
 from jaxconvex.streams import on_devices
+from jaxconvex.trees import losses_along, path_losses
 
 __all__ = ["Null", "NullScore", "permutation_null"]
 
 WORK = 2e10  # sources times points times permutations, beyond which sources are sampled: some seconds on two cores
-TOGETHER = 128  # permutations solved together
-DEEP = 100  # hops from a root: beyond, LANES of them, to save memory
-LANES = 32  # permutations are rounded up to a multiple of it: a processor's registers hold so many bytes
-BLOCK = 16  # sources handed to a core at once
+BLOCK = 16  # sources searched together, and handed to a core at once
+NOBODY = -2  # a label that no point has
 
 
 class Null(NamedTuple):
@@ -62,7 +64,7 @@ def permutation_null(
 
     Args:
         graph, labels, num_classes: as for `graph_convexity`. Background points (-1) stay where they are.
-        key: a JAX random key. Its data seed NumPy's generator, which permutes: the same on every device.
+        key: a JAX random key. The permutations it gives are the same on every device.
         num_permutations: number of permutations; the smallest p-value is 1 / (1 + this).
         max_sources: score the pairs of so many random points with all their partners, instead of all pairs. By default
             all points while points^2 x permutations is below 2e10 (4,472 points, 1,000 permutations); above, as many as
@@ -72,6 +74,9 @@ def permutation_null(
     The paths are searched once. Labels only decide between equally short paths, and what a path holds, so each further
     permutation costs a byte for each point of one shortest-path tree a source. The p-value is (1 + #{permuted >=
     observed}) / (1 + permutations): small where the score is larger than random labels give.
+
+    Under jit and vmap the same permutations are scored, with results in JAX's own floating-point type where concrete
+    arrays give float64; long chains by lengths in whole quanta, as everywhere under jit. num_sources is an array there.
 
     Raises:
         ValueError: as `graph_convexity`; num_permutations or max_sources below 1.
@@ -89,101 +94,189 @@ def permutation_null(
     positive_integer(num_permutations, "num_permutations")
     packed = graph if isinstance(graph, PackedGraph) else pack(graph)
     n = packed.position.shape[0]
-    codes = np.asarray(as_labels(labels, n, num_classes))
-    labelled = np.flatnonzero(codes >= 0)
+    codes = as_labels(labels, n, num_classes)
     if max_sources is None:
         max_sources = max(64, int(WORK / (max(n, 1) * num_permutations)))
-    count = min(positive_integer(max_sources, "max_sources"), len(labelled))
-    sources = _draws(key, 1).permutation(labelled)[:count]
-    if count:  # near ones side by side: their paths are searched together
-        chosen = np.zeros((1, n), bool)
-        chosen[0, sources] = True
-        order, _ = plan(packed, codes[None], chosen, num_classes=num_classes, lanes=128)
-        sources = np.asarray(packed.order)[np.asarray(order.rows)[:count]]
+    count = min(positive_integer(max_sources, "max_sources"), n)
+    if not is_concrete(packed, codes, key):
+        return _static_form(num_classes, num_permutations, count, confidence)(packed, codes, key)
+    with outside_meshes(), known_values():  # all may be constants inside jit
+        found = _host_losses(packed, codes, key, num_classes, num_permutations, count)
+        return _null_score(*found, num_classes=num_classes, confidence=confidence, xp=np)
 
-    most = LANES if int(packed.depth) > DEEP else TOGETHER
-    together = min(most, -(-num_permutations // LANES) * LANES)
-    padded = -(-num_permutations // together) * together
-    permuted = permuted_labels(codes.astype(np.min_scalar_type(-max(num_classes, -NOBODY))), padded, key)
-    rows = np.full((len(packed.order) + 1, padded), NOBODY, permuted.dtype)
-    rows[np.asarray(packed.position)] = permuted
-    chunks = [jnp.asarray(rows[:, i : i + together]) for i in range(0, padded, together)]
-    layout, position = layout_for_labels(packed), np.asarray(packed.position)
+
+@cache
+def _static_form(num_classes: int, number: int, count: int, confidence: float) -> Any:
+    @jax.jit
+    @sequential_vmap  # so that a batch takes the memory of one
+    def score(packed: PackedGraph, codes: Array, key: PRNGKeyArray) -> NullScore:
+        found = _static_losses(packed, codes, key, num_classes, number, count)
+        return _null_score(*found, num_classes=num_classes, confidence=confidence, xp=jnp)
+
+    return score
+
+
+def _host_losses(
+    packed: PackedGraph, codes: Array, key: PRNGKeyArray, num_classes: int, number: int, count: int
+) -> tuple[Any, ...]:
+    """The observed score, the losses [c p] in float64, pairs [c p] and sources; blocks of these on all cores."""
+    labels, position = np.asarray(codes), np.asarray(packed.position)
+    permuted, drawn = _draw(codes, key, num_classes, number, count)
+    sources = np.asarray(drawn)[: np.count_nonzero(labels >= 0)]
+    if len(sources):  # near ones side by side: their paths are searched together
+        chosen = np.isin(np.arange(len(labels)), sources)[None]
+        order, _ = plan(packed, jnp.asarray(codes)[None], chosen, num_classes=num_classes, lanes=BLOCK)
+        sources = np.asarray(packed.order)[np.asarray(order.rows)[: len(sources)]]
+    by_row = _by_row(packed, permuted)
+    find = _chain_losses(packed) if is_long(packed) else partial(_path_losses, packed, whole=bool(packed.quantum > 0))
 
     def solve(some: np.ndarray, device: Any) -> np.ndarray:
-        return path_losses(layout, position[some], chunks)
+        coarse, fine = (np.asarray(part).astype(np.int64) for part in find(position[some], by_row))
+        return (coarse << FINE_BITS) + fine
 
-    blocks = [np.resize(sources[i : i + BLOCK], BLOCK) for i in range(0, count, BLOCK)]
-    size = _sizes(permuted[labelled], num_classes)
-    drawn = _sizes(permuted[sources], num_classes)
-    pairs = (drawn * (size - 1))[:, :num_permutations]
-    apart = drawn * size  # pairs without a path
-    for members in _components(packed):
-        apart -= _sizes(permuted[np.intersect1d(members, sources)], num_classes) * _sizes(
-            permuted[members], num_classes
-        )
-    lost = UNIT * apart.astype(np.int64)
-    for start, losses in zip(range(0, count, BLOCK), on_devices(solve, blocks), strict=True):
+    permuted = np.asarray(permuted)
+    lost = np.zeros((num_classes, number), np.int64)
+    starts = range(0, len(sources), BLOCK)
+    blocks = (np.resize(sources[i : i + BLOCK], BLOCK) for i in starts)
+    for start, losses in zip(starts, on_devices(solve, blocks), strict=True):
         some = permuted[sources[start : start + BLOCK]]
-        lost += _sizes(some, num_classes, losses[: len(some)]).astype(np.int64)
-    lost = lost[:, :num_permutations]
+        lost += _by_class(some, losses[: len(some)], num_classes, np).astype(np.int64)
+    size = np.bincount(labels[labels >= 0], minlength=num_classes)[:, None]
+    pairs = _by_class(permuted[sources], np.ones((len(sources), number)), num_classes, np) * (size - 1)
+    return packed_scores(packed, [labels], [num_classes])[0], lost / UNIT, pairs, len(sources), packed
 
-    observed = packed_scores(packed, [codes], [num_classes])[0]
-    defined = (observed.num_pairs > 0)[:, None] & ~np.isnan(packed.quantum)
-    per_class = np.where(defined & (pairs > 0), 1 - lost / UNIT / np.maximum(pairs, 1), np.nan)
-    scored = np.where(np.isnan(per_class), 0, pairs)
+
+def _static_losses(
+    packed: PackedGraph, codes: Array, key: PRNGKeyArray, num_classes: int, number: int, count: int
+) -> tuple[Any, ...]:
+    """The same of static size, a block of sources at a time."""
+    permuted, sources = _draw(codes, key, num_classes, number, count)
+    by_row, labelled = _by_row(packed, permuted), jnp.sum(codes >= 0)
+    blocks = jnp.pad(sources, (0, -count % BLOCK)).reshape(-1, BLOCK)
+    drawn = (jnp.arange(blocks.size) < jnp.minimum(labelled, count)).reshape(blocks.shape)
+
+    def add(sums: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
+        some, there = block
+        losses = fraction_of(path_losses(packed, packed.position[some], by_row), float_type)
+        own = jnp.where(there[:, None], permuted[some], -1)
+        both = (_by_class(own, values, num_classes, jnp) for values in (losses, jnp.ones_like(losses)))
+        return sums + jnp.stack([*both]), None
+
+    float_type = jax.dtypes.canonicalize_dtype(float)
+    (lost, drawn_of), _ = scan(add, jnp.zeros((2, num_classes, number), float_type), (blocks, drawn))
+    size = jnp.bincount(jnp.where(codes < 0, num_classes, codes), length=num_classes + 1)[:num_classes, None]
+    observed = static_score(packed, codes, num_classes=num_classes, max_pairs=None, max_sources=None, key=None)
+    lost = jnp.where(jnp.any((codes < -1) | (codes >= num_classes)), jnp.nan, lost)
+    return observed, lost, drawn_of * (size - 1), jnp.minimum(labelled, count), packed
+
+
+def _null_score(
+    observed: ConvexityScore,
+    lost: Any,
+    pairs: Any,
+    count: Any,
+    packed: PackedGraph,
+    *,
+    num_classes: int,
+    confidence: float,
+    xp: Any,
+) -> NullScore:
+    defined = (observed.num_pairs > 0)[:, None] & ~xp.isnan(xp.asarray(packed.quantum))
+    per_class = xp.where(defined & (pairs > 0), 1 - lost / xp.maximum(pairs, 1), xp.nan)
+    scored = xp.where(xp.isnan(per_class), 0, pairs)
     micro, macro = (mean(per_class.T, scored.T / 2) for mean in (micro_mean, macro_mean))
-    summarise = partial(_summarise, confidence=confidence)
+    summarise = partial(_summarise, confidence=confidence, xp=xp)
     return NullScore(
         summarise(per_class, observed.per_class),
-        summarise(micro, np.asarray(observed.micro)),
-        summarise(macro, np.asarray(observed.macro)),
+        summarise(micro, xp.asarray(observed.micro)),
+        summarise(macro, xp.asarray(observed.macro)),
         count,
     )
 
 
-def _summarise(samples: np.ndarray, observed: np.ndarray, confidence: float) -> Null:
+def _summarise(samples: Any, observed: Any, confidence: float, xp: Any) -> Null:
     tail = (1 - confidence) / 2
-    defined = ~np.isnan(samples).all(axis=-1)
-    safe = np.where(defined[..., None], samples, 0)
-    lower, upper = np.nanquantile(safe, [tail, 1 - tail], axis=-1)
+    defined = ~xp.isnan(samples).all(axis=-1)
+    safe = xp.where(defined[..., None], samples, 0)
+    lower, upper = xp.nanquantile(safe, xp.asarray([tail, 1 - tail]), axis=-1)
     # A rounding error is no difference between a permuted score and the observed one.
-    reached = np.sum(safe >= observed[..., None] - 1e-12, axis=-1)
-    p_value = (1 + reached) / (1 + np.sum(~np.isnan(safe), axis=-1))
+    rounding = max(1e-12, 16 * float(jnp.finfo(samples.dtype).eps))
+    reached = xp.sum(safe >= observed[..., None] - rounding, axis=-1)
+    p_value = (1 + reached) / (1 + xp.sum(~xp.isnan(safe), axis=-1))
     mean, lower, upper, p_value = (
-        np.where(defined, value, np.nan) for value in (np.nanmean(safe, axis=-1), lower, upper, p_value)
+        xp.where(defined, value, xp.nan) for value in (xp.nanmean(safe, axis=-1), lower, upper, p_value)
     )
     return Null(mean, lower, upper, p_value, samples)
 
 
-def permuted_labels(codes: Int[np.ndarray, " n"], number: int, key: PRNGKeyArray) -> Int[np.ndarray, "n p"]:
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _draw(codes: Array, key: PRNGKeyArray, num_classes: int, number: int, count: int) -> tuple[Array, Array]:
+    """The labels that the null scores, in few bytes, and random points, labelled ones first."""
+    bits = jax.random.bits(jax.random.fold_in(key, 1), codes.shape, jnp.uint32)
+    points = jnp.argsort(jnp.where(codes < 0, jnp.uint32(2**31), bits >> 1), stable=True)[:count]
+    few = np.min_scalar_type(-max(num_classes, -NOBODY))
+    return permuted_labels(codes.astype(few), number, key), points.astype(jnp.int32)
+
+
+@partial(jax.jit, static_argnums=1)
+def permuted_labels(codes: Int[Array, " n"], number: int, key: PRNGKeyArray) -> Int[Array, "n p"]:
     """The labels that the null scores, a column each; more of them go on from fewer.
 
-    >>> permuted_labels(np.array([0, 0, 1, -1]), 2, jax.random.key(0))[3].tolist()
+    >>> permuted_labels(jnp.array([0, 0, 1, -1]), 2, jax.random.key(0))[3].tolist()
     [-1, -1]
     """
-    permuted = np.repeat(codes[:, None], number, axis=1)
-    labelled = codes >= 0
-    permuted[labelled] = _draws(key, 0).permuted(np.tile(codes[labelled], (number, 1)), axis=1).T
-    return permuted
+    codes = jnp.asarray(codes)
+    n, lanes = len(codes), jnp.arange(number)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 0)))(lanes)
+    bits = jax.vmap(lambda own: jax.random.bits(own, (n,), jnp.uint32))(keys).T
+    listed = jnp.argsort(codes < 0, stable=True)  # background last
+    last = jnp.sum(codes >= 0) - 1
+
+    def swap(i: Array, labels: Array) -> Array:
+        """Fisher and Yates: each of the last places takes one of those not yet taken."""
+        place = last - i
+        other = (bits[place] % (place + 1).astype(jnp.uint32)).astype(jnp.int32)
+        mine, theirs = labels[place], labels[other, lanes]
+        return labels.at[other, lanes].set(mine, unique_indices=True).at[place].set(theirs)
+
+    start = jnp.broadcast_to(codes[listed][:, None], (n, number))
+    shuffled = fori_loop(0, jnp.maximum(last, 0), swap, start)
+    return jnp.zeros_like(shuffled).at[listed].set(shuffled, unique_indices=True)
 
 
-def _draws(key: PRNGKeyArray, stream: int) -> np.random.Generator:
-    return np.random.default_rng([*np.asarray(jax.random.key_data(key)).ravel(), stream])
+_path_losses = jax.jit(path_losses, static_argnames="whole")
 
 
-def _sizes(
-    labels: Int[np.ndarray, "m p"], num_classes: int, weights: Float[np.ndarray, "m p"] | None = None
-) -> Float[np.ndarray, "c p"]:
-    """The number of points of each class under each labeling, or the sum of their weights; background left out."""
+def _chain_losses(packed: PackedGraph) -> Any:
+    """`path_losses` of a long chain as the score has it: by Dijkstra's algorithm on the host, in float64."""
+    from scipy.sparse import csgraph
+
+    matrix, tolerance = edge_matrix(packed), chain_tolerance(packed)
+    order, lengths = np.asarray(packed.order), np.asarray(packed.lengths, np.float64)
+    with jax.enable_x64(True):
+        wide = packed._replace(lengths=jnp.asarray(np.maximum(lengths, np.finfo(float).tiny)))  # as in the matrix
+
+    def find(sources: np.ndarray, labels: Array) -> Any:
+        distance = csgraph.dijkstra(matrix, directed=True, indices=order[sources])[:, order].T
+        distance = np.where(np.asarray(packed.component)[:, None] >= 0, distance, np.inf)
+        with jax.enable_x64(True):
+            slack = np.where(np.isfinite(distance), tolerance * distance, 0)
+            return _losses_along(wide, distance, slack, sources, labels)
+
+    return find
+
+
+_losses_along = jax.jit(losses_along)
+
+
+def _by_row(packed: PackedGraph, permuted: Array) -> Array:
+    rows = jnp.full((packed.order.shape[0], permuted.shape[1]), NOBODY, permuted.dtype)
+    return rows.at[jnp.asarray(packed.position)].set(permuted)
+
+
+def _by_class(labels: Int[Any, "m p"], values: Any, num_classes: int, xp: Any) -> Float[Any, "c p"]:
+    """The sum of the values of each class under each labeling; background left out."""
     p = labels.shape[1]
-    place = (labels.astype(np.int64) + 1) * p + np.arange(p)
-    found = np.bincount(place.ravel(), None if weights is None else weights.ravel(), (num_classes + 1) * p)
-    return found.reshape(-1, p)[1:].astype(np.float64)
-
-
-def _components(packed: PackedGraph) -> list[Int[np.ndarray, " m"]]:
-    """The points of each connected component."""
-    component = np.asarray(packed.component)[np.asarray(packed.position)]
-    order = np.argsort(component, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(component))[:-1]) if len(component) else []
+    place = xp.where(labels < 0, num_classes, labels.astype(xp.int32)) * p + xp.arange(p)
+    size = {"minlength" if xp is np else "length": (num_classes + 1) * p}
+    return xp.bincount(place.ravel(), values.ravel(), **size).reshape(-1, p)[:-1]

@@ -8,8 +8,13 @@ import oracles
 import pytest
 
 import jaxconvex as jc
-from jaxconvex.packed_scores import packed_graph_convexity
+from jaxconvex.packed_scores import packed_scores
 from jaxconvex.permutation import permuted_labels
+
+
+def scored(packed, labels, *, num_classes):
+    return packed_scores(packed, [labels], [num_classes])[0]
+
 
 KEY = jax.random.key(0)
 
@@ -58,9 +63,9 @@ def test_null_is_that_of_scoring_permuted_labels(case):
     labels = np.random.default_rng(2).integers(lowest, 3, len(x))
     packed = jc.pack(jc.knn_graph(x, k=k))
     null = jc.permutation_null(packed, labels, num_classes=4, key=KEY, num_permutations=5)
-    for i, permuted in enumerate(permuted_labels(labels, 5, KEY).T):
+    for i, permuted in enumerate(np.asarray(permuted_labels(labels, 5, KEY)).T):
         assert sorted(permuted) == sorted(labels)
-        score = packed_graph_convexity(packed, permuted, num_classes=4)  # to the last bit
+        score = scored(packed, permuted, num_classes=4)  # to the last bit
         np.testing.assert_array_equal(null.per_class.samples[:, i], score.per_class)
         assert null.micro.samples[i] == score.micro and null.macro.samples[i] == score.macro
     assert null.num_sources == np.sum(labels >= 0)
@@ -73,8 +78,8 @@ def test_so_in_float64(case):
     with jax.enable_x64(True):
         packed = jc.pack(jc.knn_graph(x.astype(np.float64), k=k))
         null = jc.permutation_null(packed, labels, num_classes=3, key=KEY, num_permutations=2)
-        for i, permuted in enumerate(permuted_labels(labels, 2, KEY).T):
-            score = packed_graph_convexity(packed, permuted, num_classes=3)
+        for i, permuted in enumerate(np.asarray(permuted_labels(labels, 2, KEY)).T):
+            score = scored(packed, permuted, num_classes=3)
             np.testing.assert_array_equal(null.per_class.samples[:, i], score.per_class)
 
 
@@ -82,7 +87,7 @@ def test_null_agrees_with_the_oracle():
     x = np.random.default_rng(3).integers(0, 5, size=(50, 3)).astype(np.float32)
     labels = np.random.default_rng(4).integers(-1, 3, 50)
     null = jc.permutation_null(jc.knn_graph(x, k=4), labels, num_classes=3, key=KEY, num_permutations=4)
-    permuted = permuted_labels(labels, 4, KEY).T
+    permuted = np.asarray(permuted_labels(labels, 4, KEY)).T
     want = [score.micro for score in oracles.permuted_scores(oracles.knn_adjacency(x, 4), permuted, 3)]
     np.testing.assert_allclose(null.micro.samples, want, rtol=0, atol=1e-6)
 
@@ -186,3 +191,48 @@ def test_degenerate_classes_and_bad_arguments():
         jc.permutation_null(jc.knn_graph(x, k=4), labels, num_classes=3, key=KEY, num_permutations=0)
     again = jc.permutation_null(jc.knn_graph(x, k=4), labels, num_classes=5, key=KEY, num_permutations=20)
     np.testing.assert_array_equal(null.micro.samples, again.micro.samples)
+
+
+TRACED = {
+    "ties": lambda rng: _grid(6),
+    "duplicates": lambda rng: np.repeat(rng.normal(size=(18, 3)), 2, axis=0).astype(np.float32),
+    "disconnected": lambda rng: (rng.normal(size=(36, 3)) + 99 * (np.arange(36) % 2)[:, None]).astype(np.float32),
+}
+
+
+def _assert_same(ours, theirs):
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=2e-6)
+
+
+def test_jit_and_vmap_give_what_concrete_arrays_give():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(-1, 3, 36)
+    packed = [jc.pack(jc.knn_graph(make(rng), k=4)) for make in TRACED.values()]
+
+    def null(packed, labels, key):
+        return jc.permutation_null(packed, labels, num_classes=4, key=key, num_permutations=7)
+
+    compiled = jax.jit(null)
+    concrete = [null(one, labels, KEY) for one in packed]
+    assert isinstance(concrete[0].micro.samples, np.ndarray) and concrete[0].num_sources == np.sum(labels >= 0)
+    for one, want in zip(packed, concrete, strict=True):
+        _assert_same(compiled(one, labels, KEY), want)
+    together = jax.tree.map(lambda *parts: jax.numpy.stack(parts), *packed)
+    batch = jax.jit(jax.vmap(null, in_axes=(0, None, None)))(together, labels, KEY)
+    for i, want in enumerate(concrete):
+        _assert_same(jax.tree.map(lambda part, i=i: part[i], batch), want)
+
+
+def test_sampled_sources_are_the_same_under_jit():
+    x, labels = _cloud(6, n=60)
+    packed = jc.pack(jc.knn_graph(x, k=5))
+    labels[::4] = -1
+    solve = lambda labels: jc.permutation_null(  # noqa: E731
+        packed, labels, num_classes=3, key=KEY, num_permutations=7, max_sources=20
+    )
+    compiled, concrete = jax.jit(solve)(labels), solve(labels)
+    assert concrete.num_sources == compiled.num_sources == 20
+    _assert_same(compiled, concrete)
+    broken = jax.jit(solve)(np.where(labels == 2, 7, labels))  # no labels of three classes
+    assert np.isnan(broken.micro.samples).all()
