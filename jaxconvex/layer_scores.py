@@ -86,7 +86,10 @@ def graph_rows(
     rows: list[Row] = []
     widest = max(settings.k)
     width = spare_neighbors(widest, len(points)) if settings.jackknife else min(widest + 1, len(points) - 1)
-    with in_background(compile_ahead, len(points), widest, [one.codes for one in labelings.values()], points.dtype):
+    kind = KNNGraph, (((len(points), widest), np.dtype(np.int32)), ((len(points), widest), np.dtype(points.dtype)))
+    classes = max(len(labeling.classes) for labeling in labelings.values())
+    sampled = settings.max_sources is not None or settings.tolerance is not None
+    with in_background(compile_ahead, *kind, len(labelings), classes, sampled):
         knn = knn_graph(features, k=width, metric=settings.metric, mesh=mesh, memory=memory)
 
     def packed_graph(knn: KNNGraph) -> PackedGraph:

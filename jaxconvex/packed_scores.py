@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -22,11 +22,19 @@ from jaxconvex.neighbors import KNNGraph
 from jaxconvex.pairs import Pairs, same_class_pairs
 from jaxconvex.path_sums import fractions_of_sums, sum_blocks, sums_over_blocks
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
-from jaxconvex.paths.layout import pack
+from jaxconvex.paths.layout import SMALL, pack
 from jaxconvex.paths.order import most_lanes, plan
 from jaxconvex.streams import streams
 
-__all__ = ["check_packing", "check_sampling", "compile_ahead", "lanes_within", "packed_scores", "sources_by_default"]
+__all__ = [
+    "check_packing",
+    "check_sampling",
+    "compile_ahead",
+    "kind_of",
+    "lanes_within",
+    "packed_scores",
+    "sources_by_default",
+]
 __all__ += ["static_score"]
 
 EXACT = 100_000  # points up to which all pairs are scored without being asked for
@@ -56,7 +64,7 @@ def packed_scores(
         max_sources = sources_by_default(points, max_sources)
     sampled = max_sources is not None or tolerance is not None
     lanes = lanes_within(packed, len(labelings), memory, sampled)
-    options = {"num_classes": max(num_classes), "lanes": lanes}
+    options: Any = {"num_classes": max(num_classes), "lanes": lanes}
 
     def search(labelings: Sequence[np.ndarray], sources: Any = None, pairs: Pairs | None = None) -> list[PairSums]:
         order, asked = plan(packed, np.stack(labelings).astype(np.int32), sources, pairs, **options)
@@ -132,11 +140,30 @@ def places_in_class(labels: Int[Array, " n"], key: PRNGKeyArray, num_classes: in
     return jnp.zeros(n, jnp.int32).at[turn].set((jnp.arange(n) - begins[labels[turn] + 1]).astype(jnp.int32))
 
 
-def compile_ahead(num_points: int, k: int, labelings: Sequence[Int[np.ndarray, " n"]], dtype: Any) -> None:
-    """Compile the path engine for graphs of k neighbours before there is one: it depends on their shape alone."""
-    nowhere = np.full((num_points, k), -1, np.int32), np.full((num_points, k), np.inf, dtype)
-    classes = [int(labels.max(initial=0)) + 1 for labels in labelings]
-    packed_scores(pack(KNNGraph(*map(jnp.asarray, nowhere))), labelings, classes, max_sources=1, key=jax.random.key(0))
+@cache
+def compile_ahead(kind: type, parts: tuple[Any, ...], labelings: int, num_classes: int, sampled: bool) -> None:
+    """Compile the search for graphs of a kind before there is one: it depends on the shapes and types of parts alone.
+
+    The first time it takes as long as all other compiling together, so it should go on beside that.
+    """
+    packed = _zeros_like(jax.eval_shape(pack, kind(*(jax.ShapeDtypeStruct(*part) for part in parts))))
+    n = len(packed.position)
+    if n >= SMALL:  # the layout depends on values there
+        return
+    labels = jnp.zeros((labelings, n), jnp.int32)
+    options: Any = {"num_classes": num_classes, "lanes": most_lanes(n, sampled)}
+    sources = jnp.zeros((labelings, n), bool) if sampled else None
+    order, asked = _zeros_like(jax.eval_shape(partial(plan, **options), packed, labels, sources))
+    sums_over_blocks(packed._replace(quantum=jnp.ones_like(packed.quantum)), order, asked, ahead=True, **options)
+
+
+def kind_of(graph: KNNGraph | Graph) -> tuple[type, tuple[Any, ...]]:
+    """What `compile_ahead` wants to know of a graph."""
+    return type(graph), tuple((part.shape, np.dtype(part.dtype)) for part in graph)
+
+
+def _zeros_like(shapes: Any) -> Any:
+    return jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), shapes)
 
 
 def check_packing(graph: KNNGraph | Graph, memory: float | None) -> None:

@@ -130,10 +130,11 @@ def sums_over_blocks(
     lanes: int,
     num_classes: int,
     devices: Sequence[Any] | None = None,
+    ahead: bool = False,
 ) -> list[PairSums]:
     """For each labeling the sums over the partners of each point, in float64, the same on any number of devices.
 
-    Deficits are in units of 1 / UNIT.
+    Deficits are in units of 1 / UNIT. `ahead`: no block is searched, so that the search is only compiled.
     """
     blocks = -(-int(order.number) // lanes)
     totals: np.ndarray = np.zeros((FIELDS - 2, len(asked.labels), len(order.rows)), np.int64)
@@ -144,6 +145,8 @@ def sums_over_blocks(
         kernel = _compiled(sum_blocks, "lanes", "num_classes", "whole")
         options = {"lanes": lanes, "num_classes": num_classes, "whole": bool(packed.quantum > 0)}
         places = cache(lambda device: jax.device_put((packed, order, asked), device))
+        if ahead:
+            kernel(packed, order, asked, np.int32(0), np.int32(0), **options)
         share = max(1, blocks // (SHARES * max(streams(), len(devices or ()))))
 
         def solve(begin: int, device: Any) -> PairSums:

@@ -11,12 +11,20 @@ from jaxconvex.aggregates import ConvexityScore, deficit_of
 from jaxconvex.checks import as_labels, is_concrete, known_values
 from jaxconvex.devices import outside_meshes
 from jaxconvex.neighbors import KNNGraph
-from jaxconvex.packed_scores import check_packing, check_sampling, packed_scores, static_score
+from jaxconvex.packed_scores import (
+    check_packing,
+    check_sampling,
+    compile_ahead,
+    kind_of,
+    packed_scores,
+    static_score,
+)
 from jaxconvex.path_sums import counts_of_blocks
 from jaxconvex.paths.graph import Graph, PackedGraph
 from jaxconvex.paths.layout import pack
 from jaxconvex.paths.order import most_lanes, plan
 from jaxconvex.segments import euclidean_convexity
+from jaxconvex.streams import in_background
 
 __all__ = ["ConvexityScore", "euclidean_convexity", "graph_convexity", "graph_pair_scores"]
 
@@ -82,7 +90,7 @@ def graph_convexity(
         with outside_meshes(), known_values():  # all may be constants inside jit
             if not isinstance(graph, PackedGraph):
                 check_packing(graph, memory)
-            packed = graph if isinstance(graph, PackedGraph) else pack(graph)
+            packed = graph if isinstance(graph, PackedGraph) else _packed(graph, num_classes, max_sources, tolerance)
             codes = np.asarray(as_labels(labels, packed.position.shape[0], num_classes))
             (score,) = packed_scores(
                 packed,
@@ -109,6 +117,15 @@ def graph_convexity(
     )
     broken = jnp.any((checked < -1) | (checked >= num_classes))
     return score._replace(per_class=jnp.where(broken, jnp.nan, score.per_class))
+
+
+def _packed(graph: KNNGraph | Graph, num_classes: int, max_sources: int | None, tolerance: float | None) -> PackedGraph:
+    """The packed graph; the first time the search is compiled beside the packing."""
+    if not isinstance(graph, (KNNGraph, Graph)):
+        return pack(graph)  # which refuses it
+    sampled = max_sources is not None or tolerance is not None
+    with in_background(compile_ahead, *kind_of(graph), 1, num_classes, sampled):
+        return pack(graph)
 
 
 def graph_pair_scores(

@@ -290,8 +290,8 @@ def _losses(
         fine = losses.fine + jnp.sum(lost & (2**FINE_BITS - 1), axis=0).astype(jnp.uint32)
         kept = jnp.where(best < far, best + crossed * foreign, far)
         old = _some(cost, start), _some(excess, start)
-        kept = jnp.where(live[:, None], *_made((kept, old[0])))
-        longer = jnp.where(live[:, None], *_made((longer, old[1])))
+        kept, longer, *before = _made((kept, longer, *old))
+        kept, longer = jnp.where(live[:, None], kept, before[0]), jnp.where(live[:, None], longer, before[1])
         changed |= jnp.any(kept != old[0], axis=0)
         if not narrow:
             changed |= jnp.any(longer != old[1], axis=0)

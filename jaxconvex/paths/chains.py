@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 from jaxconvex.paths.graph import PackedGraph, as_graph
 from jaxconvex.paths.tie_rule import PathCounts
 
-__all__ = ["LONG", "chain_path_counts", "chain_tolerance", "climb", "edge_matrix", "is_long"]
+__all__ = ["LONG", "chain_path_counts", "chain_tolerance", "edge_matrix", "is_long"]
 
 LONG = 32  # hops from a root: beyond, paths may take more than 50 sweeps
 CROSSED = 32  # points outside above that bit, hops below it, in one integer
@@ -52,7 +52,7 @@ def chain_path_counts(
 ) -> PathCounts:
     """`PathCounts` [t s] of some sources, each with its own targets, by the same tie rule as the other engines.
 
-    A path may exceed the distance by the relative `tolerance`. The rule is that of `paths.cheapest`, for one source after
+    A path may exceed the distance by the relative `tolerance`. The rule is that of `tie_rule`, for one source after
     another: points are settled in order of distance, so that mostly all that leads to a point is known when its turn comes.
 
     Cost: a run of scipy's dijkstra a source, which holds Python's lock, and one pass over the edges, which does not; memory
@@ -165,14 +165,3 @@ def _in_order(
 
 def _at(values: Array, place: Array) -> Array:
     return lax.dynamic_index_in_dim(values, place, keepdims=False)
-
-
-def climb(parent: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """The sum of `step` over the way from each point to its root, by doubling the steps taken at once."""
-    ancestor = np.where(parent >= 0, parent, np.arange(len(parent)))
-    total = np.where(parent >= 0, step, 0)
-    while True:
-        beyond = ancestor[ancestor]
-        if np.array_equal(ancestor, beyond):
-            return total
-        total, ancestor = total + total[ancestor], beyond

@@ -18,7 +18,7 @@ from jaxconvex.neighbors import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph, undirected
 from jaxconvex.paths.search import CHUNK, UNREACHED, WIDTH, distances_from, from_sources, rows_of
 
-__all__ = ["bucket", "pack"]
+__all__ = ["SMALL", "bucket", "pack"]
 
 FINE = 2**16  # quanta the median edge needs; with fewer the lengths stay floating-point
 LANDMARKS = 15  # with the roots, a search of 16 lanes
@@ -59,8 +59,9 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
 
     def laid_out(graph: KNNGraph | Graph) -> PackedGraph:
         if isinstance(graph, KNNGraph):
-            graph = undirected(graph, mode=mode, duplicates=duplicates)
-        edges = as_graph(graph)
+            edges = undirected(graph, mode=mode, duplicates=duplicates)
+        else:
+            edges = as_graph(graph)
         return _packed(edges._replace(lengths=lax.stop_gradient(edges.lengths)))
 
     if not is_concrete(graph):
