@@ -260,9 +260,9 @@ def _chain_counts(
 
 def _asked_of_block(order: Order, asked: Asked, index: Array, *, lanes: int, num_classes: int) -> tuple[Array, Array]:
     block, asked_for = block_of(order, asked, index, lanes, num_classes)
-    rows = jnp.arange(len(order.rows), dtype=jnp.int32)
-    place = jnp.zeros(len(rows), jnp.int32).at[block.targets].max(jnp.arange(len(block.targets), dtype=jnp.int32))
     every = Some(jnp.int32(0), block.targets, jnp.arange(lanes, dtype=jnp.int32))
     pairs = asked_for(every)
-    there = jnp.zeros(len(rows), bool).at[block.targets].max(jnp.any(pairs, axis=(0, 2)))
-    return block.sources, pairs[:, place] & there[:, None]
+    there = jnp.arange(len(block.targets)) < block.number
+    rows = jnp.where(there, block.targets, len(order.rows))
+    empty = jnp.zeros((len(pairs), len(order.rows), lanes), bool)
+    return block.sources, empty.at[:, rows].set(pairs, mode="drop")

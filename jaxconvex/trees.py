@@ -186,7 +186,9 @@ def _trees(packed: PackedGraph, distance: Array, slack: Array, sources: Int[Arra
     start = level, excess, nothing, nothing, jnp.any(slots > 0)
     level, _, uneven, back, _ = while_loop(lambda state: state[-1], sweep, start)
     uneven |= jnp.max(level, axis=0) > SHALLOW
-    level = jnp.where(reached, level, APART)
+    level = jnp.where(
+        reached, jnp.maximum(level, 1), APART
+    )  # 0 is the source's alone, also where parents go in circles
     level = jnp.where(numbers[:, None] == sources, 0, jnp.where(packed.component[:, None] < 0, PADDING, level))
     return Trees(parent.T, slots.T, level.T, distance.T, slack.T, uneven, back)
 

@@ -139,14 +139,14 @@ def main() -> None:
     neighbors, packing, paths = np.median(runs, axis=0)
     print(
         f"{n} x {features}, {classes} classes, k = 10, all pairs: {np.median(np.sum(runs, axis=1)):.2f} s a layer "
-        f"(neighbours {neighbors:.3f}, packing on the host {packing:.3f}, paths {paths:.3f}); compiled before"
+        f"(neighbours {neighbors:.3f}, packing {packing:.3f}, paths {paths:.3f}); compiled before"
     )
     rate = 2 * n * n * features / neighbors
     print(
         f"neighbours: {rate / 1e12:.2f} TFLOP/s, {share(rate / 1e12, arithmetic)}, "
         f"{100 * rate / multiplied:.0f} percent of the plain product's rate"
     )
-    edges = int(np.isfinite(np.asarray(packed.edges.lengths)).sum())
+    edges = int(np.isfinite(np.asarray(packed.lengths)).sum())
     sweep = 4 * n * (edges + 2 * n)  # a distance read for every edge from either end, one read and written a point
     print(
         f"paths: {1e6 * paths / n:.1f} microseconds a source; at the copy's rate {paths * copied / sweep:.1f} sweeps over "

@@ -117,60 +117,74 @@ def compiled_search(x: np.ndarray, k: int = 10) -> Callable[[Any], Any]:
 
 
 def packing(graph: Any) -> tuple[Spent, Any]:
-    """What packing takes, its part on the device compiled before, and the packed graph."""
+    """What packing takes, compiled before, and the packed graph."""
     import jaxconvex
 
-    jaxconvex.undirected(graph, mode="union", duplicates="link")  # with all its settings, as `pack` names them
+    jaxconvex.pack(graph)
     return spent(lambda: jaxconvex.pack(graph))
 
 
 def own_paths(packed: Any, labels: np.ndarray, classes: int, share: float = 1) -> tuple[Spent, str]:
     """What all pairs of all classes take on a packed graph, and how that is known; one block first, which compiles.
 
-    With a share below 1 only every so many of the blocks are solved, evenly spread over the schedule, and their time is
-    extrapolated; all blocks are made.
+    With a share below 1 only every so many of the blocks are solved, evenly spread over the order, and their time is
+    extrapolated.
     """
+    import jaxconvex
+    from jaxconvex.streams import on_devices
+
+    solve, blocks = _searches(packed, labels, classes)
+    solve(0)
+    if share >= 1:
+        jaxconvex.graph_convexity(packed, labels, num_classes=classes)
+        score = spent(lambda: jaxconvex.graph_convexity(packed, labels, num_classes=classes).per_class)[0]
+        return score, f"all {blocks} blocks"
+    every = min(blocks, max(1, round(1 / share)))
+    chosen = list(range(every // 2, blocks, every))
+    ordering = spent(lambda: _searches(packed, labels, classes))[0]
+    solved = spent(lambda: list(on_devices(lambda index, device: solve(index), chosen)))[0]
+    return ordering + solved.times(blocks / len(chosen)), f"*from {len(chosen)} of {blocks} blocks"
+
+
+def _searches(packed: Any, labels: np.ndarray, classes: int) -> tuple[Callable[[int], Any], int]:
+    """The search of one block of sources, and their number."""
     import jax
 
-    import jaxconvex
-    from jaxconvex.engine.blocks import blocks_of_classes, schedule
-    from jaxconvex.engine.engines import sum_blocks
+    from jaxconvex.path_sums import _compiled, sum_blocks
+    from jaxconvex.paths.order import most_lanes, plan
 
-    plan = schedule(packed, [labels])
-    first = next(blocks_of_classes([labels], plan))
-    sum_blocks(packed, [labels], [first])
-    with jax.ensure_compile_time_eval():  # as `graph_convexity` calls it
-        sum_blocks(packed, [labels], [first])
-    if share >= 1:
-        score = spent(lambda: jaxconvex.graph_convexity(packed, labels, num_classes=classes).per_class)[0]
-        return score, f"all {len(plan.parts)} blocks"
-    every = min(len(plan.parts), max(1, round(1 / share)))
+    lanes = most_lanes(len(labels))
+    order, asked = plan(packed, np.asarray(labels, np.int32)[None], num_classes=classes, lanes=lanes)
+    kernel = _compiled(sum_blocks, "lanes", "num_classes", "whole")
+    options = {"lanes": lanes, "num_classes": classes, "whole": bool(packed.quantum > 0)}
 
-    def make() -> list[Any]:
-        blocks = blocks_of_classes([labels], schedule(packed, [labels]))
-        return [block for i, block in enumerate(blocks) if i % every == every // 2]
+    def solve(index: int) -> Any:
+        return jax.block_until_ready(kernel(packed, order, asked, np.int32(index), np.int32(index + 1), **options))
 
-    made, chosen = spent(make)
-    solved = spent(lambda: sum_blocks(packed, [labels], chosen))[0]
-    return made + solved.times(len(plan.parts) / len(chosen)), f"*from {len(chosen)} of {len(plan.parts)} blocks"
+    return solve, -(-int(order.number) // lanes)
 
 
 def own_row_means(packed: Any, labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """The mean score of each source with all others of its class, by our engine."""
-    from jaxconvex.engine.blocks import blocks_of_sources, schedule
-    from jaxconvex.engine.engines import sum_blocks
+    from jaxconvex.aggregates import UNIT
+    from jaxconvex.path_sums import sums_over_blocks
+    from jaxconvex.paths.order import most_lanes, plan
 
-    blocks = blocks_of_sources([labels], [sources], schedule(packed, [labels], sources))
-    sums = sum_blocks(packed, [labels], blocks)[0]
+    options: Any = {"num_classes": int(labels.max()) + 1, "lanes": most_lanes(len(labels), drawn=True)}
+    chosen = np.isin(np.arange(len(labels)), sources)[None]
+    order, asked = plan(packed, np.asarray(labels, np.int32)[None], chosen, **options)
+    sums = sums_over_blocks(packed, order, asked, **options)[0]
     partners = sums.partners[sources]
-    return 1 - sums.deficit[sources] / np.where(partners > 0, partners, np.nan)
+    return 1 - sums.deficit[sources] / UNIT / np.where(partners > 0, partners, np.nan)
 
 
 def matrix_of(packed: Any) -> Any:
     """The edges of a packed graph as a symmetric sparse matrix in float64."""
     from scipy.sparse import coo_matrix
 
-    senders, receivers, lengths, degrees = (np.asarray(part) for part in packed.edges)
+    from jaxconvex.paths.graph import as_graph
+
+    senders, receivers, lengths, degrees = (np.asarray(part) for part in as_graph(packed))
     there = np.isfinite(lengths)
     weights = np.maximum(lengths[there].astype(np.float64), np.finfo(np.float64).tiny)  # scipy drops zeros
     return coo_matrix((weights, (senders[there], receivers[there])), shape=(len(degrees),) * 2).tocsr()
