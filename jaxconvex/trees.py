@@ -83,8 +83,8 @@ def path_losses(
     >>> import jaxconvex
     >>> from jaxconvex.aggregates import UNIT, fraction_of
     >>> chain = jaxconvex.pack(jaxconvex.knn_graph(jnp.array([[0.], [1.], [2.1], [3.3]]), k=1))
-    >>> labels = jnp.zeros((len(chain.order), 1), jnp.int8).at[chain.position, 0].set(jnp.array([0, 1, 0, 0]))
-    >>> fraction_of(path_losses(chain, chain.position[:1], labels), float).tolist()
+    >>> labels = jnp.zeros((len(chain.order), 1), jnp.int32).at[chain.position, 0].set(jnp.array([0, 1, 0, 0]))
+    >>> fraction_of(path_losses(chain, chain.position[:1], labels), float).round(5).tolist()
     [[1.5]]
     """
 
@@ -283,7 +283,7 @@ def _losses(
 
         nothing = jnp.full((TOGETHER, p), far, jnp.int32), jnp.zeros((TOGETHER, excess.shape[1]), excess.dtype)
         known = consider(parents, jnp.zeros(TOGETHER, excess.dtype), live, nothing)
-        best, longer = _over_ties(packed, tree, order, rows, live, consider, known)
+        best, most = _over_ties(packed, tree, order, rows, live, consider, known)
         best = jnp.where(best < unreached, best, far)
         foreign = rows_of(labels, rows) != own
         lost = (best >> high) * rows_of(units, jnp.clip(hops_of(best) - 1, 0, len(units) - 1))
@@ -292,13 +292,13 @@ def _losses(
         fine = losses.fine + jnp.sum(lost & (2**FINE_BITS - 1), axis=0).astype(jnp.uint32)
         kept = jnp.where(best < far, best + crossed * foreign, far)
         old = _some(cost, start), _some(excess, start)
-        kept, longer, *before = _made((kept, longer, *old))
-        kept, longer = jnp.where(live[:, None], kept, before[0]), jnp.where(live[:, None], longer, before[1])
+        kept, most = _made((kept, most))
+        kept, most = jnp.where(live[:, None], kept, old[0]), jnp.where(live[:, None], most, old[1])
         changed |= jnp.any(kept != old[0], axis=0)
         if not narrow:
-            changed |= jnp.any(longer != old[1], axis=0)
-        place = [start, jnp.zeros_like(start)]
-        cost, excess = lax.dynamic_update_slice(cost, kept, place), lax.dynamic_update_slice(excess, longer, place)
+            changed |= jnp.any(most != old[1], axis=0)
+        at = start, jnp.zeros_like(start)
+        cost, excess = lax.dynamic_update_slice(cost, kept, at), lax.dynamic_update_slice(excess, most, at)
         return start + jnp.sum(live, dtype=jnp.int32), cost, excess, carried(coarse, fine), changed
 
     def again(state: Any) -> Any:

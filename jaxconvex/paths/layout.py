@@ -58,10 +58,8 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
     """
 
     def laid_out(graph: KNNGraph | Graph) -> PackedGraph:
-        if isinstance(graph, KNNGraph):
-            edges = undirected(graph, mode=mode, duplicates=duplicates)
-        else:
-            edges = as_graph(graph)
+        listed = isinstance(graph, KNNGraph)
+        edges = undirected(graph, mode=mode, duplicates=duplicates) if listed else as_graph(graph)  # type: ignore[arg-type]
         return _packed(edges._replace(lengths=lax.stop_gradient(edges.lengths)))
 
     if not is_concrete(graph):

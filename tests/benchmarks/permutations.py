@@ -62,7 +62,7 @@ def main() -> None:
             def null(number: int = number, graph: Any = graph, labels: np.ndarray = labels) -> Any:
                 return jaxconvex.permutation_null(graph, labels, num_classes=10, key=key, num_permutations=number)
 
-            permuted = permuted_labels(labels, number, key).T[: options.scored]
+            permuted = np.asarray(permuted_labels(labels, number, key, 10)).T[: options.scored]
             first, found = seconds(null)
             ours, scratch = [], []
             for _ in range(options.repeats):
