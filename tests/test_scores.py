@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import chex
 import hypothesis
@@ -749,3 +750,56 @@ def test_nan_lengths_of_a_packed_graph_give_no_number():
     broken = graph._replace(lengths=graph.lengths.at[5].set(jnp.nan))
     for form in (broken, pack(broken)):
         assert np.isnan(graph_convexity(form, labels, num_classes=3).per_class).all()
+
+
+def test_from_points_to_scores_is_one_program_for_accelerators_too():
+    """It lowers for them, and nothing in it goes back to the host."""
+
+    @jax.jit
+    def score(x, labels):
+        return graph_convexity(knn_graph(x, k=5), labels, num_classes=3).per_class
+
+    shapes = jax.ShapeDtypeStruct((300, 16), jnp.float32), jax.ShapeDtypeStruct((300,), jnp.int32)
+    for platform in ("cuda", "tpu"):
+        text = jax.export.export(score, platforms=[platform])(*shapes).mlir_module()
+        targets = set(re.findall(r"custom_call @(\w+)", text))
+        assert not [target for target in targets if "callback" in target or "host" in target.lower()], targets
+
+
+@pytest.mark.parametrize("options", [{}, {"max_pairs": 30}, {"max_sources": 7}])
+def test_jit_vmap_and_eager_are_one(options):
+    """Scores of a batch, every field: one program, shared out on concrete arrays, and mapped under vmap."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, 90, 3)), jnp.float32).at[1, :20].set(0)
+    labels = jnp.asarray(rng.integers(-1, 3, (3, 90)), jnp.int32)
+    key = jax.random.key(2) if options else None
+
+    def score(x, labels):
+        return graph_convexity(knn_graph(x, k=4), labels, num_classes=3, key=key, **options)
+
+    eager = [score(*case) for case in zip(x, labels, strict=True)]
+    batched, compiled = jax.vmap(score)(x, labels), jax.jit(score)
+    for i, want in enumerate(eager):
+        for got in (jax.tree.map(lambda field: field[i], batched), compiled(x[i], labels[i])):  # noqa: B023
+            for name in want._fields:
+                np.testing.assert_allclose(getattr(got, name), getattr(want, name), atol=1e-6, err_msg=name)
+
+
+def test_a_second_eager_vmap_or_gradient_compiles_nothing():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 40, 3)), jnp.float32)
+    labels = jnp.arange(40) % 2
+
+    def total(x):
+        return graph_convexity(knn_graph(x, k=3), labels, num_classes=2).per_class.sum()
+
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    other = x + 1
+    for function in (jax.vmap(total), jax.grad(lambda x: total(x[0]))):
+        function(x)
+        compiled.clear()
+        result = function(other)
+        assert not compiled
+    np.testing.assert_array_equal(result, 0)  # scores are piecewise constant

@@ -138,7 +138,7 @@ def test_the_null_follows_the_rule(kind):
     knn, labels, _, _ = case(kind, 0)
     key = jax.random.key(1)
     null = permutation_null(knn, labels, num_classes=CLASSES, key=key, num_permutations=5)
-    permuted = np.asarray(permuted_labels(jnp.asarray(labels), 5, key))
+    permuted = np.asarray(permuted_labels(jnp.asarray(labels), 5, key, CLASSES))
     adjacency = oracles.dense(*map(np.asarray, undirected(knn)[:3]), N)
     for p in range(5):
         paths = oracles.shortest_paths(adjacency, permuted[:, p], tolerance=5e-7)
