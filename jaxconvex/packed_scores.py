@@ -18,6 +18,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import UNIT, ConvexityScore, PairSums, of_drawn_sources, summarise
 from jaxconvex.checks import positive_integer
+from jaxconvex.devices import in_mesh
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.pairs import Pairs, same_class_pairs
 from jaxconvex.path_sums import fractions_of_sums, sum_blocks, sums_over_blocks
@@ -103,6 +104,7 @@ def static_score(
 @cache
 def _static_form(num_classes: int, max_pairs: int | None, max_sources: int | None) -> Any:
     @jax.jit
+    @in_mesh
     @sequential_vmap
     def score(packed: PackedGraph, labels: Array, key: Any) -> ConvexityScore:
         n = len(labels)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import FINE_BITS, UNIT, ConvexityScore, fraction_of, macro_mean, micro_mean
 from jaxconvex.checks import as_labels, is_concrete, known_values, positive_integer
-from jaxconvex.devices import outside_meshes
+from jaxconvex.devices import in_mesh, outside_meshes
 from jaxconvex.loops import scan
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.packed_scores import packed_scores, static_score
@@ -108,6 +108,7 @@ def permutation_null(
 @cache
 def _static_form(num_classes: int, number: int, count: int, confidence: float) -> Any:
     @jax.jit
+    @in_mesh
     @sequential_vmap  # so that a batch takes the memory of one
     def score(packed: PackedGraph, codes: Array, key: PRNGKeyArray) -> NullScore:
         found = _static_losses(packed, codes, key, num_classes, number, count)

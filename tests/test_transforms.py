@@ -47,7 +47,7 @@ for name, function in ALL.items():
     each = jax.shard_map(lambda x: jax.tree.map(lambda leaf: leaf[None], function(x[0], y)),
                          mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     same(first(jax.jit(each)(stacked)), want, f"{name}, in a shard_map")
-    if name in ("pairwise", "knn_graph by a function", "neighbors_graph", "euclidean_convexity", "detour_loss"):
+    if name in ("pairwise", "knn_graph by a function", "graph_convexity", "euclidean_convexity", "detour_loss"):
         with jax.set_mesh(mesh):
             same(function(x_split, y_split), want, f"{name}, under jax.set_mesh")
 

@@ -61,6 +61,13 @@ ARRAYS = {
     "knn_graph by a function": lambda x, y: jaxconvex.knn_graph(x, k=K, metric=taxicab),
     "epsilon_graph": lambda x, y: jaxconvex.epsilon_graph(x, radius=2.0, max_degree=N - 1),
     "neighbors_graph": lambda x, y: jaxconvex.neighbors_graph(*jaxconvex.knn_graph(x, k=K)),
+    "undirected": lambda x, y: jaxconvex.undirected(jaxconvex.knn_graph(x, k=K)),
+    "graph_convexity": lambda x, y: (
+        jaxconvex.graph_convexity(jaxconvex.knn_graph(x, k=K), y, num_classes=CLASSES).per_class
+    ),
+    "shortest_path_lengths, packed": lambda x, y: jaxconvex.shortest_path_lengths(
+        jaxconvex.pack(jaxconvex.knn_graph(x, k=K)), jnp.arange(3)
+    ),
     "same_class_pairs": lambda x, y: jaxconvex.same_class_pairs(
         y, num_classes=CLASSES, max_pairs=9, key=jax.random.key(3)
     ),

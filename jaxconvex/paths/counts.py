@@ -12,6 +12,7 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.checks import as_array, as_labels, clipped_integers, is_concrete
+from jaxconvex.devices import in_mesh
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph
 from jaxconvex.paths.layout import pack
@@ -94,6 +95,7 @@ def _known(nodes: Int[Array, " s"], n: int) -> Bool[Array, " s"]:
 
 
 @jax.jit
+@in_mesh
 @sequential_vmap
 def _counts(packed: PackedGraph, labels: Array, sources: Array, targets: Array) -> PathCounts:
     n, s, t = len(packed.position), len(sources), len(targets)
@@ -133,6 +135,7 @@ def _counts(packed: PackedGraph, labels: Array, sources: Array, targets: Array) 
 
 
 @jax.jit
+@in_mesh
 @sequential_vmap
 def _lengths(packed: PackedGraph, sources: Array) -> Array:
     n, s = len(packed.position), len(sources)

@@ -12,7 +12,7 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 from jaxconvex.checks import is_concrete
-from jaxconvex.devices import outside_meshes
+from jaxconvex.devices import in_mesh, outside_meshes
 from jaxconvex.loops import while_loop
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph, undirected
@@ -75,6 +75,7 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
 
 
 @jax.jit
+@in_mesh
 @sequential_vmap
 def _packed(edges: Graph) -> PackedGraph:
     there = (edges.lengths != jnp.inf) & (edges.senders != edges.receivers)

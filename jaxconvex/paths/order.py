@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from jaxconvex.devices import in_mesh
 from jaxconvex.loops import fori_loop
 from jaxconvex.pairs import Pairs
 from jaxconvex.paths.graph import PackedGraph
@@ -62,6 +63,7 @@ def labels_of_rows(packed: PackedGraph, labels: Int[Array, "*l n"]) -> Int[Array
 
 
 @partial(jax.jit, static_argnames=("num_classes", "lanes"))
+@in_mesh
 def plan(
     packed: PackedGraph,
     labels: Int[Array, "l n"],
