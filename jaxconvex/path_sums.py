@@ -19,7 +19,7 @@ from jaxconvex.aggregates import FINE_BITS, SQUARE, PairSums, Whole, carried, fi
 from jaxconvex.loops import fori_loop
 from jaxconvex.paths.chains import chain_path_counts, chain_tolerance, edge_matrix, is_long
 from jaxconvex.paths.graph import PackedGraph
-from jaxconvex.paths.order import Asked, Order, block_of
+from jaxconvex.paths.order import Asked, Order, block_of, mirrored
 from jaxconvex.paths.search import in_lengths
 from jaxconvex.paths.tie_rule import PathCounts
 from jaxconvex.paths.walk import Some, fold_pairs
@@ -53,7 +53,9 @@ def sum_blocks(
                 totals, own = state
                 parts = parts_of_pairs(counts, pairs)
                 if asked.sources is None:
-                    totals = totals.at[some.targets].add(_side_by_side(_sum_of_last(parts)))
+                    beyond = mirrored(order, asked, index, lanes, some.targets)
+                    at_targets = jnp.where(beyond[:, None], _side_by_side(_sum_of_last(parts)), 0)
+                    totals = totals.at[some.targets].add(at_targets)
                 at_sources = _side_by_side(jnp.sum(parts, axis=2, dtype=jnp.int32))
                 return totals, own.at[some.columns].add(at_sources, mode="drop")
 
@@ -183,7 +185,7 @@ def counts_of_blocks(
     """For each block the rows of its sources, and the counts [rows s] of the first labeling; and which are asked for."""
     blocks = -(-int(order.number) // lanes)
     if is_long(packed):
-        for sources, counts, pairs in _chain_counts(packed, order, asked, lanes, blocks, None):
+        for _, (sources, counts, pairs) in _chain_counts(packed, order, asked, lanes, blocks, None):
             yield sources, PathCounts(*(count[0] for count in counts)), pairs[0]
         return
     kernel = _compiled(_counts_of_block, "lanes", "num_classes", "whole")
@@ -223,11 +225,13 @@ def _counts_of_block(
 def _chain_sums(
     packed: PackedGraph, order: Order, asked: Asked, lanes: int, blocks: int, devices: Sequence[Any] | None
 ) -> Iterator[Int[np.ndarray, "f l rows"]]:
-    for sources, counts, pairs in _chain_counts(packed, order, asked, lanes, blocks, devices):
+    for index, (sources, counts, pairs) in _chain_counts(packed, order, asked, lanes, blocks, devices):
         parts = np.asarray(parts_of_pairs(PathCounts(*map(jnp.asarray, counts)), jnp.asarray(pairs)))
         fields: Any = np.zeros((FIELDS, *pairs.shape[:2]), np.int64)
         at_sources = np.array(fields_of(np.sum(parts, axis=2, dtype=np.int64)))
         if asked.sources is None:
+            beyond = mirrored(order, asked, jnp.int32(index), lanes, jnp.arange(len(order.rows)))
+            parts = parts * np.asarray(beyond)[:, None]
             fields += np.array(fields_of(np.sum(parts, axis=3, dtype=np.int64)))
         for lane, source in enumerate(sources):  # those that pad add nothing
             fields[:, :, source] += at_sources[:, :, lane]
@@ -236,8 +240,8 @@ def _chain_sums(
 
 def _chain_counts(
     packed: PackedGraph, order: Order, asked: Asked, lanes: int, blocks: int, devices: Sequence[Any] | None
-) -> Iterator[tuple[np.ndarray, PathCounts, Bool[np.ndarray, "l rows s"]]]:
-    """Sources, counts and pairs [l rows s] of each block, for graphs of long paths: by Dijkstra's algorithm."""
+) -> Iterator[tuple[int, tuple[np.ndarray, PathCounts, Bool[np.ndarray, "l rows s"]]]]:
+    """Number, sources, counts and pairs [l rows s] of each block, for graphs of long paths: by Dijkstra's algorithm."""
     matrix, tolerance = edge_matrix(packed), chain_tolerance(packed)
     nodes, position = np.asarray(packed.order), np.asarray(packed.position)
     pairs_of = _compiled(_asked_of_block, "lanes", "num_classes")
@@ -249,11 +253,11 @@ def _chain_counts(
         found = np.zeros((2, *pairs.shape), np.int32)
         used = np.flatnonzero(pairs.any(axis=(0, 1)))
         goals = np.broadcast_to(nodes[targets][:, None], (len(targets), len(used)))
-        for i, labels in enumerate(np.asarray(asked.labels)):
+        for i, labels in enumerate(np.asarray(asked.labels) if len(used) else ()):
             counts = chain_path_counts(matrix, labels[position], nodes[sources[used]], goals, tolerance)
             for part, count in zip(found[:, i], counts, strict=True):
                 part[np.ix_(targets, used)] = count
-        return sources, PathCounts(*found), pairs
+        return index, (sources, PathCounts(*found), pairs)
 
     yield from on_devices(solve, range(blocks), devices)
 

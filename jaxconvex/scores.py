@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore, deficit_of
-from jaxconvex.checks import as_labels, is_concrete, known_values
+from jaxconvex.checks import as_labels, is_concrete, known_values, positive_integer
 from jaxconvex.devices import outside_meshes
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.packed_scores import (
@@ -84,6 +84,7 @@ def graph_convexity(
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 3.
     """
     check_sampling(max_pairs, max_sources, tolerance)
+    positive_integer(num_classes, "num_classes")
     if (max_sources is not None or tolerance is not None) and key is None:
         raise ValueError("sources are drawn at random: pass key=jax.random.key(0).")
     if is_concrete(graph, labels, key):

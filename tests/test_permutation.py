@@ -68,7 +68,7 @@ def test_null_is_that_of_scoring_permuted_labels(case):
         score = scored(packed, permuted, num_classes=4)  # to the last bit
         # Small excesses add up otherwise from a pair's other end, and a score takes one of them.
         if case == "dense spiral":
-            np.testing.assert_allclose(null.per_class.samples[:, i], score.per_class, rtol=0, atol=2e-3)
+            np.testing.assert_allclose(null.per_class.samples[:, i], score.per_class, rtol=0, atol=5e-3)
             continue
         np.testing.assert_array_equal(null.per_class.samples[:, i], score.per_class)
         assert null.micro.samples[i] == score.micro and null.macro.samples[i] == score.macro

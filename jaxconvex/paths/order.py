@@ -17,7 +17,7 @@ from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.search import chosen_rows, rows_of
 from jaxconvex.paths.walk import WALKED, Block, Some
 
-__all__ = ["Asked", "Order", "block_of", "labels_of_rows", "most_lanes", "plan"]
+__all__ = ["Asked", "Order", "block_of", "labels_of_rows", "mirrored", "most_lanes", "plan"]
 
 SOME = 16  # points of a class from which the others' distances are estimated
 SHELLS = 16  # of a large class, from the outermost inwards
@@ -34,12 +34,12 @@ class Order(NamedTuple):
 class Asked(NamedTuple):
     """Which pairs are asked for: those of one label, by labeling; or drawn ones.
 
-    Of pairs of one label either those from each `source` to all others, or each pair once, from the end that comes first.
-    Then the search from the inner ones need not reach the outer ones.
+    Of pairs of one label either those from each `source` to all others, or each pair from the end that comes first, so that
+    the search from the inner ones need not reach the outer ones. Pairs within a block are solved from both ends.
     """
 
     labels: Int[Array, "l rows"]
-    sources: Bool[Array, "l rows"] | None  # None: each pair once
+    sources: Bool[Array, "l rows"] | None  # None: all pairs
     drawn: Int[Array, "2 p"] | None  # of each drawn pair the rank of one end, in order, and the row of the other
 
 
@@ -143,7 +143,7 @@ def block_of(order: Order, asked: Asked, index: Array, lanes: int, num_classes: 
         present = present.at[jnp.arange(len(own))[:, None], own].set(True).at[:, num_classes].set(False)
         beside = jnp.any(jnp.take_along_axis(present, asked.labels, axis=1), axis=0)
         if asked.sources is None:
-            beside &= order.rank > begin
+            beside &= order.rank >= begin
     listed = chosen_rows(beside)
     targets = jnp.pad(listed.listed, (0, -total % WALKED))
 
@@ -152,14 +152,18 @@ def block_of(order: Order, asked: Asked, index: Array, lanes: int, num_classes: 
         column = jnp.minimum(some.columns, lanes - 1)
         if asked.drawn is not None:
             return (rows_of(chosen, some.targets)[:, column] & there)[None]
-        if asked.sources is None:
-            there &= rows_of(order.rank, some.targets)[:, None] > (begin + column)
-        else:
-            there &= some.targets[:, None] != sources[column]
+        there &= some.targets[:, None] != sources[column]
         mine = own[:, column]
         return (asked.labels[:, some.targets][:, :, None] == mine[:, None]) & (mine >= 0)[:, None] & there
 
     return Block(sources, targets, listed.number), pairs
+
+
+def mirrored(order: Order, asked: Asked, index: Array, lanes: int, targets: Int[Array, " t"]) -> Bool[Array, " t"]:
+    """For which targets of a block a pair counts too: no other block has them as its source."""
+    if asked.drawn is not None:
+        return jnp.ones(targets.shape, bool)
+    return (order.rank[targets] >= (index + 1) * lanes) & (asked.sources is None)
 
 
 def _drawn(order: Order, pairs: Int[Array, "2 p"], begin: Array, lanes: int) -> Bool[Array, "rows s"]:
