@@ -103,6 +103,7 @@ _MODULES = {
     "neighbor_lists": "neighbors_graph",
     "neighbors": "KNNGraph epsilon_graph knn_graph",
     "pairs": "Pairs same_class_pairs segment_points",
+    "paths": "",
     "paths.counts": "PathCounts shortest_path_counts shortest_path_lengths",
     "paths.graph": "Graph PackedGraph undirected",
     "paths.layout": "pack",

@@ -25,7 +25,7 @@ def test_every_name_stands_where_type_checkers_find_it():
 
 def test_names_are_listed_and_unknown_ones_refused():
     assert set(jaxconvex.__all__) <= set(dir(jaxconvex))
-    assert jaxconvex.graphs.pack is jaxconvex.pack
+    assert jaxconvex.distances.pairwise is jaxconvex.pairwise
     with pytest.raises(AttributeError, match="no attribute 'knn_grahp'"):
         _ = jaxconvex.knn_grahp
     with pytest.raises(ImportError, match="knn_grahp"):
