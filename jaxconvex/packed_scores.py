@@ -89,7 +89,7 @@ def packed_scores(
 
 
 def static_score(
-    packed: PackedGraph,
+    graph: KNNGraph | Graph | PackedGraph,
     labels: Int[Array, " n"],
     *,
     num_classes: int,
@@ -98,7 +98,8 @@ def static_score(
     key: PRNGKeyArray | None,
 ) -> ConvexityScore:
     """The score of one labeling, of static size: under jit, and under vmap one graph after the other."""
-    return _static_form(num_classes, max_pairs, max_sources)(packed, labels, key)
+    graph = jax.tree.map(jax.lax.stop_gradient, graph)
+    return _static_form(num_classes, max_pairs, max_sources)(graph, labels, key)
 
 
 @cache
@@ -106,8 +107,8 @@ def _static_form(num_classes: int, max_pairs: int | None, max_sources: int | Non
     @jax.jit
     @in_mesh
     @sequential_vmap
-    def score(packed: PackedGraph, labels: Array, key: Any) -> ConvexityScore:
-        n = len(labels)
+    def score(graph: KNNGraph | Graph | PackedGraph, labels: Array, key: Any) -> ConvexityScore:
+        packed, n = graph if isinstance(graph, PackedGraph) else pack(graph), len(labels)
         sizes = jnp.bincount(labels + 1, length=num_classes + 1)[1:]
         sources = pairs = None
         if max_sources is not None:

@@ -20,7 +20,7 @@ from jaxconvex.packed_scores import (
     static_score,
 )
 from jaxconvex.path_sums import counts_of_blocks
-from jaxconvex.paths.graph import Graph, PackedGraph
+from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
 from jaxconvex.paths.layout import pack
 from jaxconvex.paths.order import most_lanes, plan
 from jaxconvex.segments import euclidean_convexity
@@ -111,11 +111,10 @@ def graph_convexity(
             "tolerance, mesh and memory need concrete arrays: how many sources are enough depends on values, and blocks are "
             "dealt out on the host. Under jit pass max_sources, and shard with jax.jit's own means."
         )
-    packed = graph if isinstance(graph, PackedGraph) else pack(graph)
-    checked = as_labels(labels, packed.position.shape[0], num_classes)
-    score = static_score(
-        packed, checked, num_classes=num_classes, max_pairs=max_pairs, max_sources=max_sources, key=key
-    )
+    points = {KNNGraph: "indices", Graph: "degrees", PackedGraph: "position"}.get(type(graph))
+    n = len(getattr(graph, points)) if points else len(as_graph(graph).degrees)  # which refuses what is no graph
+    checked = as_labels(labels, n, num_classes)
+    score = static_score(graph, checked, num_classes=num_classes, max_pairs=max_pairs, max_sources=max_sources, key=key)
     broken = jnp.any((checked < -1) | (checked >= num_classes))
     return score._replace(per_class=jnp.where(broken, jnp.nan, score.per_class))
 
