@@ -202,24 +202,20 @@ def _counts_of_block(
 ) -> tuple[Array, PathCounts, Array]:
     block, asked_for = block_of(order, asked, index, lanes, num_classes)
 
-    def put(state: tuple[Array, ...], some: Some, counts: PathCounts, pairs: Array) -> tuple[Array, ...]:
+    def put(state: tuple[Array, Array], some: Some, counts: PathCounts, pairs: Array) -> tuple[Array, ...]:
         place = some.targets[:, None], some.columns
-        new = (*(count[0] for count in counts), pairs[0])
         return tuple(
-            old.at[place].max(
-                jnp.where(pairs[0], value, old.dtype.type(-1) if old.dtype != bool else False), mode="drop"
-            )
-            for old, value in zip(state, new, strict=True)
+            old.at[place].max(jnp.where(pairs[0], count[0], -2), mode="drop")
+            for old, count in zip(state, counts, strict=True)
         )
 
-    empty = jnp.full((2, len(order.rows), lanes), -1, jnp.int32)
-    start = (*empty, jnp.zeros((len(order.rows), lanes), bool))
+    start = tuple(jnp.full((2, len(order.rows), lanes), -2, jnp.int32))  # -2: not asked for
 
     def search(packed: PackedGraph) -> tuple[Array, ...]:
         return fold_pairs(packed, asked.labels, block, asked_for, put, start)
 
-    interior, outside, pairs = in_lengths(packed, search, whole)
-    return block.sources, PathCounts(interior, jnp.maximum(outside, 0)), pairs
+    interior, outside = in_lengths(packed, search, whole)
+    return block.sources, PathCounts(interior, jnp.maximum(outside, 0)), interior > -2
 
 
 def _chain_sums(
@@ -227,12 +223,10 @@ def _chain_sums(
 ) -> Iterator[Int[np.ndarray, "f l rows"]]:
     for index, (sources, counts, pairs) in _chain_counts(packed, order, asked, lanes, blocks, devices):
         parts = np.asarray(parts_of_pairs(PathCounts(*map(jnp.asarray, counts)), jnp.asarray(pairs)))
-        fields: Any = np.zeros((FIELDS, *pairs.shape[:2]), np.int64)
-        at_sources = np.array(fields_of(np.sum(parts, axis=2, dtype=np.int64)))
-        if asked.sources is None:
-            beyond = mirrored(order, asked, jnp.int32(index), lanes, jnp.arange(len(order.rows)))
-            parts = parts * np.asarray(beyond)[:, None]
-            fields += np.array(fields_of(np.sum(parts, axis=3, dtype=np.int64)))
+        each = fields_of(parts)  # before the sums: a source has more partners than half a number counts
+        at_sources = np.array([np.sum(field, axis=1, dtype=np.int64) for field in each])
+        beyond = np.asarray(mirrored(order, asked, jnp.int32(index), lanes, jnp.arange(len(order.rows))))
+        fields = np.array([np.sum(field, axis=2, dtype=np.int64) * beyond for field in each])
         for lane, source in enumerate(sources):  # those that pad add nothing
             fields[:, :, source] += at_sources[:, :, lane]
         yield _whole_numbers(_pair_sums(list(fields)))
