@@ -22,6 +22,7 @@ from jaxconvex.devices import in_mesh
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.pairs import Pairs, same_class_pairs
 from jaxconvex.path_sums import fractions_of_sums, sum_blocks, sums_over_blocks
+from jaxconvex.paths.chains import is_long
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
 from jaxconvex.paths.layout import SMALL, pack
 from jaxconvex.paths.order import most_lanes, plan
@@ -64,7 +65,8 @@ def packed_scores(
     if max_pairs is None and tolerance is None:
         max_sources = sources_by_default(points, max_sources)
     sampled = max_sources is not None or tolerance is not None
-    lanes = lanes_within(packed, len(labelings), memory, sampled)
+    drawn = None if not sampled else (max_sources or points) * sum(num_classes)
+    lanes = lanes_within(packed, len(labelings), memory, drawn)
     options: Any = {"num_classes": max(num_classes), "lanes": lanes}
 
     def search(labelings: Sequence[np.ndarray], sources: Any = None, pairs: Pairs | None = None) -> list[PairSums]:
@@ -182,25 +184,35 @@ def check_packing(graph: KNNGraph | Graph, memory: float | None) -> None:
         )
 
 
-def lanes_within(packed: PackedGraph, labelings: int, memory: float | None, drawn: bool) -> int:
+def lanes_within(packed: PackedGraph, labelings: int, memory: float | None, drawn: int | None = None) -> int:
     """How many sources a block may have so that all blocks at work together take no more bytes than `memory`.
+
+    `drawn`: of how many sources, at most, if they are drawn.
 
     Raises:
         ValueError: not even the smallest blocks fit.
     """
-    most = most_lanes(len(packed.position), drawn)
+    points = len(packed.position)
+    most = most_lanes(points, drawn is not None)
     if memory is None:
         return most
-    rows = packed.first.size
-    # Distances and links, marks of the targets; sums, and what the sources of a tie take.
-    a_lane = (2 * 4 + 2) * rows * streams()
-    fixed = 4 * (8 * labelings + 3 * 16 * (1 + labelings)) * rows * streams()
+    rows, (edge_bytes, lane_bytes) = packed.first.size, (0, 2 * 4 + 2)  # distances and links, marks of the targets
+    if is_long(packed):  # two copies of the edges; distances, costs and excess of 8 bytes, order, counts
+        edge_bytes, lane_bytes = 2 * 12, 40 + 12 * labelings
+    # Sums, and what the sources of a tie take.
+    fixed = 4 * (8 * labelings + 3 * 16 * (1 + labelings)) * rows + edge_bytes * packed.lengths.size
     held = sum(part.nbytes for part in jax.tree.leaves(packed))
+
+    def needed(lanes: int) -> int:
+        blocks = min(streams(), -(-min(points, drawn or points) // lanes))
+        return held + (fixed + lanes * lane_bytes * rows) * blocks
+
     for lanes in (most, most // 2, most // 4, 16):
-        if held + fixed + lanes * a_lane <= memory:
+        if needed(lanes) <= memory:
             return lanes
+    least = needed(16)
     raise ValueError(
-        f"the paths need at least {(held + fixed + 16 * a_lane) / 1e9:.2f} GB: the graph takes {held / 1e9:.2f} GB and "
+        f"the paths need at least {least / 1e9:.2f} GB: the graph takes {held / 1e9:.2f} GB and "
         f"blocks of 16 sources the rest; memory={memory:g} allows {memory / 1e9:.2f} GB. Allow more, or take fewer points."
     )
 

@@ -221,36 +221,39 @@ def _counts_of_block(
 def _chain_sums(
     packed: PackedGraph, order: Order, asked: Asked, lanes: int, blocks: int, devices: Sequence[Any] | None
 ) -> Iterator[Int[np.ndarray, "f l rows"]]:
+    parts_of_source = _compiled(parts_of_pairs)
     for index, (sources, counts, pairs) in _chain_counts(packed, order, asked, lanes, blocks, devices):
-        parts = np.asarray(parts_of_pairs(PathCounts(*map(jnp.asarray, counts)), jnp.asarray(pairs)))
-        each = fields_of(parts)  # before the sums: a source has more partners than half a number counts
-        at_sources = np.array([np.sum(field, axis=1, dtype=np.int64) for field in each])
         beyond = np.asarray(mirrored(order, asked, jnp.int32(index), lanes, jnp.arange(len(order.rows))))
-        fields = np.array([np.sum(field, axis=2, dtype=np.int64) * beyond for field in each])
-        for lane, source in enumerate(sources):  # those that pad add nothing
-            fields[:, :, source] += at_sources[:, :, lane]
+        fields = np.zeros((FIELDS, len(asked.labels), len(order.rows)), np.int64)
+        for lane, source in enumerate(sources):
+            parts = parts_of_source(PathCounts(*(count[..., lane] for count in counts)), pairs[..., lane])
+            each = np.array(fields_of(np.asarray(parts)))  # before the sums: a source has more partners than half a number
+            fields += each * beyond
+            fields[:, :, source] += np.sum(each, axis=2, dtype=np.int64)
         yield _whole_numbers(_pair_sums(list(fields)))
 
 
 def _chain_counts(
     packed: PackedGraph, order: Order, asked: Asked, lanes: int, blocks: int, devices: Sequence[Any] | None
 ) -> Iterator[tuple[int, tuple[np.ndarray, PathCounts, Bool[np.ndarray, "l rows s"]]]]:
-    """Number, sources, counts and pairs [l rows s] of each block, for graphs of long paths: by Dijkstra's algorithm."""
+    """Number, sources, counts and pairs [l rows s] of each block, for graphs of long paths: by Dijkstra's algorithm.
+
+    Only sources that ask for a path are there.
+    """
     matrix, tolerance = edge_matrix(packed), chain_tolerance(packed)
-    nodes, position = np.asarray(packed.order), np.asarray(packed.position)
     pairs_of = _compiled(_asked_of_block, "lanes", "num_classes")
     num_classes = int(jnp.max(asked.labels, initial=0)) + 1
 
     def solve(index: int, device: Any) -> Any:
         sources, pairs = map(np.asarray, pairs_of(order, asked, np.int32(index), lanes=lanes, num_classes=num_classes))
+        used = np.flatnonzero(pairs.any(axis=(0, 1)))
+        sources, pairs = sources[used], pairs[..., used]
         targets = np.flatnonzero(pairs.any(axis=(0, 2)))
         found = np.zeros((2, *pairs.shape), np.int32)
-        used = np.flatnonzero(pairs.any(axis=(0, 1)))
-        goals = np.broadcast_to(nodes[targets][:, None], (len(targets), len(used)))
         for i, labels in enumerate(np.asarray(asked.labels) if len(used) else ()):
-            counts = chain_path_counts(matrix, labels[position], nodes[sources[used]], goals, tolerance)
+            counts = chain_path_counts(matrix, labels, sources, targets, tolerance)
             for part, count in zip(found[:, i], counts, strict=True):
-                part[np.ix_(targets, used)] = count
+                part[targets] = count
         return index, (sources, PathCounts(*found), pairs)
 
     yield from on_devices(solve, range(blocks), devices)

@@ -254,13 +254,12 @@ def _chain_losses(packed: PackedGraph) -> Any:
     from scipy.sparse import csgraph
 
     matrix, tolerance = edge_matrix(packed), chain_tolerance(packed)
-    order, lengths = np.asarray(packed.order), np.asarray(packed.lengths, np.float64)
+    lengths = np.asarray(packed.lengths, np.float64)
     with jax.enable_x64(True):
         wide = packed._replace(lengths=jnp.asarray(np.maximum(lengths, np.finfo(float).tiny)))  # as in the matrix
 
     def find(sources: np.ndarray, labels: Array) -> Any:
-        distance = csgraph.dijkstra(matrix, directed=True, indices=order[sources])[:, order].T
-        distance = np.where(np.asarray(packed.component)[:, None] >= 0, distance, np.inf)
+        distance = csgraph.dijkstra(matrix, directed=True, indices=sources).T
         with jax.enable_x64(True):
             slack = np.where(np.isfinite(distance), tolerance * distance, 0)
             return _losses_along(wide, distance, slack, sources, labels)

@@ -88,8 +88,8 @@ def test_small_excesses_are_allowed_within_the_rounding_of_a_path(tolerance):
     angle = np.sqrt(np.linspace(9, 900, 300))
     x = np.stack([angle * np.cos(angle), angle * np.sin(angle)], -1).astype(np.float32)
     labels = np.random.default_rng(0).integers(0, 2, len(x))
-    matrix, sources = edge_matrix(jc.pack(jc.knn_graph(x, k=8))), np.arange(0, 300, 7)
-    targets = np.broadcast_to(np.arange(300)[:, None], (300, len(sources)))
+    packed, sources = jc.pack(jc.knn_graph(x, k=8)), np.arange(0, 300, 7)
+    matrix, labels, targets = edge_matrix(packed)[:300, :300], labels[packed.order[:300]], np.arange(300)
     counts = chain_path_counts(matrix, labels, sources, targets, tolerance)
     for j, source in enumerate(sources):
         interior, outside = one_by_one(matrix, labels, source, tolerance)
@@ -104,8 +104,9 @@ def test_near_duplicates_lead_back_in_the_order_of_distance(shuffled):
     x = np.repeat(np.cumsum(1 + rng.random(60)), 4) + 1e-3 * rng.random(240)
     x = rng.permutation(x)[:, None] if shuffled else x[:, None]
     labels = rng.integers(0, 2, len(x))
-    matrix = edge_matrix(jc.pack(jc.knn_graph(x, k=8)))
-    sources, targets, tolerance = np.arange(0, 240, 7), np.tile(np.arange(240)[:, None], 35), 1e-4
+    packed = jc.pack(jc.knn_graph(x, k=8))
+    matrix, labels = edge_matrix(packed)[:240, :240], labels[packed.order[:240]]
+    sources, targets, tolerance = np.arange(0, 240, 7), np.arange(240), 1e-4
     counts = chain_path_counts(matrix, labels, sources, targets, tolerance)
     for j, source in enumerate(sources):
         distance = csgraph.dijkstra(matrix, directed=True, indices=source)
@@ -119,7 +120,7 @@ def test_the_best_way_may_lead_back_in_the_order_of_distance():
     edges = [(0, 1, 1.0), (1, 3, 1.0), (0, 2, 1.0), (2, 4, 1.0001), (3, 4, 1e-5), (3, 5, 1.0)]
     i, j, lengths = (np.array(part) for part in zip(*edges, strict=True))
     matrix = coo_matrix((np.tile(lengths, 2), (np.append(i, j), np.append(j, i)))).tocsr()
-    labels, targets = np.array([0, 1, 0, 0, 0, 0]), np.arange(6)[:, None]
+    labels, targets = np.array([0, 1, 0, 0, 0, 0]), np.arange(6)
     counts = chain_path_counts(matrix, labels, np.array([0]), targets, 1e-4)
     assert counts.outside[:, 0].tolist() == [0, 0, 0, 0, 0, 0]
     assert counts.interior[:, 0].tolist() == [0, 0, 0, 2, 1, 3]

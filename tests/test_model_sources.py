@@ -523,6 +523,10 @@ found = {
     "packed": (8e7, peak(lambda: jc.graph_convexity(graph, classes, memory=8e7, **options)), 10e6),
 }
 packed = jc.pack(graph)
+found["chains"] = (7e7, peak(lambda: jc.graph_convexity(packed, classes, memory=7e7, **options)), 10e6)
+options["max_sources"] = 60
+found["more chains"] = (1.3e8, peak(lambda: jc.graph_convexity(packed, classes, memory=1.3e8, **options)), 10e6)
+packed = jc.pack(jc.knn_graph(points, k=10))
 found["paths"] = (6e7, peak(lambda: jc.graph_convexity(packed, classes, memory=6e7, **options)), 10e6)
 print(found)
 assert all(taken < memory + beside for memory, taken, beside in found.values())

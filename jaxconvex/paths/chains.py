@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int
 
-from jaxconvex.paths.graph import PackedGraph, as_graph
+from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.tie_rule import PathCounts
 
 __all__ = ["LONG", "chain_path_counts", "chain_tolerance", "edge_matrix", "is_long"]
@@ -23,14 +23,14 @@ CROSSED = 32  # points outside above that bit, hops below it, in one integer
 
 
 def edge_matrix(packed: PackedGraph) -> Any:
-    """The edges as a sparse matrix in float64, row = where an edge starts; length 0 as the smallest positive number."""
-    from scipy.sparse import coo_matrix  # here, since its import takes half as long as jax's
+    """The edges between rows as a sparse matrix in float64; length 0 as the smallest positive number."""
+    from scipy.sparse import csr_matrix  # here, since its import takes half as long as jax's
 
-    n, edges = packed.position.shape[0], as_graph(packed)
-    lengths = np.asarray(edges.lengths)
-    there = np.isfinite(lengths)
-    ends = np.asarray(edges.senders)[there], np.asarray(edges.receivers)[there]
-    return coo_matrix((np.maximum(lengths[there].astype(float), np.finfo(float).tiny), ends), shape=(n, n)).tocsr()
+    neighbors, lengths, owner = (np.asarray(part) for part in (packed.neighbors, packed.lengths, packed.owner))
+    rows, there = len(packed.first), np.isfinite(lengths)
+    ends = np.concatenate([[0], np.cumsum(np.bincount(owner, there.sum(axis=1), minlength=rows)[:rows])])
+    lengths = np.maximum(lengths[there].astype(float), np.finfo(float).tiny)
+    return csr_matrix((lengths, neighbors[there], ends.astype(np.int32)), shape=(rows, rows))
 
 
 def is_long(packed: PackedGraph) -> bool:
@@ -45,12 +45,12 @@ def chain_tolerance(packed: PackedGraph) -> float:
 
 def chain_path_counts(
     matrix: Any,
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " rows"],
     sources: Int[np.ndarray, " s"],
-    targets: Int[np.ndarray, "t s"],
+    targets: Int[np.ndarray, " t"],
     tolerance: float,
 ) -> PathCounts:
-    """`PathCounts` [t s] of some sources, each with its own targets, by the same tie rule as the other engines.
+    """`PathCounts` [t s] from some rows to others, by the same tie rule as the other engines.
 
     A path may exceed the distance by the relative `tolerance`. The rule is that of `tie_rule`, for one source after
     another: points are settled in order of distance, so that mostly all that leads to a point is known when its turn comes.
@@ -64,7 +64,7 @@ def chain_path_counts(
     by_rank = np.argsort(csgraph.dijkstra(matrix, directed=True, indices=sources[0]), kind="stable")
     number = np.empty(len(labels), np.int64)
     number[by_rank] = np.arange(len(labels))
-    matrix, goals = matrix[by_rank][:, by_rank], number[targets].T
+    matrix, goals = matrix[by_rank][:, by_rank], np.broadcast_to(number[targets], (len(sources), len(targets)))
     distances = csgraph.dijkstra(matrix, directed=True, indices=number[sources])
     order = np.argsort(distances, axis=1, kind="stable").astype(np.int32)
     length = np.take_along_axis(distances, goals, axis=1)
