@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxconvex.activations import Activations, ModelSource, extract, model_source, read_activations
+    from jaxconvex.bootstrapping import bootstrap
     from jaxconvex.distances import pairwise
     from jaxconvex.evaluation import evaluate
     from jaxconvex.layers import LayeredModel, from_linen, from_nnx, rest_of, run_from
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from jaxconvex.paths.layout import pack
     from jaxconvex.permutation import NullScore, permutation_null
     from jaxconvex.report import Report, Row, read_report
-    from jaxconvex.resampling import JackknifeScore, bootstrap, graph_jackknife, jackknife_groups
+    from jaxconvex.resampling import JackknifeScore, graph_jackknife, jackknife_groups
     from jaxconvex.scores import ConvexityScore, euclidean_convexity, graph_convexity, graph_pair_scores
     from jaxconvex.statistics import (
         Correlation,
@@ -109,7 +110,8 @@ _MODULES = {
     "paths.layout": "pack",
     "permutation": "NullScore permutation_null",
     "report": "Report Row read_report",
-    "resampling": "JackknifeScore bootstrap graph_jackknife jackknife_groups",
+    "bootstrapping": "bootstrap",
+    "resampling": "JackknifeScore graph_jackknife jackknife_groups",
     "scores": "ConvexityScore euclidean_convexity graph_convexity graph_pair_scores",
     "statistics": "Correlation Interval Peak hubness jackknife paired_difference peak_layer pearson random_label_score "
     "spearman",

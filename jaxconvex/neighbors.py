@@ -31,7 +31,7 @@ from jaxconvex.functions import frozen
 from jaxconvex.narrowing import in_float64, is_wide, narrowing_shows, near_origin
 from jaxconvex.streams import at_once, streams
 
-__all__ = ["KNNGraph", "epsilon_graph", "knn_graph"]
+__all__ = ["KNNGraph", "epsilon_graph", "knn_graph", "neighbors_of_first"]
 
 BLOCK_BYTES = 64 * 2**20  # distances of a block of queries to all points, where the metric is no matrix product
 BUSY = 4096  # with fewer points than that a second core is not worth its start
@@ -295,6 +295,16 @@ def _knn_by_steps(x: Float[Array, "n d"], k: int, metric: Any) -> KNNGraph:
 
 
 _knn_at_once = jax.jit(_knn_by_steps, static_argnames=("k", "metric"))  # saves the memory of the padded copy
+
+
+def neighbors_of_first(x: Float[Array, "n d"], count: Int[Array, ""], *, k: int, metric: Metric) -> KNNGraph:
+    """The graph of the first `count` rows, under jit; what is told of the others, or beyond count - 1, means nothing."""
+    n = x.shape[0]
+    if metric in ("euclidean", "manhattan"):
+        x = near_origin(x)[0]
+    elif callable(metric):
+        metric = frozen(metric, *2 * [jax.ShapeDtypeStruct(x.shape[1:], x.dtype)])
+    return _first_rows(_knn(_padded(as_points(x), padded_size(n)), count, k, metric), n)
 
 
 @partial(jax.jit, static_argnames=("k", "metric", "mesh"))

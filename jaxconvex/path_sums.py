@@ -227,7 +227,9 @@ def _chain_sums(
         fields = np.zeros((FIELDS, len(asked.labels), len(order.rows)), np.int64)
         for lane, source in enumerate(sources):
             parts = parts_of_source(PathCounts(*(count[..., lane] for count in counts)), pairs[..., lane])
-            each = np.array(fields_of(np.asarray(parts)))  # before the sums: a source has more partners than half a number
+            each = np.array(
+                fields_of(np.asarray(parts))
+            )  # before the sums: a source has more partners than half a number
             fields += each * beyond
             fields[:, :, source] += np.sum(each, axis=2, dtype=np.int64)
         yield _whole_numbers(_pair_sums(list(fields)))

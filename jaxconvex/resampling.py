@@ -1,32 +1,36 @@
-"""What resamples the points: groups, leave-a-group-out graphs, the jackknife of graph convexity, the bootstrap.
+"""Scores without some of the points: groups, leave-a-group-out graphs, the jackknife of graph convexity.
 
-These functions run on the host; their statistics are NumPy's float64.
+The jackknife runs under jit too; on concrete arrays statistics are NumPy's float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import sequential_vmap
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxconvex.checks import as_labels, as_points, positive_integer
+from jaxconvex.checks import as_array, as_labels, as_points, is_concrete, known_values, positive_integer
+from jaxconvex.devices import in_mesh, outside_meshes
 from jaxconvex.distances import Metric
+from jaxconvex.functions import frozen
+from jaxconvex.loops import cond, scan
 from jaxconvex.neighbor_lists import neighbors_graph
-from jaxconvex.neighbors import KNNGraph, knn_graph
+from jaxconvex.neighbors import KNNGraph, knn_graph, neighbors_of_first
 from jaxconvex.paths.graph import undirected
 from jaxconvex.scores import ConvexityScore, graph_convexity
 from jaxconvex.statistics import Interval, score_interval, upper_level
 
 __all__ = [
-    "BootstrapScore",
     "JackknifeScore",
     "Replicates",
-    "bootstrap",
     "graph_jackknife",
     "jackknife_groups",
     "leave_group_out_graphs",
@@ -37,9 +41,9 @@ __all__ = [
 class Replicates(NamedTuple):
     """The scores of the points without each group in turn; the first axis is the group."""
 
-    per_class: Float[np.ndarray, "g c"]
-    micro: Float[np.ndarray, " g"]
-    macro: Float[np.ndarray, " g"]
+    per_class: Float[Any, "g c"]
+    micro: Float[Any, " g"]
+    macro: Float[Any, " g"]
 
 
 class JackknifeScore(NamedTuple):
@@ -52,17 +56,9 @@ class JackknifeScore(NamedTuple):
     joint: Replicates | None  # without two groups at a time
 
 
-class BootstrapScore(NamedTuple):
-    """Intervals of the scores by the bootstrap."""
-
-    per_class: Interval
-    micro: Interval
-    macro: Interval
-
-
 def jackknife_groups(
     labels: Int[ArrayLike, "*labelings n"], key: PRNGKeyArray, *, num_groups: int = 10
-) -> Int[np.ndarray, " n"]:
+) -> Int[Any, " n"]:
     """The group, 0 to num_groups - 1, of each point: random, and stratified by class, background included.
 
     Shuffled points are dealt out class by class, each class going on where the one before it stopped. So the sizes of
@@ -83,12 +79,13 @@ def jackknife_groups(
     """
     if positive_integer(num_groups, "num_groups") < 2:
         raise ValueError("num_groups must be at least 2, so that points are left when a group is taken out; got 1.")
-    strata = np.atleast_2d(np.asarray(labels))
-    n = strata.shape[1]
-    order = np.lexsort((np.asarray(jax.random.permutation(key, n)), *strata[::-1]))
-    groups = np.empty(n, np.int32)
-    groups[order] = np.arange(n) % num_groups
-    return groups
+    concrete = is_concrete(labels, key)
+    with outside_meshes() if concrete else nullcontext(), known_values():
+        strata = jnp.atleast_2d(jnp.asarray(labels))
+        n = strata.shape[1]
+        order = jnp.lexsort((jax.random.permutation(key, n), *strata[::-1]))
+        groups = jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32) % num_groups)
+    return np.asarray(groups) if concrete else groups
 
 
 def spare_neighbors(k: int, num_points: int) -> int:
@@ -130,27 +127,53 @@ def leave_group_out_graphs(
     [2, 3] [-1, -1, 3, 2]
     [0, 1] [1, 0, -1, -1]
     """
-    group, (indices, distances) = np.asarray(groups), map(np.asarray, neighbors_graph(*knn))
+    group, knn = np.asarray(groups), neighbors_graph(*knn)
     positive_integer(k, "k")
-    names, shape = np.unique(group), (len(indices), k)
-    if group.shape != (len(indices),) or len(names) < 2:
+    names, shape = np.unique(group), (len(knn.indices), k)
+    if group.shape != shape[:1] or len(names) < 2:
         raise ValueError(
-            f"groups must hold one integer for each of {len(indices)} points and name two groups or more; "
+            f"groups must hold one integer for each of {shape[0]} points and name two groups or more; "
             f"got shape {group.shape} and {len(names)} group(s)."
         )
     for name in names:
         kept = group != name
-        width = min(k, int(kept.sum()) - 1)
-        listed = kept[:, None] & kept[indices] & (indices >= 0)
-        if listed[kept].sum(axis=1).min() >= width:
-            column = np.argsort(~listed, axis=1, kind="stable")[:, :k]
-            listed, neighbors, lengths = (np.take_along_axis(a, column, axis=1) for a in (listed, indices, distances))
-            neighbors, lengths = np.where(listed, neighbors, -1), np.where(listed, lengths, np.inf)
-        else:
-            members, fresh = np.flatnonzero(kept), knn_graph(np.asarray(x)[kept], k=width, metric=metric)
-            neighbors, lengths = np.full(shape, -1, np.int32), np.full(shape, np.inf, distances.dtype)
+        graph, short = _left_over(knn, kept, k)
+        if short:
+            members, width = np.flatnonzero(kept), min(k, int(kept.sum()) - 1)
+            fresh = knn_graph(np.asarray(x)[kept], k=width, metric=metric)
+            neighbors, lengths = np.full(shape, -1, np.int32), np.full(shape, np.inf, knn.distances.dtype)
             neighbors[kept, :width], lengths[kept, :width] = members[fresh.indices], fresh.distances
-        yield kept, KNNGraph(jnp.asarray(neighbors), jnp.asarray(lengths))
+            graph = KNNGraph(jnp.asarray(neighbors), jnp.asarray(lengths))
+        yield kept, graph
+
+
+@partial(jax.jit, static_argnames="k")
+def _left_over(knn: KNNGraph, kept: Bool[Array, " n"], k: int) -> tuple[KNNGraph, Bool[Array, ""]]:
+    """Of each list the first k points that are kept, and whether some list holds too few of them."""
+    rows = jnp.arange(len(knn.indices))[:, None]
+    listed = kept[:, None] & kept[knn.indices] & (knn.indices >= 0)
+    number = jnp.cumsum(listed, axis=1)
+    column = jnp.where(listed, number - 1, k)  # k and beyond: dropped
+
+    def cut(values: Array, absent: float) -> Array:
+        return jnp.full((len(values), k), absent, values.dtype).at[rows, column].set(values, mode="drop")
+
+    short = jnp.any(kept & (number[:, -1] < jnp.minimum(k, jnp.sum(kept) - 1)))
+    return KNNGraph(cut(knn.indices, -1), cut(knn.distances, jnp.inf)), short
+
+
+def _without(knn: KNNGraph, x: Float[Array, "n d"], kept: Bool[Array, " n"], k: int, metric: Metric) -> KNNGraph:
+    """The graph of the points that are kept, under jit."""
+
+    def searched(_: KNNGraph) -> KNNGraph:
+        order, count = jnp.argsort(~kept, stable=True).astype(jnp.int32), jnp.sum(kept, dtype=jnp.int32)
+        found = neighbors_of_first(x[order], count, k=k, metric=metric)
+        there = (jnp.arange(k) < count - 1) & (jnp.arange(len(x)) < count)[:, None]
+        indices, lengths = jnp.where(there, order[found.indices], -1), jnp.where(there, found.distances, jnp.inf)
+        return KNNGraph(*(jnp.zeros_like(part).at[order].set(part) for part in (indices, lengths)))
+
+    graph, short = _left_over(knn, kept, k)
+    return cond(short, searched, lambda left: left, graph)
 
 
 def graph_jackknife(
@@ -173,11 +196,15 @@ def graph_jackknife(
         x, labels, num_classes: as for `knn_graph` and `graph_convexity`.
         key: a JAX random key, for the groups.
         groups: the group of each point, any integers, instead of key: for paired comparisons, or points in clusters.
+            Under jit 0 to num_groups - 1, each of them there; others make all errors nan.
         num_groups: see `jackknife_groups`.
         k, metric, mode, duplicates: as for `knn_graph` and `undirected`.
         confidence: of the intervals, which are those of `score_interval`.
 
     A class with fewer than two points left in some replicate has no error (nan); micro and macro leave it out there.
+
+    On concrete arrays statistics are NumPy's float64. Under jit all runs on the device, in the type of the points, and
+    under vmap one set of points after the other.
 
     Raises:
         ValueError: as `knn_graph` and `graph_convexity`; neither key nor groups.
@@ -191,31 +218,26 @@ def graph_jackknife(
     ((10, 2), True)
     """
     upper_level(confidence)  # before the work
-    n = len(as_points(x))
-    classes = np.asarray(as_labels(labels, n, num_classes))
+    points = jax.lax.stop_gradient(as_points(x))
+    n = len(points)
+    classes = as_labels(labels, n, num_classes)
     positive_integer(k, "k", most=n - 1, why=f" for {n} points (a point is no neighbour of itself)")
     if groups is None:
         if key is None:
             raise ValueError("the jackknife draws its groups at random: pass key=jax.random.key(0), or groups.")
         groups = jackknife_groups(classes, key, num_groups=num_groups)
-    group = np.unique(np.asarray(groups), return_inverse=True)[1]
-    knn = knn_graph(x, k=spare_neighbors(k, n), metric=metric)
+    options: Any = {"num_classes": num_classes, "k": k, "metric": metric, "mode": mode, "duplicates": duplicates}
+    if is_concrete(x, classes, groups):
+        full, replicates, joint = _replicates(x, np.asarray(classes), np.asarray(groups), **options)
+    else:
+        if callable(metric):
+            options["metric"] = frozen(metric, *2 * [jax.ShapeDtypeStruct(points.shape[1:], points.dtype)])
+        form = _static_form(min(num_groups, n), **options)
+        full, replicates, joint = form(points, classes, as_array(groups, "groups"))
+    sizes = full.num_points
+    scored = (sizes * (full.num_pairs > 0)).sum()
 
-    def score(kept: ArrayLike, graph: KNNGraph) -> ConvexityScore:
-        edges = undirected(graph, mode=mode, duplicates=duplicates)
-        return graph_convexity(edges, jnp.where(kept, classes, -1), num_classes=num_classes)
-
-    def replicate(groups: np.ndarray) -> Replicates:
-        scores = [score(*left) for left in leave_group_out_graphs(knn, x, groups, k=k, metric=metric)]
-        return Replicates(*(np.array([getattr(s, name) for s in scores], np.float64) for name in Replicates._fields))
-
-    full = score(True, KNNGraph(knn.indices[:, :k], knn.distances[:, :k]))
-    replicates = replicate(group)
-    joint = replicate(group // 2) if len(replicates.micro) >= 4 else None
-    sizes = np.asarray(full.num_points)
-    scored = np.sum(sizes * (np.asarray(full.num_pairs) > 0))
-
-    def interval(name: str, num_points: np.ndarray) -> Interval:
+    def interval(name: str, num_points: Any) -> Interval:
         pairs = None if joint is None else getattr(joint, name)
         return score_interval(
             getattr(full, name), getattr(replicates, name), num_points, joint=pairs, confidence=confidence
@@ -226,63 +248,51 @@ def graph_jackknife(
     )
 
 
-def bootstrap(
-    pair_scores: Sequence[tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m m"]]],
-    key: PRNGKeyArray,
-    *,
-    num_samples: int = 1000,
-    confidence: float = 0.95,
-) -> BootstrapScore:
-    """Bootstrap intervals of the scores for the graph held fixed: sum_ij w_i w_j s_ij / sum_{i != j} w_i w_j.
+def _replicates(
+    x: Any, labels: np.ndarray, groups: np.ndarray, *, num_classes: int, k: int, metric: Metric, **edges: str
+) -> tuple[ConvexityScore, Replicates, Replicates | None]:
+    """The score of all points, and without each group, and each pair of groups, in turn."""
+    group = np.unique(groups, return_inverse=True)[1]
+    knn = knn_graph(x, k=spare_neighbors(k, len(labels)), metric=metric)
 
-    w counts how often each point of a class is drawn, in as many draws as the class has points. Points are reweighted,
-    never duplicated, for duplicates would change the graph. The interval holds the middle of the samples (percentiles).
+    def score(kept: ArrayLike, graph: KNNGraph) -> ConvexityScore:
+        return graph_convexity(undirected(graph, **edges), jnp.where(kept, labels, -1), num_classes=num_classes)
 
-    Args:
-        pair_scores: for each class its members and the matrix of their pair scores, as `graph_pair_scores` gives.
-        key: a JAX random key.
-        num_samples: number of samples.
-        confidence: between 0 and 1.
+    def without(groups: np.ndarray) -> Replicates:
+        scores = [score(*left) for left in leave_group_out_graphs(knn, x, groups, k=k, metric=metric)]
+        return Replicates(*(np.array([getattr(s, name) for s in scores], np.float64) for name in Replicates._fields))
 
-    That the graph depends on the points too is not covered: see `graph_jackknife`. Classes of fewer than three points
-    have no error (nan); samples that draw one point of a class alone leave that class out.
-
-    Cost: num_samples m^2 operations a class, in one matrix product.
-
-    >>> scores = np.array([[np.nan, 1, 0.5], [1, np.nan, 0], [0.5, 0, np.nan]])
-    >>> bootstrap([(np.arange(3), scores)], jax.random.key(0)).per_class.estimate.tolist()
-    [0.5]
-    """
-    positive_integer(num_samples, "num_samples")
-    level = upper_level(confidence)
-    num_classes = len(pair_scores)
-    sums, pairs = np.zeros((2, num_samples + 1, num_classes))  # the first row is for the points as they are
-    for c, (members, scores) in enumerate(pair_scores):
-        m = len(members)
-        if m < 2:
-            continue
-        draws = np.asarray(jax.random.randint(jax.random.fold_in(key, c), (num_samples, m), 0, m))
-        cells = draws + m * np.arange(num_samples)[:, None]
-        drawn = np.bincount(cells.ravel(), minlength=num_samples * m).reshape(num_samples, m)
-        counts = np.concatenate([np.ones((1, m)), drawn])
-        scores = np.where(np.eye(m, dtype=bool), 0, np.asarray(scores, np.float64))
-        sums[:, c] = np.sum((counts @ scores) * counts, axis=1)
-        pairs[:, c] = m**2 - np.sum(np.square(counts), axis=1)
-    few = np.array([len(members) < 3 for members, _ in pair_scores])
-
-    def interval(values: np.ndarray, undefined: ArrayLike) -> Interval:
-        samples = np.where(undefined, 0, values[1:])
-        spread = np.nanstd(samples, axis=0), *np.nanquantile(samples, [1 - level, level], axis=0)
-        return Interval(values[0], *(np.where(undefined, np.nan, value) for value in spread))
-
-    per_class, micro, macro = _aggregates(sums, pairs)
-    return BootstrapScore(interval(per_class, few), interval(micro, few.all()), interval(macro, few.all()))
+    full = score(True, KNNGraph(knn.indices[:, :k], knn.distances[:, :k]))
+    singly = without(group)
+    return full, singly, without(group // 2) if len(singly.micro) >= 4 else None
 
 
-def _aggregates(sums: Float[np.ndarray, "... c"], pairs: Float[np.ndarray, "... c"]) -> tuple[np.ndarray, ...]:
-    """Scores per class, micro and macro, from the sums of pair scores and the numbers of pairs; nan without pairs."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        per_class = np.where(pairs > 0, sums / pairs, np.nan)
-        micro = sums.sum(axis=-1) / pairs.sum(axis=-1)
-        macro = np.nansum(per_class, axis=-1) / np.sum(pairs > 0, axis=-1)
-    return per_class, micro, macro
+@cache
+def _static_form(number: int, num_classes: int, k: int, metric: Metric, mode: str, duplicates: str) -> Any:
+    """The same under jit, for groups 0 to number - 1; under vmap one set of points after the other."""
+
+    @jax.jit
+    @in_mesh
+    @sequential_vmap
+    def score_all(x: Array, labels: Array, groups: Array) -> tuple[ConvexityScore, Replicates, Replicates | None]:
+        knn = knn_graph(x, k=spare_neighbors(k, len(x)), metric=metric)
+
+        def one(_: None, kept: Array) -> tuple[None, ConvexityScore]:
+            edges = undirected(_without(knn, x, kept, k, metric), mode=mode, duplicates=duplicates)
+            return None, graph_convexity(edges, jnp.where(kept, labels, -1), num_classes=num_classes)
+
+        def without(groups: Array, number: int) -> Array:
+            return groups != jnp.arange(number)[:, None]
+
+        pairs = (number + 1) // 2 if number >= 4 else 0
+        kept = [jnp.ones((1, len(x)), bool), without(groups, number), without(groups // 2, pairs)]
+        found = scan(one, None, jnp.concatenate(kept))[1]
+        outside = jnp.any((groups < 0) | (groups >= number))
+        scores = Replicates(found.per_class, found.micro, found.macro)
+        scores = jax.tree.map(lambda part: jnp.where(outside, jnp.nan, part), scores)
+        singly, joint = (
+            jax.tree.map(lambda part, s=s: part[s], scores) for s in (slice(1, number + 1), slice(number + 1, None))
+        )
+        return jax.tree.map(lambda part: part[0], found), singly, joint if pairs else None
+
+    return score_all

@@ -1,18 +1,20 @@
 """Statistics of scores: jackknife intervals, paired differences, the peak layer, correlations, baselines, hubness.
 
-These functions run on the host: they take JAX or NumPy arrays, compute in NumPy's float64 and return NumPy arrays.
+On JAX or NumPy arrays they compute in NumPy's float64 and return NumPy arrays; `jackknife` and `score_interval` run under
+jit too.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
-from scipy.special import expit, logit, ndtri, stdtrit
+from scipy.special import ndtri, stdtrit
 
-from jaxconvex.checks import as_labels
+from jaxconvex.checks import as_labels, is_concrete
 from jaxconvex.neighbor_lists import checked_neighbors
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
@@ -37,10 +39,10 @@ HIGHEST_ORDER = 10  # of the interactions between points that the jackknife's co
 class Interval(NamedTuple):
     """An estimate, its standard error and a confidence interval; arrays of one shape, nan where not defined."""
 
-    estimate: Float[np.ndarray, " ..."]
-    se: Float[np.ndarray, " ..."]
-    lower: Float[np.ndarray, " ..."]
-    upper: Float[np.ndarray, " ..."]
+    estimate: Float[Any, " ..."]
+    se: Float[Any, " ..."]
+    lower: Float[Any, " ..."]
+    upper: Float[Any, " ..."]
 
 
 class Correlation(NamedTuple):
@@ -62,10 +64,10 @@ class Peak(NamedTuple):
 
 
 def jackknife(
-    estimate: Float[ArrayLike, " ..."],
-    replicates: Float[ArrayLike, "g ..."],
+    estimate: Float[Any, " ..."],
+    replicates: Float[Any, "g ..."],
     *,
-    joint: Float[ArrayLike, "h ..."] | None = None,
+    joint: Float[Any, "h ..."] | None = None,
     confidence: float = 0.95,
 ) -> Interval:
     """Delete-a-group jackknife: the interval estimate -+ t se, with se^2 = (g - 1)/g sum_i (r_i - mean r)^2.
@@ -97,27 +99,27 @@ def jackknife(
 
     Source: Kott, Journal of Official Statistics 17:521, 2001; Efron and Stein, Annals of Statistics 9:586, 1981.
     """
-    estimate, replicates = np.asarray(estimate, np.float64), np.asarray(replicates, np.float64)
+    xp, (estimate, replicates) = _as_floats(estimate, replicates)
     g = len(replicates) if replicates.ndim else 0
     if g < 2 or replicates.shape[1:] != estimate.shape:
         raise ValueError(
             "replicates must have one row a group, at least two, each of the estimate's shape; "
             f"got shape {replicates.shape} for an estimate of shape {estimate.shape}."
         )
-    variance = (g - 1) / g * np.sum(np.square(replicates - replicates.mean(axis=0)), axis=0)
+    variance = (g - 1) / g * xp.sum(xp.square(replicates - replicates.mean(axis=0)), axis=0)
     if joint is not None:
-        variance = np.maximum(variance - _interaction(estimate, replicates, joint), variance / 2)
-    se = np.sqrt(variance)
+        variance = xp.maximum(variance - _interaction(estimate, replicates, joint), variance / 2)
+    se = xp.sqrt(variance)
     margin = stdtrit(g - 1, upper_level(confidence)) * se
     return Interval(estimate, se, estimate - margin, estimate + margin)
 
 
 def score_interval(
-    estimate: Float[ArrayLike, " ..."],
-    replicates: Float[ArrayLike, "g ..."],
-    num_points: Int[ArrayLike, " ..."],
+    estimate: Float[Any, " ..."],
+    replicates: Float[Any, "g ..."],
+    num_points: Int[Any, " ..."],
     *,
-    joint: Float[ArrayLike, "h ..."] | None = None,
+    joint: Float[Any, "h ..."] | None = None,
     confidence: float = 0.95,
 ) -> Interval:
     """Jackknife interval of a score s in [0, 1], symmetric in its logit: log(s / (1 - s)) -+ t se / (s (1 - s)).
@@ -141,13 +143,14 @@ def score_interval(
     Source for the ends: Wilson, Journal of the American Statistical Association 22:209, 1927.
     """
     score, se, _, _ = jackknife(estimate, replicates, joint=joint, confidence=confidence)
-    t = stdtrit(np.shape(replicates)[0] - 1, upper_level(confidence))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        centre, margin = logit(np.clip(score, 0, 1)), t * se / (score * (1 - score))
-        share = t**2 / (np.asarray(num_points, np.float64) + t**2)
-        lower = np.where(score >= 1, 1 - share, np.where(score <= 0, 0, expit(centre - margin)))
-        upper = np.where(score >= 1, 1, np.where(score <= 0, share, expit(centre + margin)))
-    return Interval(score, se, np.where(np.isfinite(se), lower, np.nan), np.where(np.isfinite(se), upper, np.nan))
+    xp, (points,) = _as_floats(num_points, like=score)
+    t = float(stdtrit(np.shape(replicates)[0] - 1, upper_level(confidence)))
+    inner = xp.where((score > 0) & (score < 1), score, 0.5)
+    centre, margin = xp.log(inner / (1 - inner)), t * se / (inner * (1 - inner))
+    share = t**2 / (points + t**2)
+    lower = xp.where(score >= 1, 1 - share, xp.where(score <= 0, 0, _logistic(centre - margin, xp)))
+    upper = xp.where(score >= 1, 1, xp.where(score <= 0, share, _logistic(centre + margin, xp)))
+    return Interval(score, se, xp.where(xp.isfinite(se), lower, xp.nan), xp.where(xp.isfinite(se), upper, xp.nan))
 
 
 def paired_difference(
@@ -325,13 +328,25 @@ def upper_level(confidence: float) -> float:
     return (1 + confidence) / 2
 
 
-def _interaction(estimate: np.ndarray, replicates: np.ndarray, joint: ArrayLike) -> np.ndarray:
+def _as_floats(*values: Any, like: Any = 0.0) -> tuple[Any, list[Any]]:
+    """The module of arrays that computes with the values, and these as its floats: NumPy's float64 if they are known."""
+    if is_concrete(*values, like):
+        return np, [np.asarray(value, np.float64) for value in values]
+    return jnp, [jnp.asarray(value, jnp.result_type(float)) for value in values]
+
+
+def _logistic(value: Any, xp: Any) -> Any:
+    return 0.5 * (1 + xp.tanh(value / 2))
+
+
+def _interaction(estimate: Any, replicates: Any, joint: Any) -> Any:
     """What the jackknife counts too often: a multiple of the mean square of q, 0 where that is nan.
 
     Joint effects of j points have the covariance (o / (s t))^j between subsets that are shares s and t of the points
     and have a share o in common. So they enter the jackknife `counted` times, and the mean square of q `seen` times.
     """
-    g, joint = len(replicates), np.asarray(joint, np.float64)
+    xp, (joint,) = _as_floats(joint, like=replicates)
+    g = len(replicates)
     h = g // 2
     if g < 3 or joint.shape[1:] != estimate.shape or len(joint) < h:
         raise ValueError(
@@ -344,7 +359,7 @@ def _interaction(estimate: np.ndarray, replicates: np.ndarray, joint: ArrayLike)
     seen = 1 + 2 * one ** (2 - j) + two ** (2 - j) - 4 * one + 2 * two + 2 * one**2 * overlap - 4 * two * one ** (1 - j)
     # At j = 1 counted is 1 and seen is 0; the excess counted - 1 over seen falls with j.
     q = estimate - one * (replicates[0 : 2 * h : 2] + replicates[1 : 2 * h : 2]) + two * joint[:h]
-    return np.nan_to_num((counted - 1) / seen * np.mean(np.square(q), axis=0), nan=0.0)
+    return xp.nan_to_num((counted - 1) / seen * xp.mean(xp.square(q), axis=0), nan=0.0)
 
 
 def _complete_pairs(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

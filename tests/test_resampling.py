@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import hypothesis
 import jax
@@ -14,9 +15,9 @@ from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
 from jaxconvex import resampling
+from jaxconvex.bootstrapping import bootstrap
 from jaxconvex.neighbors import KNNGraph, knn_graph
 from jaxconvex.resampling import (
-    bootstrap,
     graph_jackknife,
     jackknife_groups,
     leave_group_out_graphs,
@@ -323,3 +324,37 @@ def test_the_jackknife_covers_the_expected_score():
     assert len(rows) == 2
     for _, coverage, _ in rows:
         assert 0.9 <= coverage <= 0.99
+
+
+# Under jit
+
+
+@pytest.mark.parametrize("n, k, num_groups", [(60, 5, 10), (20, 8, 10), (9, 3, 10), (12, 11, 3)])
+def test_graph_jackknife_is_the_same_under_jit(n, k, num_groups):
+    """Lists run short with few points, and where many neighbours are asked for."""
+    rng = np.random.default_rng(n)
+    x, labels = rng.normal(size=(n, 3)).astype(np.float32), rng.integers(-1, 3, n)
+
+    def score(x, labels, key):
+        return graph_jackknife(x, labels, num_classes=3, key=key, k=k, num_groups=num_groups)
+
+    eager, jitted = score(x, labels, KEY), jax.jit(score)(x, labels, KEY)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6), eager, jitted)
+    with jax.enable_x64(True):
+        wide, jitted = score(x, labels, KEY), jax.jit(score)(x.astype(np.float64), labels, KEY)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), wide, jitted)
+
+
+def test_graph_jackknife_under_vmap_and_for_given_groups():
+    rng = np.random.default_rng(0)
+    x, labels, groups = rng.normal(size=(2, 60, 3)).astype(np.float32), rng.integers(0, 3, 60), rng.permutation(60) % 10
+
+    def score(x):
+        return graph_jackknife(x, labels, num_classes=3, groups=groups, k=5)
+
+    batch = jax.jit(jax.vmap(score))(x)
+    for i in range(2):
+        each = jax.tree.map(lambda part, i=i: part[i], batch)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6), each, score(x[i]))
+    few = jax.jit(partial(graph_jackknife, num_classes=3, num_groups=5, k=5))(x[0], labels, groups=groups)
+    assert np.isnan(few.micro.se) and np.isfinite(few.micro.estimate)  # groups beyond num_groups - 1

@@ -91,10 +91,7 @@ def main() -> None:
                     along_the_tree(parent, labels != 3)
             row[0] = time.perf_counter() - start
             start = time.perf_counter()
-            found = [
-                chain_path_counts(matrix, labels, block, members, tolerance)
-                for block in blocks
-            ]
+            found = [chain_path_counts(matrix, labels, block, members, tolerance) for block in blocks]
             row[1] = time.perf_counter() - start
         inner = np.concatenate([counts.interior for counts in found], axis=1)
         outer = np.concatenate([counts.outside for counts in found], axis=1)
