@@ -289,7 +289,7 @@ def _demo(out: DemoOut = Path("jaxconvex-demo"), seed: Seed = 0) -> None:
 
     require_extras()
     with writing.output_folder(out) as folder:
-        scoring.demonstrate(folder, seed)
+        say(str(scoring.demonstrate(folder, seed)))
 
 
 app.add_typer(study, name="study", short_help="The paper's experiment in five domains.")

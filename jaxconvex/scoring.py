@@ -149,17 +149,17 @@ def interruptible(work: Callable[[], T]) -> T:
     return results[0]
 
 
-def demonstrate(folder: Path, seed: int) -> None:
-    """Runs the demonstration, which writes to the folder and prints what it found and where that is."""
+def demonstrate(folder: Path, seed: int) -> Any:
+    """Runs the demonstration, which writes to the folder: what it found and where that is, as text too."""
     keep_compiled_code()
 
-    def work() -> None:
+    def work() -> Any:
         from jaxconvex.study.demo import run_demo
 
-        run_demo(folder, seed=seed, progress=is_terminal(sys.stderr))
+        return run_demo(folder, seed=seed, progress=is_terminal(sys.stderr))
 
     try:
-        interruptible(work)
+        return interruptible(work)
     except KeyboardInterrupt:
         raise Interrupted("Interrupted.") from None
 

@@ -567,7 +567,7 @@ def test_demo_runs_the_study(run, monkeypatch):
     from types import ModuleType
 
     module = ModuleType("jaxconvex.study.demo")
-    module.run_demo = lambda out, *, seed=0, progress=True: print(f"in {out} with seed {seed}")  # type: ignore
+    module.run_demo = lambda out, *, seed=0, progress=True: f"in {out} with seed {seed}"  # type: ignore
     monkeypatch.setitem(sys.modules, "jaxconvex.study.demo", module)
     assert run("demo", "--out", "made", "--seed", 3)[:2] == (0, "in made with seed 3\n")
 

@@ -42,10 +42,16 @@ class Demonstration(NamedTuple):
     pearson: Correlation
     spearman: Correlation
     page: Path
+    seconds: float
+
+    def __str__(self) -> str:
+        return _summary(self)
 
 
 def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demonstration:
-    """The paper's experiment in small, on scikit-learn's 1,797 digits; files in the folder `out`, a summary printed.
+    """The paper's experiment in small, on scikit-learn's 1,797 digits, with files in the folder `out`.
+
+    As text the result is a summary, and says where the files are.
 
     A transformer is pretrained on masked patches without labels, a softmax probe is trained on its last layer, then the
     whole is fine-tuned. Every layer of both networks is scored on held-out digits, by the classes that each network
@@ -54,7 +60,7 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
     Args:
         out: a folder; it is made where it is missing.
         seed: of the split, the initial weights, the training and all draws.
-        progress: bars on stderr.
+        progress: steps and bars on stderr.
 
     Cost: about a minute on two cores.
     """
@@ -91,7 +97,14 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
     names = sorted(convexity)
     pairs = np.array([convexity[c] for c in names]), np.array([recall[c] for c in names])
     found = Demonstration(
-        before, after, comparison, accuracy, pearson(*pairs), spearman(*pairs), folder / "report.html"
+        before,
+        after,
+        comparison,
+        accuracy,
+        pearson(*pairs),
+        spearman(*pairs),
+        folder / "report.html",
+        time.perf_counter() - began,
     )
 
     figures = _figures(reports, comparison, convexity, recall)
@@ -105,7 +118,6 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
         lead=_lead(found, len(test)),
         sections=_sections(found, figures),
     )
-    say(_summary(found, folder, time.perf_counter() - began))
     return found
 
 
@@ -211,7 +223,8 @@ def _sections(found: Demonstration, figures: Mapping[str, Figure]) -> list[Secti
     ]
 
 
-def _summary(found: Demonstration, folder: Path, seconds: float) -> str:
+def _summary(found: Demonstration) -> str:
+    folder = found.page.parent
     return "\n".join(
         [
             "",
@@ -221,7 +234,7 @@ def _summary(found: Demonstration, folder: Path, seconds: float) -> str:
             _change(found, "euclidean"),
             _correlation(found),
             "",
-            f"Done in {seconds:.0f} s. Read {found.page}; tables and figures are beside it.",
+            f"Done in {found.seconds:.0f} s. Read {found.page}; tables and figures are beside it.",
             "",
             "Next, with your own data: save an .npz of arrays (points, features), one a layer, and an array `labels`; then",
             "  jaxconvex score your.npz",
