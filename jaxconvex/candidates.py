@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -115,9 +117,12 @@ def nearest_by_products(
             rows = rows_of(b)
             products = lax.dot_general(centred[rows], points, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
             # |y|^2/2 - x.y ranks as the distance does; less the rounding error it is a lower bound.
-            bounds = offset - products - lengths[rows][:, None] * slope
-            bounds = jnp.where(names == rows[:, None], jnp.inf, bounds)
-            values, members = _members_of_best_groups(bounds, cut)
+            length = lengths[rows][:, None]
+
+            def bounds(products: Array, offset: Array, slope: Array, names: Array) -> Array:
+                return jnp.where(names == rows[:, None], jnp.inf, offset - products - length * slope)
+
+            values, members = _least_of_groups(bounds, (products, offset, slope, names), cut)
             at = b * cut.queries
             known = [lax.dynamic_slice_in_dim(part, at, cut.queries) for part in best]
             found = _smallest(
@@ -201,6 +206,28 @@ def _keys(x: Array, rows: Int[Array, " some"], points: Int[Array, "some m"], wid
         return jnp.sum(jnp.square(x - y), axis=2)
 
     return loops.cond(wide, lambda x, y: norms(x - y), squared, x[rows][:, None], x[points])
+
+
+def _least_of_groups(
+    bounds: Callable[..., Array], entries: tuple[Array, ...], cut: Plan
+) -> tuple[Float[Array, "b c"], Int[Array, "b c"]]:
+    """Some of the bounds of each row and their positions, among them its smallest: see `_members_of_best_groups`.
+
+    Bounds are made of an array of products and of vectors. They are made twice, once for the minima and once for the
+    few that are wanted, since writing them all takes longer.
+    """
+    products, vectors = entries[0], entries[1:]
+    n = products.shape[1]
+    if n <= 2 * GROUP * cut.kept:
+        return _members_of_best_groups(bounds(*entries), cut)
+    size = n // GROUP
+    parts = (slice(start, start + size) for start in range(0, n, size))
+    minima = reduce(jnp.minimum, (bounds(products[:, part], *(v[part] for v in vectors)) for part in parts))
+    _, groups = _smallest(*_members_of_best_groups(minima, cut), cut)
+    members = groups[:, None, :] + size * jnp.arange(GROUP, dtype=jnp.int32)[:, None]
+    members = members.reshape(len(products), -1)
+    chosen = jnp.take_along_axis(products, members, axis=1)
+    return bounds(chosen, *(v[members] for v in vectors)), members
 
 
 def _members_of_best_groups(values: Float[Array, "b n"], cut: Plan) -> tuple[Float[Array, "b c"], Int[Array, "b c"]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -178,14 +179,22 @@ def as_labels(labels: Any, num_points: int, num_classes: int, name: str = "label
 
 def clipped_integers(values: Any, least: int, most: int) -> Int[Array, " ..."]:
     """Integers of any type as int32; what lies outside the range, which no narrowing shall bring back, at its ends."""
-    numpy: Any = jnp if isinstance(values, jax.Array) else np
     # What is known stays known where it is a constant inside jit.
     with known_values() if is_concrete(values) else contextlib.nullcontext():
-        if values.dtype.itemsize < 4:
-            values = values.astype(numpy.int32)
-        if values.dtype.kind == "i":
-            values = numpy.maximum(values, least)
-        return jnp.asarray(numpy.minimum(values, most).astype(numpy.int32))
+        if isinstance(values, jax.Array):
+            return _clipped(values, least, most)
+        return jnp.asarray(_clip(values, least, most, np))
+
+
+def _clip(values: Any, least: int, most: int, xp: Any) -> Any:
+    if values.dtype.itemsize < 4:
+        values = values.astype(xp.int32)
+    if values.dtype.kind == "i":
+        values = xp.maximum(values, least)
+    return xp.minimum(values, most).astype(xp.int32)
+
+
+_clipped = jax.jit(partial(_clip, xp=jnp), static_argnums=(1, 2))
 
 
 def as_indices(indices: Any, name: str, n: int) -> Array:

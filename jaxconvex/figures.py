@@ -69,8 +69,13 @@ def save_figure(figure: Figure, stem: str | os.PathLike[str]) -> tuple[Path, Pat
     Raises OSError for a path that cannot be written.
     """
     paths = (Path(f"{os.fspath(stem)}.png"), Path(f"{os.fspath(stem)}.svg"))
+    layout = figure.get_layout_engine()
+    with mpl.rc_context(STYLE):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # once is enough: it takes most of the time
     for path in paths:
         write_file(path, figure_bytes(figure, path.suffix[1:]))
+    figure.set_layout_engine(layout or "none")
     return paths
 
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore
-from jaxconvex.checks import as_points, one_of
+from jaxconvex.checks import as_points, local_values, one_of
 from jaxconvex.devices import outside_meshes
 from jaxconvex.distances import Metric
 from jaxconvex.labelings import Labeling
@@ -112,7 +112,7 @@ def graph_rows(
         return dict(zip(labelings, found, strict=True))
 
     for k in settings.k:
-        nearest = KNNGraph(knn.indices[:, :k], knn.distances[:, :k])
+        nearest = KNNGraph(*(jnp.asarray(local_values(part)[:, :k]) for part in knn))
         packed = packed_graph(nearest)
         without: dict[str, Replicates] = {name: ([], []) for name in labelings}
         for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):  # one group, or two
@@ -138,7 +138,8 @@ def graph_rows(
 
 def _tied(knn: KNNGraph, k: int) -> int:
     """Points beyond whose k-th neighbour others are exactly as near: the order of the rows then decides."""
-    return int(np.sum(np.asarray(knn.distances[:, k - 1 : k] == knn.distances[:, k : k + 1])))
+    lengths = local_values(knn.distances)
+    return int(np.sum(lengths[:, k - 1 : k] == lengths[:, k : k + 1]))
 
 
 def segment_rows(

@@ -155,11 +155,11 @@ def compile_ahead(kind: type, parts: tuple[Any, ...], labelings: int, num_classe
     n = len(packed.position)
     if n >= SMALL:  # the layout depends on values there
         return
-    labels = jnp.zeros((labelings, n), jnp.int32)
+    labels = np.zeros((labelings, n), np.int32)
     options: Any = {"num_classes": num_classes, "lanes": most_lanes(n, sampled)}
-    sources = jnp.zeros((labelings, n), bool) if sampled else None
+    sources = np.zeros((labelings, n), bool) if sampled else None
     order, asked = _zeros_like(jax.eval_shape(partial(plan, **options), packed, labels, sources))
-    sums_over_blocks(packed._replace(quantum=jnp.ones_like(packed.quantum)), order, asked, ahead=True, **options)
+    sums_over_blocks(packed._replace(quantum=np.ones_like(packed.quantum)), order, asked, ahead=True, **options)
 
 
 def kind_of(graph: KNNGraph | Graph) -> tuple[type, tuple[Any, ...]]:
@@ -168,7 +168,7 @@ def kind_of(graph: KNNGraph | Graph) -> tuple[type, tuple[Any, ...]]:
 
 
 def _zeros_like(shapes: Any) -> Any:
-    return jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), shapes)
+    return jax.tree.map(lambda part: np.zeros(part.shape, part.dtype), shapes)  # of JAX's, each shape is compiled
 
 
 def check_packing(graph: KNNGraph | Graph, memory: float | None) -> None:

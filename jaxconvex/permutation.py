@@ -20,7 +20,7 @@ from jaxconvex.packed_scores import packed_scores, static_score
 from jaxconvex.paths.chains import chain_tolerance, edge_matrix, is_long
 from jaxconvex.paths.graph import Graph, PackedGraph
 from jaxconvex.paths.layout import pack
-from jaxconvex.paths.order import plan
+from jaxconvex.paths.order import most_lanes, plan
 from jaxconvex.streams import on_devices
 from jaxconvex.trees import losses_along, path_losses
 
@@ -125,9 +125,9 @@ def _host_losses(
     permuted, drawn = _draw(codes, key, num_classes, number, count)
     sources = np.asarray(drawn)[: np.count_nonzero(labels >= 0)]
     if len(sources):  # near ones side by side: their paths are searched together
-        chosen = np.isin(np.arange(len(labels)), sources)[None]
-        order, _ = plan(packed, jnp.asarray(codes)[None], chosen, num_classes=num_classes, lanes=BLOCK)
-        sources = np.asarray(packed.order)[np.asarray(order.rows)[: len(sources)]]
+        order, _ = plan(packed, jnp.asarray(codes)[None], num_classes=num_classes, lanes=most_lanes(len(labels)))
+        listed = np.asarray(packed.order)[np.asarray(order.rows)[: int(order.number)]]
+        sources = listed[np.isin(listed, sources)]
     by_row = _by_row(packed, permuted)
     find = _chain_losses(packed) if is_long(packed) else partial(_path_losses, packed, whole=bool(packed.quantum > 0))
 
@@ -270,9 +270,10 @@ def _chain_losses(packed: PackedGraph) -> Any:
 _losses_along = jax.jit(losses_along)
 
 
+@jax.jit
 def _by_row(packed: PackedGraph, permuted: Array) -> Array:
     rows = jnp.full((packed.order.shape[0], permuted.shape[1]), NOBODY, permuted.dtype)
-    return rows.at[jnp.asarray(packed.position)].set(permuted)
+    return rows.at[packed.position].set(permuted)
 
 
 def _by_class(labels: Int[Any, "m p"], values: Any, num_classes: int, xp: Any) -> Float[Any, "c p"]:

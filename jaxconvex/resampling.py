@@ -81,11 +81,15 @@ def jackknife_groups(
         raise ValueError("num_groups must be at least 2, so that points are left when a group is taken out; got 1.")
     concrete = is_concrete(labels, key)
     with outside_meshes() if concrete else nullcontext(), known_values():
-        strata = jnp.atleast_2d(jnp.asarray(labels))
-        n = strata.shape[1]
-        order = jnp.lexsort((jax.random.permutation(key, n), *strata[::-1]))
-        groups = jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32) % num_groups)
+        groups = _dealt(jnp.atleast_2d(jnp.asarray(labels)), key, num_groups)
     return np.asarray(groups) if concrete else groups
+
+
+@partial(jax.jit, static_argnames="num_groups")
+def _dealt(strata: Array, key: PRNGKeyArray, num_groups: int) -> Int[Array, " n"]:
+    n = strata.shape[1]
+    order = jnp.lexsort((jax.random.permutation(key, n), *strata[::-1]))
+    return jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32) % num_groups)
 
 
 def spare_neighbors(k: int, num_points: int) -> int:

@@ -122,12 +122,23 @@ def losses_along(
 
 
 def _trees(packed: PackedGraph, distance: Array, slack: Array, sources: Int[Array, " s"]) -> Trees:
-    rows, far = distance.shape[0], infinity(distance.dtype)
-    numbers = jnp.arange(rows, dtype=jnp.int32)
+    numbers = jnp.arange(distance.shape[0], dtype=jnp.int32)
     a_hop = A_HOP if jnp.issubdtype(distance.dtype, jnp.integer) else 0
-    reached = (distance < far) & (numbers[:, None] != sources)
+    reached = (distance < infinity(distance.dtype)) & (numbers[:, None] != sources)
     reach = jnp.where(reached, distance + slack + a_hop * 2 * packed.depth, -1)  # paths may have twice a root's hops
-    everyone = chosen_rows(packed.count > 0)
+    parent, slots = _parents(packed, distance, reach, sources)
+    hops = _hops(parent.T, sources).T
+    level, uneven, back = _levels(packed, distance, slack, reach, hops, jnp.any(slots > 0))
+    uneven |= jnp.max(level, axis=0) > SHALLOW
+    level = jnp.where(
+        reached, jnp.maximum(level, 1), APART
+    )  # 0 is the source's alone, also where parents go in circles
+    level = jnp.where(numbers[:, None] == sources, 0, jnp.where(packed.component[:, None] < 0, PADDING, level))
+    return Trees(parent.T, slots.T, level.T, distance.T, slack.T, uneven, back)
+
+
+def _parents(packed: PackedGraph, distance: Array, reach: Array, sources: Array) -> tuple[Array, Array]:
+    """The nearest parent of each row [rows s], and the slots of all where there are several."""
 
     def link(some: Array, live: Array, found: Any) -> Any:
         most = rows_of(reach, some)
@@ -143,15 +154,26 @@ def _trees(packed: PackedGraph, distance: Array, slack: Array, sources: Int[Arra
             return least, parent, count, slots, number
 
         nothing = jnp.zeros(most.shape, jnp.int32)
-        start = jnp.full(most.shape, far, distance.dtype), nothing + sources, nothing, nothing.astype(jnp.uint32)
-        _, parent, count, slots, _ = fold_groups(packed, some, live, (*start, jnp.uint32(0)), step)
+        far = jnp.full(most.shape, infinity(distance.dtype), distance.dtype)
+        start = far, nothing + sources, nothing, nothing.astype(jnp.uint32), jnp.uint32(0)
+        _, parent, count, slots, _ = fold_groups(packed, some, live, start, step)
         slots = jnp.where(count > 1, slots, 0)
         return tuple(put_rows(old, some, live, new) for old, new in zip(found, (parent, slots), strict=True))
 
-    parent = jnp.broadcast_to(sources, distance.shape)
-    parent, slots = fold_rows(everyone, link, (parent, jnp.zeros(distance.shape, jnp.uint32)))
-    level = _hops(parent.T, sources).T
-    excess, nothing = jnp.zeros_like(distance), jnp.zeros(len(sources), bool)
+    start = jnp.broadcast_to(sources, distance.shape), jnp.zeros(distance.shape, jnp.uint32)
+    return fold_rows(chosen_rows(packed.count > 0), link, start)
+
+
+def _levels(
+    packed: PackedGraph, distance: Array, slack: Array, reach: Array, hops: Array, several: Array
+) -> tuple[Array, Array, Array]:
+    """The level of each row [rows s], from the hops to it; and for each source whether it is `uneven`, and goes `back`.
+
+    Levels grow until each is above those of all nearer parents, and so do the most that ways may exceed the distance by.
+    """
+    a_hop = A_HOP if jnp.issubdtype(distance.dtype, jnp.integer) else 0
+    everyone = chosen_rows(packed.count > 0)
+    nothing = jnp.zeros(distance.shape[1], bool)
 
     def sweep(state: Any) -> Any:
         old = state[:2]
@@ -183,14 +205,9 @@ def _trees(packed: PackedGraph, distance: Array, slack: Array, sources: Int[Arra
         new = fold_rows(everyone, relax, (*old, nothing, nothing))
         return *new, jnp.any(new[0] != old[0]) | jnp.any(new[1] != old[1])
 
-    start = level, excess, nothing, nothing, jnp.any(slots > 0)
+    start = hops, jnp.zeros_like(distance), nothing, nothing, several
     level, _, uneven, back, _ = while_loop(lambda state: state[-1], sweep, start)
-    uneven |= jnp.max(level, axis=0) > SHALLOW
-    level = jnp.where(
-        reached, jnp.maximum(level, 1), APART
-    )  # 0 is the source's alone, also where parents go in circles
-    level = jnp.where(numbers[:, None] == sources, 0, jnp.where(packed.component[:, None] < 0, PADDING, level))
-    return Trees(parent.T, slots.T, level.T, distance.T, slack.T, uneven, back)
+    return level, uneven, back
 
 
 def _hops(parent: Int[Array, "s rows"], sources: Int[Array, " s"]) -> Int[Array, "s rows"]:
