@@ -56,7 +56,7 @@ def micro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, 
     """The mean over all pairs, from the means of the classes."""
     xp = np if isinstance(per_class, np.ndarray) else jnp
     pairs = num_pairs.sum(-1)
-    return xp.where(num_pairs > 0, per_class * num_pairs, 0).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
+    return (xp.where(num_pairs > 0, per_class, 0) * num_pairs).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
 
 
 def macro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, " *batch"]:
