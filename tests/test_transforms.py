@@ -95,11 +95,11 @@ def test_debug_flags_find_nothing_on_clean_data(name, debug_flags):
 
 def test_the_nan_of_an_empty_class_is_none_to_be_found(debug_flags):
     x, y = points_and_labels()
-    graph = jc.knn_graph(x, k=4)
-    score = jc.graph_convexity(graph, y, num_classes=9)
+    graph = jaxconvex.knn_graph(x, k=4)
+    score = jaxconvex.graph_convexity(graph, y, num_classes=9)
     assert np.isnan(score.per_class[-1]) and np.isfinite([score.micro, score.macro]).all()
-    jc.graph_jackknife(x, y, num_classes=9, k=4, key=jax.random.key(0))
-    jc.permutation_null(graph, y, num_classes=9, key=jax.random.key(0), num_permutations=3)
+    jaxconvex.graph_jackknife(x, y, num_classes=9, k=4, key=jax.random.key(0))
+    jaxconvex.permutation_null(graph, y, num_classes=9, key=jax.random.key(0), num_permutations=3)
 
 
 @pytest.fixture
