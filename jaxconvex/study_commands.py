@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from jaxconvex.command_options import SETTINGS, option, require_extras, say_where, seed_in_range
 from jaxconvex.formats import require
-from jaxconvex.messages import say
+from jaxconvex.messages import in_red, say
 
 __all__ = ["app"]
 
@@ -134,9 +135,18 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
         with writing.output_folder(folders[made.name]) as folder:
             study, paths = scoring.study_domain(made, folder, seed)
             studies.append(study)
+            _say_alarms([study])
             say(summary_table([study]).to_text())
             say_where(paths, folder)
     return studies
+
+
+def _say_alarms(studies: Sequence[Any]) -> None:
+    """Says first, in red, what failed."""
+    from jaxconvex.study.failures import alarm
+
+    for text in filter(None, map(alarm, studies)):
+        say(in_red(text, sys.stdout))
 
 
 CHANGES = ["data", "encoder", "family", "classes", "train", "test", "epochs", "learning_rate", "seeds", "segments"]
@@ -220,6 +230,7 @@ def _join(studies: Sequence[Any], out: Path) -> None:
 
     with writing.output_folder(out) as folder:
         paths = write_joint_page(studies, folder)
+        _say_alarms(studies)
         say(summary_table(studies).to_text())
         several = len(studies) > 1
         for statement in statements(studies):

@@ -25,11 +25,12 @@ from jaxconvex.study.analyses.measures import simple_measures
 from jaxconvex.study.analyses.robustness import reparametrizations
 from jaxconvex.study.analyses.sensitivity import sensitivity
 from jaxconvex.study.domains import Domain
-from jaxconvex.study.gathering import PREDICTED, changes, classes, scores
+from jaxconvex.study.failures import sound
+from jaxconvex.study.gathering import changes, classes, labels_of, scores
 from jaxconvex.study.material import Material, Part, prepare
 from jaxconvex.study.networks import Network, fine_tuned, network_name, pretrained
 from jaxconvex.study.pruning import pruned
-from jaxconvex.study.results import MeasureRow, Study, VariantRow, write_study
+from jaxconvex.study.results import PREDICTED, MeasureRow, Study, VariantRow, write_study
 from jaxconvex.study.steps import kept, kept_rows
 
 __all__ = ["WORK", "run_study"]
@@ -78,14 +79,21 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
         before = pretrained(domain, material, work, keys[1], done)
         after = [fine_tuned(domain, material, before, s, work, done) for s in range(domain.seeds)]
         networks = [before, *after]
+        fine = sound([network.row for network in networks], len(material.classes))
+        names = np.array(material.classes)
+        # Pretrained layers by the labels of the fine-tuned networks: how much of the change is one of labels.
+        relabelled = {labels_of(network.row.seed or 0): names[network.predicted] for network in after}
         scored = []
         for network in networks:
-            scored.append(_score(domain, material, network, folder, keys[2]))
+            labels = material.test.labelings | (relabelled if network is before else {})
+            scored.append(_score(domain, material, network, labels, folder, keys[2]))
             done(f"scores, {network_name(network.row)}", SCORING)
         reports = [report for report, _ in scored]
         variants: list[VariantRow] = []
         measures: list[MeasureRow] = []
-        for network, (_, features) in zip(networks[:2], scored, strict=False):
+        # Other ways of measuring: of the pretrained network and the first fine-tuned one that did not fail.
+        compared = [0, *(1 + seed for seed, good in enumerate(fine) if good)][:2]
+        for network, (_, features) in ((networks[number], scored[number]) for number in compared):
             variants += _variants(domain, material, network, features, work, keys[3])
             measures += _measures(domain, material, network, features, work)
             done(f"variants, {network_name(network.row)}", SCORING)
@@ -99,8 +107,8 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
         scores=tuple(
             row for network, report in zip(networks, reports, strict=True) for row in scores(network.row, report)
         ),
-        changes=tuple(changes(reports[0], reports[1:])),
-        classes=tuple(classes(reports[0], reports[1:], next(iter(material.test.labelings)))),
+        changes=tuple(changes(reports[0], reports[1:], fine)),
+        classes=tuple(classes(reports[0], reports[1:], next(iter(material.test.labelings)), fine)),
         variants=tuple(variants),
         measures=tuple(measures),
         pruning=tuple(cut),
@@ -130,9 +138,14 @@ def _source(domain: Domain, part: Part, network: Network, folder: Path | None) -
 
 
 def _score(
-    domain: Domain, material: Material, network: Network, folder: Path, key: jax.Array
+    domain: Domain,
+    material: Material,
+    network: Network,
+    labels: dict[str, np.ndarray],
+    folder: Path,
+    key: jax.Array,
 ) -> tuple[Report, Activations]:
-    """The report of a network, and its pooled features and logits of the test part."""
+    """The report of a network by these labels and its own, and its pooled features and logits of the test part."""
     name = network_name(network.row)
     settings: dict[str, Any] = {"permutations": domain.permutations, "jackknife": True, "protocol": domain.protocol}
     if domain.protocol is None:
@@ -142,13 +155,14 @@ def _score(
         material.identity,
         domain.pool,
         settings,
+        {labeling: values.tolist() for labeling, values in labels.items() if labeling not in material.test.labelings},
         np.asarray(jax.random.key_data(key)).tolist(),
     ]
 
     def make(place: Path) -> None:
         report = evaluate(
             _source(domain, material.test, network, place / "features"),
-            material.test.labelings,
+            labels,
             predictions="model",
             classes=material.classes,
             key=key,
@@ -163,9 +177,9 @@ def _score(
     (folder / name).mkdir(parents=True, exist_ok=True)
     report.to_json(folder / name / "scores.json")
     report.to_csv(folder / name / "scores.csv")
-    predicted = _predicted(material, features)
     content = io.BytesIO()
-    np.savez_compressed(content, predicted=predicted, **material.test.labelings)  # type: ignore
+    predicted: Any = {PREDICTED: _predicted(material, features)}
+    np.savez_compressed(content, **predicted, **labels)  # type: ignore
     write_file(folder / name / "labels.npz", content.getvalue())
     return report, features
 
