@@ -68,6 +68,8 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
     say(f"{domain.title}: reading {domain.data} ...")
     material = prepare(domain, keys[0])
     say(f"  {material.source} {_sizes(material)}")
+    for note in material.notes:
+        say(f"  {note}")
     total = _work(domain, material)
     work.mkdir(parents=True, exist_ok=True)
     with lock(work), tqdm(total=total, desc=domain.name, disable=not progress, bar_format=BAR, leave=False) as bar:
@@ -100,7 +102,7 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
         cut = pruned(domain, material, networks, reports[0], work, done) if domain.pruning else []
     study = Study(
         domain=_described(domain, material, reports[0]),
-        settings=_settings(domain, seed),
+        settings=_settings(domain, material, seed),
         notes=_notes(domain, material),
         provenance=_provenance(began, material),
         networks=tuple(network.row for network in networks),
@@ -247,14 +249,14 @@ def _described(domain: Domain, material: Material, report: Report) -> dict[str, 
     }
 
 
-def _settings(domain: Domain, seed: int) -> dict[str, Any]:
+def _settings(domain: Domain, material: Material, seed: int) -> dict[str, Any]:
     left = ("name", "title", "modality", "data", "encoder", "classes", "configuration", "options")
     kept = {field: value for field, value in domain._asdict().items() if field not in left}
-    return kept | {"options": dict(domain.options), "seed": seed}
+    return kept | {"options": material.options, "seed": seed}
 
 
 def _notes(domain: Domain, material: Material) -> tuple[str, ...]:
-    notes = []
+    notes = [*material.notes]
     for name in ("train", "validation", "test"):
         most, number = getattr(domain, name), len(getattr(material, name).classes)
         if most is not None and number > 0.95 * most:
@@ -262,8 +264,6 @@ def _notes(domain: Domain, material: Material) -> tuple[str, ...]:
     if material.left_out:
         shown = ", ".join(material.left_out[:6]) + (", ..." if len(material.left_out) > 6 else "")
         notes.append(f"{len(material.left_out)} classes were left out ({shown}).")
-    if domain.options:
-        notes.append(f"Preprocessing: {', '.join(f'{name} {value}' for name, value in domain.options.items())}.")
     if domain.protocol is None:
         notes.append(
             f"The Euclidean score took {domain.segments} pairs of each class and layer (the paper: {SEGMENTS_OF_PAPER:,})."

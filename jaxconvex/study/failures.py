@@ -76,8 +76,8 @@ def alarm(study: Study) -> str:
 def share_of_last(start: float, losses: Sequence[float], budget: int) -> float:
     """The share of the whole fall of the validation loss that came in the last epoch allowed; nan if training ended before.
 
-    >>> share_of_last(1.0, [0.6, 0.5], 2)
-    0.2
+    >>> share_of_last(1.0, [0.625, 0.5], 2)
+    0.25
     """
     if len(losses) < budget or min(losses) < losses[-1] or not losses[-1] < start < math.inf:
         return math.nan
