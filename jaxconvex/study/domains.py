@@ -39,8 +39,10 @@ class Domain(NamedTuple):
         segments: pairs of a class and layer for the Euclidean score; each is ten passes through the rest of the network.
         permutations: random labelings for the null.
         k: neighbours in the graph.
+        metric: "euclidean", "cosine" or "manhattan": the distance of the graph.
         protocol: "paper" fixes k, pairs and segments as in the paper.
         pruning: whether to cut the network after its most convex layer and fine-tune what is left.
+        variants: whether to measure in other ways too: re-parametrized features, other settings.
 
     A domain is used by its name and changed field by field: `domain("speech", data=..., encoder=..., seeds=1)`.
     """
@@ -73,9 +75,13 @@ class Domain(NamedTuple):
     segments: int = 20
     permutations: int = 499  # so that 17 layers can be told from chance together
     k: int = 10
+    metric: str = "euclidean"
     protocol: str | None = None
     pruning: bool = True
+    variants: bool = True
 
+
+METRICS = ("euclidean", "cosine", "manhattan")
 
 VIT = {
     "model_type": "vit",
@@ -197,6 +203,8 @@ def _changed(made: Domain, fields: Mapping[str, Any]) -> Domain:
     changed = made._replace(**{**fields, **tuples})
     if changed.encoder is not None and changed.pretraining is not None and "pretraining" not in fields:
         changed = changed._replace(pretraining=None, configuration=None)  # a checkpoint needs no pretraining
+    if changed.metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {changed.metric!r}.")
     for field in ("seeds", "epochs", "patience", "batch_size", "segments", "k"):
         value = getattr(changed, field)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

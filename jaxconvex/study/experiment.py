@@ -96,7 +96,8 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
         # Other ways of measuring: of the pretrained network and the first fine-tuned one that did not fail.
         compared = [0, *(1 + seed for seed, good in enumerate(fine) if good)][:2]
         for network, (_, features) in ((networks[number], scored[number]) for number in compared):
-            variants += _variants(domain, material, network, features, work, keys[3])
+            if domain.variants:
+                variants += _variants(domain, material, network, features, work, keys[3])
             measures += _measures(domain, material, network, features, work)
             done(f"variants, {network_name(network.row)}", SCORING)
         cut = pruned(domain, material, networks, reports[0], work, done) if domain.pruning else []

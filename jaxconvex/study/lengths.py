@@ -79,7 +79,7 @@ def _of_pictures(
     options: dict[str, Any], preprocess: Any, config: dict[str, Any], every: Sequence[Any]
 ) -> tuple[dict[str, Any], list[str]]:
     made = dict(options)
-    if "image_size" in config:  # its positions are for one size
+    if config.get("model_type") != "efficientnet-lite0":  # a transformer's positions are for one size
         made.pop("size", None)
     shape = preprocess(every[:1], **made).inputs.shape[1:3]
     sizes = np.array([np.shape(picture)[:2] for picture in every])

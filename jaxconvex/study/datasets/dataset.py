@@ -109,11 +109,11 @@ def ignored_told(paths: Sequence[Path]) -> tuple[str, ...]:
     """A sentence that lists files that were not read, by extension; none without such files.
 
     >>> ignored_told([Path("a.txt"), Path("b.TXT"), Path("rate")])
-    ('Not read: 2 files .txt, 1 without extension.',)
+    ('Not read: 3 files (2 .txt, 1 without extension).',)
     """
     counts = Counter(path.suffix.lower() or "without extension" for path in paths)
-    listed = [f"{count} {'files ' * (i == 0)}{suffix}" for i, (suffix, count) in enumerate(counts.most_common())]
-    return (f"Not read: {', '.join(listed)}.",) if listed else ()
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
+    return (f"Not read: {len(paths)} file{'s' * (len(paths) > 1)} ({listed}).",) if paths else ()
 
 
 def check_files(problems: dict[Path, str], folder: Path, remedy: str) -> None:
