@@ -18,6 +18,7 @@ from jaxconvex.checks import as_labels, is_concrete
 from jaxconvex.neighbor_lists import checked_neighbors
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
+from jaxconvex.scores import graph_convexity
 
 __all__ = [
     "Correlation",
@@ -267,20 +268,22 @@ def spearman(x: Float[ArrayLike, " n"], y: Float[ArrayLike, " n"], *, confidence
 def random_label_score(
     graph: KNNGraph | Graph | PackedGraph, labels: Int[ArrayLike, " n"], *, num_classes: int
 ) -> Float[np.ndarray, " c"]:
-    """Expected graph convexity of each class under random labels: p + (1 - p - q) (n_c - 2) / (n - 2).
+    """Expected graph convexity of each class under random labels: p + (s - p) (n_c - 2) / (m - 2).
 
-    p and q are the shares of all pairs of points that are adjacent and that have no path; a point inside a path
-    belongs to the class with probability (n_c - 2) / (n - 2), its ends being two of the class.
+    The labels of the m labelled points are permuted; background points (-1) stay where they are, as in `permutation_null`.
+    Over all pairs of labelled points, p is the share that is adjacent, and s their score as one class. A labelled
+    point inside a path is of the class with probability (n_c - 2) / (m - 2), its ends being two of the class; a background
+    point never is.
 
     Args:
         graph: as for `graph_convexity`.
-        labels, num_classes: only the sizes of the classes count.
+        labels, num_classes: only the sizes of the classes count, and where the background is.
 
     Exact where no two paths between the same points are equally long (with such ties the score is higher: the path with
-    the fewest points outside counts) and all labels are permuted, background included. nan for classes of fewer
-    than two points.
+    the fewest points outside counts). nan for classes of fewer than two points.
 
-    Cost: connected components of the graph. For the spread, not only the mean, see `permutation_null`.
+    Cost: connected components of the graph; with background, the paths of one class. For the spread, not only the mean,
+    see `permutation_null`.
 
     >>> import jax.numpy as jnp
     >>> from jaxconvex import knn_graph
@@ -288,19 +291,30 @@ def random_label_score(
     >>> random_label_score(chain, jnp.array([0, 0, 0, 1]), num_classes=2)
     array([0.75,  nan])
     """
-    from scipy.sparse import coo_matrix, csgraph  # here, since its import takes long
-
     edges = as_graph(graph)
     n = len(edges.degrees)
-    sizes = np.bincount(np.asarray(as_labels(labels, n, num_classes)) + 1, minlength=num_classes + 1)[1:]
+    codes = np.asarray(as_labels(labels, n, num_classes))
+    sizes = np.bincount(codes + 1, minlength=num_classes + 1)[1:]
+    if (codes < 0).any():
+        one = graph_convexity(graph, np.minimum(codes, 0), num_classes=1)
+        adjacent, together = (float(np.nan_to_num(part[0])) for part in (one.adjacent, one.per_class))
+    else:
+        adjacent, together = _shares_of_pairs(edges)
+    inside = (sizes - 2) / max(sizes.sum() - 2, 1)
+    return np.where(sizes >= 2, adjacent + (together - adjacent) * inside, np.nan)
+
+
+def _shares_of_pairs(edges: Graph) -> tuple[float, float]:
+    """The shares of all pairs of points that are adjacent, and that have a path."""
+    from scipy.sparse import coo_matrix, csgraph  # here, since its import takes long
+
+    n = len(edges.degrees)
     there = ~np.isposinf(np.asarray(edges.lengths))
     ends = np.asarray(edges.senders)[there], np.asarray(edges.receivers)[there]
     links = coo_matrix((np.ones(there.sum()), ends), shape=(n, n)).tocsr()
     together = np.bincount(csgraph.connected_components(links, directed=False)[1])
     pairs = max(n * (n - 1.0), 1.0)
-    adjacent = links.nnz / pairs
-    remote = np.sum(together * (together - 1.0)) / pairs - adjacent
-    return np.where(sizes >= 2, adjacent + remote * (sizes - 2) / max(n - 2, 1), np.nan)
+    return links.nnz / pairs, float(np.sum(together * (together - 1.0)) / pairs)
 
 
 def hubness(knn: KNNGraph) -> float:
