@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, PRNGKeyArray
 
+from jaxconvex.aggregates import ROUNDING
 from jaxconvex.checks import positive_integer
 from jaxconvex.statistics import Interval, upper_level
 
@@ -17,11 +18,12 @@ __all__ = ["BootstrapScore", "bootstrap"]
 
 
 class BootstrapScore(NamedTuple):
-    """Intervals of the scores by the bootstrap."""
+    """Intervals of the scores by the bootstrap, and in each class the number of pairs that do not score 1."""
 
     per_class: Interval
     micro: Interval
     macro: Interval
+    failing: Int[np.ndarray, " c"]
 
 
 def bootstrap(
@@ -43,7 +45,8 @@ def bootstrap(
         confidence: between 0 and 1.
 
     That the graph depends on the points too is not covered: see `graph_jackknife`. Classes of fewer than three points
-    have no error (nan); samples that draw one point of a class alone leave that class out.
+    have no error (nan); samples that draw one point of a class alone leave that class out. Where all samples are alike
+    (all pairs score 1, say) there is no error to tell: nan, and `failing` says more.
 
     Cost: num_samples m^2 operations a class, in one matrix product.
 
@@ -67,14 +70,16 @@ def bootstrap(
         sums[:, c] = np.sum((counts @ scores) * counts, axis=1)
         pairs[:, c] = m**2 - np.sum(np.square(counts), axis=1)
     few = np.array([len(members) < 3 for members, _ in pair_scores])
+    failing = np.array([np.sum(np.triu(np.asarray(scores) < 1, 1)) for _, scores in pair_scores], int)
 
     def interval(values: np.ndarray, undefined: ArrayLike) -> Interval:
         samples = np.where(undefined, 0, values[1:])
+        undefined = undefined | (np.nanmax(samples, axis=0) - np.nanmin(samples, axis=0) <= ROUNDING)
         spread = np.nanstd(samples, axis=0), *np.nanquantile(samples, [1 - level, level], axis=0)
         return Interval(values[0], *(np.where(undefined, np.nan, value) for value in spread))
 
     per_class, micro, macro = _aggregates(sums, pairs)
-    return BootstrapScore(interval(per_class, few), interval(micro, few.all()), interval(macro, few.all()))
+    return BootstrapScore(interval(per_class, few), interval(micro, few.all()), interval(macro, few.all()), failing)
 
 
 def _aggregates(sums: Float[np.ndarray, "... c"], pairs: Float[np.ndarray, "... c"]) -> tuple[np.ndarray, ...]:

@@ -146,7 +146,11 @@ Sources = Annotated[
 ]
 Tolerance = Annotated[
     float | None,
-    option("--tolerance", "T", "Draw points until the 95% interval of drawing is at most T to either side, e.g. 0.01."),
+    option(
+        "--tolerance",
+        "T",
+        "Draw points until the 95% interval of each class is, approximately, T to either side, e.g. 0.01.",
+    ),
 ]
 Memory = Annotated[
     float | None, option("--memory", "GB", "Gigabytes that the work may take beyond the data. [default: no limit]")

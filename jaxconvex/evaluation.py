@@ -26,16 +26,16 @@ from jaxconvex.formats import plain
 from jaxconvex.functions import as_program
 from jaxconvex.kept import found as kept_whole
 from jaxconvex.kept import sealed, tell
-from jaxconvex.labelings import check_background, encode_all, named_labels, stratified_sample
-from jaxconvex.layer_scores import Settings, columns_of, graph_rows, pooled, segment_rows
+from jaxconvex.labelings import check_background, encode_all, label_array, named_labels, stratified_sample
+from jaxconvex.layer_scores import Sampled, Settings, columns_of, graph_rows, pooled, segment_rows
 from jaxconvex.packed_scores import check_sampling, sources_by_default
-from jaxconvex.report import Report, Row, read_report
+from jaxconvex.report import FEWEST_UNITS, Report, Row, read_report
 from jaxconvex.resampling import jackknife_groups
 
 __all__ = ["PROTOCOLS", "evaluate"]
 
 JACKKNIFED = 10_000  # points up to which the jackknife is made without being asked for
-GROUPS = 10
+PARTS = 10  # that the jackknife leaves out in turn
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -59,6 +59,7 @@ def evaluate(
     graph: str = "union",
     duplicates: str = "link",
     predictions: Any = None,
+    groups: Any = None,
     heads: Mapping[str, Callable[[Array], Array]] | None = None,
     classes: Sequence[int | str] | None = None,
     pool: str | Callable[[Array], Array] | None = None,
@@ -90,6 +91,9 @@ def evaluate(
         metric, graph, duplicates: see `knn_graph` and `undirected`.
         predictions: predicted labels, of the classes of the first labeling; adds the labeling "predicted", and the
             recall of each class. "model" takes the class with the largest of the logits that came with the layers.
+        groups: integers or strings, one a point, the same for points that were sampled together: a speaker, a text, a
+            video. The jackknife then leaves out whole groups, dealt into ten parts, and intervals are for new groups.
+            With fewer than 6 groups there are no intervals; tables say so. The permutation null knows no groups.
         heads: for some layers the rest of the network, (b, ...) -> (b, c) logits; adds the Euclidean score there.
         classes: the classes in the order of the logits. Needed with heads where labels are strings; integers are
             columns.
@@ -103,7 +107,8 @@ def evaluate(
             comparisons; by default up to 10,000 points, and not with a protocol.
         permutations: random labelings for the permutation null; 0 for none.
         confidence: of all intervals.
-        key: a JAX random key; key(0) by default. Groups depend on it, on the first labeling and on nothing else.
+        key: a JAX random key; key(0) by default. What the jackknife leaves out depends on it, on the first labeling and on
+            the groups, and on nothing else.
         background: the label of points that belong to no class, of its own type, or as text what is written like it; for
             integers -1 means that too.
         protocol: "paper" for the choices of Tětková et al.: k = 10, union, duplicates dropped, 5,000 pairs a class.
@@ -167,16 +172,20 @@ def evaluate(
             check_columns(columns_of(labelings[name].classes, classes), source.outputs)
     if settings.jackknife is None:
         settings = settings._replace(jackknife=protocol is None and len(chosen) <= JACKKNIFED)
+    sampled, num_groups = _sampled(main, groups, chosen, n, group_key)
+    if num_groups is not None and num_groups < FEWEST_UNITS:
+        settings = settings._replace(jackknife=False)
     if settings.max_pairs is None and settings.tolerance is None:
         settings = settings._replace(max_sources=sources_by_default(len(chosen), settings.max_sources))
-    groups = jackknife_groups(main, group_key, num_groups=GROUPS)
 
     recorded = {**settings._asdict(), "k": list(settings.k), "protocol": protocol, "max_points": max_points}
+    recorded["groups"] = num_groups
     recorded["key"] = np.asarray(jax.random.key_data(key)).tolist()
     drawn = str(jax.random.key_impl(key)), bool(jax.config.values["jax_enable_x64"])
     label_hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
     # The order of the labelings counts: the first one is the truth. What functions and background do is hashed elsewhere.
-    common = [*label_hashes.items(), recorded | {"metric": None}, *drawn, _version()]
+    sampled_hashes = [array_hash(values) for values in sampled]
+    common = [*label_hashes.items(), *sampled_hashes, recorded | {"metric": None}, *drawn, _version()]
     used = representations.pool if isinstance(representations, ModelSource) else pool
     recorded |= {"metric": _named(metric), "pool": _named(used)}
     recorded |= {"num_points_scored": len(chosen), "background": background}
@@ -195,7 +204,7 @@ def evaluate(
             found = _kept(place)
             if found is None:
                 found = graph_rows(
-                    points, labelings, groups, settings, key=score_key, mesh=mesh, memory=memory, name=told
+                    points, labelings, sampled, settings, key=score_key, mesh=mesh, memory=memory, name=told
                 )
                 _keep(place, found, recorded)
             rows[name] += found
@@ -212,7 +221,7 @@ def evaluate(
         bar.update(sum(found is not None for found in before.values()))
         for name, whole, head in source.wholes([name for name, found in before.items() if found is None]):
             bar.set_postfix_str(f"{name}, Euclidean")
-            found = segment_rows(head, whole, labelings, groups, settings, classes=classes, key=score_key, mesh=mesh)
+            found = segment_rows(head, whole, labelings, sampled, settings, classes=classes, key=score_key, mesh=mesh)
             del whole  # before other layers are read
             before[name] = found
             _keep(places[name], found, recorded)
@@ -230,9 +239,23 @@ def evaluate(
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "sha256": {"layers": hashes, "labels": label_hashes},
-        "groups": array_hash(groups) if settings.jackknife else None,
+        "groups": sampled_hashes[0] if settings.jackknife else None,
     }
     return Report(tuple(of_layers), recorded, provenance)
+
+
+def _sampled(
+    main: np.ndarray, groups: Any, chosen: np.ndarray, n: int, key: PRNGKeyArray
+) -> tuple[Sampled, int | None]:
+    """What the jackknife leaves out of the chosen points, and how many groups they are of."""
+    if groups is None:
+        return Sampled(jackknife_groups(main, key, num_groups=PARTS), np.arange(len(chosen))), None
+    values = label_array(groups, "groups")
+    if len(values) != n:
+        raise ValueError(f"groups must hold one integer or string a point, {n}; got {len(values)}.")
+    names, units = np.unique(values[chosen], return_inverse=True)
+    parts = jackknife_groups(main, key, num_groups=PARTS, units=units) if len(names) > 1 else np.zeros_like(units)
+    return Sampled(parts, units), len(names)
 
 
 def _settings(protocol: str | None, **given: Any) -> Settings:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore
 from jaxconvex.checks import as_points, one_of
@@ -28,7 +28,7 @@ from jaxconvex.segments import euclidean_segments, summarise_segments
 from jaxconvex.statistics import hubness
 from jaxconvex.streams import in_background
 
-__all__ = ["Settings", "columns_of", "graph_rows", "pooled", "segment_rows"]
+__all__ = ["Sampled", "Settings", "columns_of", "graph_rows", "pooled", "segment_rows"]
 
 
 class Settings(NamedTuple):
@@ -46,6 +46,13 @@ class Settings(NamedTuple):
     jackknife: bool
     permutations: int
     confidence: float
+
+
+class Sampled(NamedTuple):
+    """How the points were sampled: the part of each, which the jackknife leaves out whole, and its unit or group."""
+
+    parts: Int[np.ndarray, " n"]
+    units: Int[np.ndarray, " n"]
 
 
 def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np.ndarray:
@@ -70,7 +77,7 @@ def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np
 def graph_rows(
     features: np.ndarray,
     labelings: Mapping[str, Labeling],
-    groups: np.ndarray,
+    sampled: Sampled,
     settings: Settings,
     *,
     key: PRNGKeyArray,
@@ -80,7 +87,7 @@ def graph_rows(
 ) -> list[Row]:
     """The graph convexity of one layer, a vector a point, for each k and labeling; rows name no layer.
 
-    Arguments as for `evaluate`, already checked; `groups` is each point's group for the jackknife.
+    Arguments as for `evaluate`, already checked.
     """
     points = as_points(features, name)
     rows: list[Row] = []
@@ -88,8 +95,8 @@ def graph_rows(
     width = spare_neighbors(widest, len(points)) if settings.jackknife else min(widest + 1, len(points) - 1)
     kind = KNNGraph, (((len(points), widest), np.dtype(np.int32)), ((len(points), widest), np.dtype(points.dtype)))
     classes = max(len(labeling.classes) for labeling in labelings.values())
-    sampled = settings.max_sources is not None or settings.tolerance is not None
-    with in_background(compile_ahead, *kind, len(labelings), classes, sampled):
+    drawn = settings.max_sources is not None or settings.tolerance is not None
+    with in_background(compile_ahead, *kind, len(labelings), classes, drawn):
         knn = knn_graph(features, k=width, metric=settings.metric, mesh=mesh, memory=memory)
 
     def packed_graph(knn: KNNGraph) -> PackedGraph:
@@ -115,7 +122,7 @@ def graph_rows(
         nearest = KNNGraph(knn.indices[:, :k], knn.distances[:, :k])
         packed = packed_graph(nearest)
         without: dict[str, Replicates] = {name: ([], []) for name in labelings}
-        for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):  # one group, or two
+        for number, left_out in enumerate(_left_out(sampled, settings)):  # one group, or two
             for kept, graph in leave_group_out_graphs(knn, features, left_out, k=k, metric=settings.metric):
                 for name, found in scores(packed_graph(graph), kept).items():
                     without[name][number].append(found)
@@ -132,8 +139,21 @@ def graph_rows(
                     confidence=settings.confidence,
                 )
             common = {"kind": "graph", "labeling": name, "k": k, "hubness": hubness(nearest), "tied": _tied(knn, k)}
-            rows += score_rows(whole[name], without[name], labelings, common, null=null, confidence=settings.confidence)
+            rows += score_rows(
+                whole[name],
+                without[name],
+                labelings,
+                common,
+                units=sampled.units,
+                null=null,
+                confidence=settings.confidence,
+            )
     return rows
+
+
+def _left_out(sampled: Sampled, settings: Settings) -> tuple[np.ndarray, ...]:
+    """The part of each point, and the pair of parts; nothing without a jackknife."""
+    return (sampled.parts, sampled.parts // 2) if settings.jackknife else ()
 
 
 def _tied(knn: KNNGraph, k: int) -> int:
@@ -145,7 +165,7 @@ def segment_rows(
     head: Callable[[Any], Array],
     points: Any,
     labelings: Mapping[str, Labeling],
-    groups: np.ndarray,
+    sampled: Sampled,
     settings: Settings,
     *,
     classes: Sequence[int | str] | None,
@@ -185,12 +205,12 @@ def segment_rows(
 
         found = of_classes(summary(segments.keep))
         without: Replicates = ([], [])
-        for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):
+        for number, left_out in enumerate(_left_out(sampled, settings)):
             ends = left_out[np.asarray(segments.first)], left_out[np.asarray(segments.second)]
             for group in np.unique(left_out):
                 without[number].append(of_classes(summary(segments.keep & (ends[0] != group) & (ends[1] != group))))
         common = {"kind": "euclidean", "labeling": name, "k": None}
-        rows += score_rows(found, without, labelings, common, confidence=settings.confidence)
+        rows += score_rows(found, without, labelings, common, units=sampled.units, confidence=settings.confidence)
     return rows
 
 

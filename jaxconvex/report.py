@@ -11,13 +11,28 @@ from typing import Any, NamedTuple
 from jaxconvex import formats
 from jaxconvex.formats import Table, interval_text, name_text, percent_text
 
-__all__ = ["FEW_FAILING", "Report", "Row", "class_means", "distinct", "failing_pairs", "only", "read_report", "row_key"]
+__all__ = [
+    "FEWEST_UNITS",
+    "FEW_FAILING",
+    "Report",
+    "Row",
+    "class_means",
+    "distinct",
+    "failing_pairs",
+    "only",
+    "read_report",
+    "row_key",
+]
 __all__ += ["check_settings", "select"]
 
 FORMAT, VERSION = "jaxconvex report", 1
 
 # Below this many failing pairs no interval covers at its nominal level, so the count is shown in its place.
 FEW_FAILING = 10
+
+
+# With fewer units (points, or groups of points sampled together) than this the jackknife has nothing to go by.
+FEWEST_UNITS = 6
 
 
 class Row(NamedTuple):
@@ -41,10 +56,12 @@ class Row(NamedTuple):
     se_pairs: float = math.nan
     se_sources: float = math.nan  # of drawing the sources: 0 where all pairs are scored
     num_points: int = 0
+    num_units: int = 0  # that were sampled: the groups, or the points where there are none
     num_pairs: int = 0
     num_sources: int = 0
     adjacent: float = math.nan
     disconnected: float = math.nan
+    cut_off: float = math.nan  # the largest share of pairs without a path, also with some of the points left out
     inside: float = math.nan
     nonadjacent: float = math.nan
     null_mean: float = math.nan
@@ -55,6 +72,10 @@ class Row(NamedTuple):
     hubness: float = math.nan
     tied: int = 0  # points beyond whose k-th neighbour others are exactly as near, so that the order of rows decides
     replicates: tuple[float, ...] = ()  # the score with one group of points left out, group by group
+    joint: tuple[float, ...] = ()  # the same with two groups left out
+
+
+PRINTED = Row._fields[:-2]  # all but the replicates
 
 
 class Report(NamedTuple):
@@ -84,13 +105,13 @@ class Report(NamedTuple):
 
         NaN and None are empty. Raises OSError for a path that cannot be written; the file is whole or untouched.
         """
-        return formats.write_file(path, formats.csv_text(Row._fields[:-1], self.rows))
+        return formats.write_file(path, formats.csv_text(PRINTED, self.rows))
 
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame`, one line a row; all fields but the replicates. Needs pandas."""
         pandas = formats.require("pandas")
-        columns = dict(zip(Row._fields[:-1], zip(*(row[:-1] for row in self.rows), strict=True), strict=False))
-        frame = pandas.DataFrame(columns if self.rows else {field: [] for field in Row._fields[:-1]})
+        columns: dict[str, Any] = {field: [getattr(row, field) for row in self.rows] for field in PRINTED}
+        frame = pandas.DataFrame(columns)
         frame["label"] = pandas.Series([row.label for row in self.rows], dtype=object)  # integers stay integers
         return frame.astype({"k": "Int64"})
 

@@ -352,9 +352,9 @@ def test_the_expected_score_of_random_labels_is_the_mean_over_all_labelings():
     graph = undirected(knn_graph(x, k=2))
     labels = np.array([0, 0, 0, 1, 1, 2, -1])
     expected = random_label_score(graph, labels, num_classes=4)
-    labelings = sorted(set(itertools.permutations(labels.tolist())))
+    labelings = sorted(set(itertools.permutations(labels.tolist()[:6])))
     packed = pack(graph)
-    scores = [graph_convexity(packed, np.array(some), num_classes=4).per_class for some in labelings]
+    scores = [graph_convexity(packed, np.array([*some, -1]), num_classes=4).per_class for some in labelings]
     np.testing.assert_allclose(expected, np.mean(scores, axis=0, dtype=np.float64), atol=1e-6)
     assert np.isnan(expected[2:]).all() and np.isfinite(expected[:2]).all()
 
