@@ -141,7 +141,7 @@ LENGTHS = {  # modality -> its option of preprocessing, likewise
     "images": ("size", int, "--size", "N", "Pictures are scaled to N x N pixels, where the network takes any size."),
     "medical": ("size", int, "--size", "N", "Pictures are scaled to N x N pixels, where the network takes any size."),
 }
-QUICK = {"variants": False, "pruning": False}
+QUICK: dict[str, Any] = {"variants": False, "pruning": False}
 FROM_DATA = "from the data: 95 percent of the training part are no longer"
 
 Data = Annotated[str, option("--data", "DIR", "The data, in the form in which its authors publish it.")]

@@ -20,7 +20,7 @@ from jaxconvex.evaluation import evaluate
 from jaxconvex.formats import write_file
 from jaxconvex.kept import lock
 from jaxconvex.messages import say
-from jaxconvex.report import Report, read_report, select
+from jaxconvex.report import FEWEST_UNITS, Report, read_report, select
 from jaxconvex.study.analyses.measures import simple_measures
 from jaxconvex.study.analyses.robustness import reparametrizations
 from jaxconvex.study.analyses.sensitivity import sensitivity
@@ -167,6 +167,7 @@ def _score(
             _source(domain, material.test, network, place / "features"),
             labels,
             predictions="model",
+            groups=material.test.groups,
             classes=material.classes,
             key=key,
             cache=place / "layers",
@@ -265,6 +266,10 @@ def _notes(domain: Domain, material: Material) -> tuple[str, ...]:
     if material.left_out:
         shown = ", ".join(material.left_out[:6]) + (", ..." if len(material.left_out) > 6 else "")
         notes.append(f"{len(material.left_out)} classes were left out ({shown}).")
+    if material.test.groups is not None and (number := len(np.unique(material.test.groups))) < FEWEST_UNITS:
+        notes.append(
+            f"The test part has {number} groups; with fewer than {FEWEST_UNITS} no interval can be told, and none is shown."
+        )
     if domain.protocol is None:
         notes.append(
             f"The Euclidean score took {domain.segments} pairs of each class and layer (the paper: {SEGMENTS_OF_PAPER:,})."

@@ -82,7 +82,7 @@ def _changes(
     place = (first.kind, labeling, first.layer, first.layer_index)
     made = []
     for seed, pair in enumerate(zip(before, after, strict=True)):
-        found = _paired(*((row.score, np.array(row.replicates)) for row in pair))
+        found = _paired(*(_mean([row]) for row in pair))
         made.append(ChangeRow(*place, seed, pair[0].score, pair[1].score, *found[:2], math.nan, *found[2:]))
     if not any(sound):
         return made
@@ -91,7 +91,7 @@ def _changes(
     single = [row.difference for row, fine in zip(made, sound, strict=True) if fine]
     spread = float(np.std(single, ddof=1)) if len(single) > 1 else math.nan
     total = math.sqrt(se**2 + (spread**2 / len(single) if len(single) > 1 else 0))
-    half = float(stdtrit(len(first.replicates) - 1, 0.975)) * total
+    half = float(stdtrit(max(len(first.replicates) - 1, 1), 0.975)) * total
     values = (means[0][0], means[1][0], difference, total, spread, difference - half, difference + half)
     return [*made, ChangeRow(*place, None, *values)]
 
@@ -100,14 +100,20 @@ def _place(row: Row) -> tuple[Any, ...]:
     return row.kind, row.labeling, row.layer
 
 
-def _mean(rows: Sequence[Row]) -> tuple[float, np.ndarray]:
-    """The mean score, and that of the replicates."""
-    return float(np.mean([row.score for row in rows])), np.mean([row.replicates for row in rows], axis=0)
+def _mean(rows: Sequence[Row]) -> tuple[float, np.ndarray, np.ndarray, int]:
+    """The mean score, those of the replicates without one and without two groups, and the units that were sampled."""
+    alone, joint = (np.mean([getattr(row, field) for row in rows], axis=0) for field in ("replicates", "joint"))
+    return float(np.mean([row.score for row in rows])), alone, joint, min(row.num_units for row in rows)
 
 
-def _paired(before: tuple[float, np.ndarray], after: tuple[float, np.ndarray]) -> tuple[float, float, float, float]:
-    """Difference, its standard error and interval, of two scores with their replicates."""
-    found = paired_difference(np.array(before[0]), np.array(after[0]), before[1], after[1])
+def _paired(before: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[float, float, float, float]:
+    """Difference, its standard error and interval; the latter NaN where there are no replicates, as of a few groups."""
+    if not before[1].size:
+        return after[0] - before[0], math.nan, math.nan, math.nan
+    joint = (before[2], after[2]) if before[2].size else None
+    found = paired_difference(
+        np.array(before[0]), np.array(after[0]), before[1], after[1], joint=joint, num_points=(before[3], after[3])
+    )
     return tuple(float(value) for value in found)  # type: ignore[return-value]
 
 

@@ -89,7 +89,8 @@ def prepare(domain: Domain, key: jax.Array) -> Material:
         unlabelled = _inputs(domain, preprocess, options, take(dataset, rows))
     arrays = [array for part in made for array in (*part.inputs, part.classes)] + list(unlabelled or ())
     names = tuple(str(name) for name in classes)
-    said = [names, *({name: values.tolist() for name, values in part.labelings.items()} for part in made)]
+    said: list[Any] = [names, *({name: values.tolist() for name, values in part.labelings.items()} for part in made)]
+    said += [None if part.groups is None else part.groups.tolist() for part in made]
     hashes = [*map(array_hash, arrays), hashlib.sha256(json.dumps(said).encode()).hexdigest()]
     identity = "-".join(digest[:12] for digest in hashes)
     train, validation, test = made
