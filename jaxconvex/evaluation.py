@@ -88,7 +88,8 @@ def evaluate(
             whole activation. Or a `model_source`: a model and its inputs, run for some layers at a time.
         labels: integers, strings or booleans, one a point; or a mapping name -> labels, scored on the same graphs.
         k: neighbours; several are scored from one search.
-        metric, graph, duplicates: see `knn_graph` and `undirected`.
+        metric, graph, duplicates: see `knn_graph` and `undirected`. Beside the Euclidean score up to 10,000 points also have
+            that of the cosine metric (the field `cosine`, without intervals), since a few hubs may decide either.
         predictions: predicted labels, of the classes of the first labeling; adds the labeling "predicted", and the
             recall of each class. "model" takes the class with the largest of the logits that came with the layers.
         groups: integers or strings, one a point, the same for points that were sampled together: a speaker, a text, a
@@ -175,6 +176,7 @@ def evaluate(
     sampled, num_groups = _sampled(main, groups, chosen, n, group_key)
     if num_groups is not None and num_groups < FEWEST_UNITS:
         settings = settings._replace(jackknife=False)
+    settings = settings._replace(cosine=protocol is None and metric == "euclidean" and len(chosen) <= JACKKNIFED)
     if settings.max_pairs is None and settings.tolerance is None:
         settings = settings._replace(max_sources=sources_by_default(len(chosen), settings.max_sources))
 

@@ -25,7 +25,7 @@ from jaxconvex.report import Row
 from jaxconvex.resampling import leave_group_out_graphs, spare_neighbors
 from jaxconvex.rows import Replicates, score_rows
 from jaxconvex.segments import euclidean_segments, summarise_segments
-from jaxconvex.statistics import hubness
+from jaxconvex.statistics import hubness, occurrences
 from jaxconvex.streams import in_background
 
 __all__ = ["Sampled", "Settings", "columns_of", "graph_rows", "pooled", "segment_rows"]
@@ -46,6 +46,7 @@ class Settings(NamedTuple):
     jackknife: bool
     permutations: int
     confidence: float
+    cosine: bool = False  # whether to score the cosine neighbours too, for comparison
 
 
 class Sampled(NamedTuple):
@@ -118,7 +119,11 @@ def graph_rows(
         )
         return dict(zip(labelings, found, strict=True))
 
+    angles = None
+    if settings.cosine and np.all(np.any(np.asarray(points) != 0, axis=1)):  # 0 has no direction
+        angles = knn_graph(features, k=widest, metric="cosine", mesh=mesh, memory=memory)
     for k in settings.k:
+        beside = scores(packed_graph(KNNGraph(angles.indices[:, :k], angles.distances[:, :k]))) if angles else {}
         nearest = KNNGraph(knn.indices[:, :k], knn.distances[:, :k])
         packed = packed_graph(nearest)
         without: dict[str, Replicates] = {name: ([], []) for name in labelings}
@@ -139,6 +144,7 @@ def graph_rows(
                     confidence=settings.confidence,
                 )
             common = {"kind": "graph", "labeling": name, "k": k, "hubness": hubness(nearest), "tied": _tied(knn, k)}
+            common["hub"] = int(occurrences(nearest).max())
             rows += score_rows(
                 whole[name],
                 without[name],
@@ -146,6 +152,7 @@ def graph_rows(
                 common,
                 units=sampled.units,
                 null=null,
+                cosine=beside.get(name),
                 confidence=settings.confidence,
             )
     return rows

@@ -14,11 +14,14 @@ from jaxconvex.formats import Table, interval_text, name_text, percent_text
 __all__ = [
     "FEWEST_UNITS",
     "FEW_FAILING",
+    "HUBS",
     "Report",
     "Row",
     "class_means",
     "distinct",
     "failing_pairs",
+    "hub_words",
+    "interval_words",
     "only",
     "read_report",
     "row_key",
@@ -33,6 +36,11 @@ FEW_FAILING = 10
 
 # With fewer units (points, or groups of points sampled together) than this the jackknife has nothing to go by.
 FEWEST_UNITS = 6
+
+
+FEW_APART = 10  # pairs that are no neighbours, below which a class has no interval
+WIDEST = 0.9  # an interval that is wider tells nothing
+HUBS = 3.0  # hubness above which tables warn
 
 
 class Row(NamedTuple):
@@ -69,7 +77,9 @@ class Row(NamedTuple):
     null_upper: float = math.nan
     p_value: float = math.nan
     recall: float = math.nan
-    hubness: float = math.nan
+    hubness: float = math.nan  # skewness of how often points are neighbours; above 3 a few points decide the paths
+    hub: int = 0  # points that have the most frequent neighbour among theirs
+    cosine: float = math.nan  # the same score by the neighbours of the cosine metric, where the metric is Euclidean
     tied: int = 0  # points beyond whose k-th neighbour others are exactly as near, so that the order of rows decides
     replicates: tuple[float, ...] = ()  # the score with one group of points left out, group by group
     joint: tuple[float, ...] = ()  # the same with two groups left out
@@ -265,12 +275,15 @@ def _table(report: Report, kind: str, labeling: str, k: int | None, *, classes: 
         columns = {"layer": [name_text(row.layer) for row in shown]}
         columns["micro"] = [_score_text(micro.get(row.layer), failing) for row in shown]
         columns["macro"] = [_score_text(macro.get(row.layer), failing) for row in shown]
+        columns["hubness"] = [formats.number_text(row.hubness, 2) for row in shown]
+    of = "" if classes or not shown else f"{shown[0].level} "  # what stands in a row belongs to this aggregate
+    columns[f"{of}cosine"] = [percent_text(row.cosine) for row in shown]
     columns["pairs"] = [str(row.num_pairs) for row in shown]
     columns["adjacent"] = [percent_text(row.adjacent) for row in shown]
     columns["no path"] = [percent_text(row.disconnected) for row in shown]
-    columns["null"] = [percent_text(row.null_mean) for row in shown]
-    columns["p"] = [formats.number_text(row.p_value) for row in shown]
-    optional = ("recall", "adjacent", "no path", "null", "p")
+    columns[f"{of}null"] = [percent_text(row.null_mean) for row in shown]
+    columns[f"{of}p"] = [formats.number_text(row.p_value) for row in shown]
+    optional = ("recall", "hubness", "adjacent", "no path", f"{of}cosine", f"{of}null", f"{of}p")
     columns = {name: cells for name, cells in columns.items() if name not in optional or set(cells) - {"–"}}
     title = f"{kind.capitalize()} convexity, labels {name_text(labeling)!r}" + (f", k = {k}" if k is not None else "")
     body = tuple(zip(*columns.values(), strict=True))
@@ -281,8 +294,36 @@ def _score_text(row: Row | None, failing: dict[tuple[Any, ...], int]) -> str:
     if row is None:
         return "–"
     count = failing.get(row_key(row), FEW_FAILING)
-    beside = f"({count} of {row.num_pairs} fail)" if count < FEW_FAILING else interval_text(row.lower, row.upper)
+    beside = f"({count} of {row.num_pairs} fail)" if count < FEW_FAILING else interval_words(row)
     return f"{percent_text(row.score)} {beside}".rstrip()
+
+
+def interval_words(row: Row) -> str:
+    """The interval in brackets; or "too few", and of what, where it is not told or says next to nothing.
+
+    It is not told below `FEWEST_UNITS` units or `FEW_APART` pairs that are no neighbours, nor if it is wider than `WIDEST`.
+
+    >>> interval_words(Row("graph", "1", 0, "digit", 10, "class", "seven", 0.5, 0.2, 0.01, 0.99, num_points=7, num_pairs=21))
+    '(too few: 7 points)'
+    """
+    if not row.replicates and math.isnan(row.lower):
+        return ""
+    units = row.num_units or row.num_points
+    apart = row.num_pairs if math.isnan(row.adjacent) else round((1 - row.adjacent) * row.num_pairs)
+    if units < FEWEST_UNITS or row.upper - row.lower > WIDEST:
+        return f"(too few: {units} {'points' if units == row.num_points else 'groups'})"
+    if apart < FEW_APART:
+        return f"(too few: {apart} pairs apart)"
+    return interval_text(row.lower, row.upper)
+
+
+def hub_words(row: Row) -> str:
+    """What is to be known of a layer with hubs, in a sentence; empty below a hubness of `HUBS`."""
+    if not row.hubness > HUBS:
+        return ""
+    text = f"{name_text(row.layer)}: hubness {row.hubness:.1f} (above {HUBS:g}), so that a few points decide the paths; one "
+    text += f"is a neighbour of {row.hub} others"
+    return text + (f"; by the cosine metric {percent_text(row.cosine)}" if not math.isnan(row.cosine) else "")
 
 
 def _notes(
@@ -293,8 +334,11 @@ def _notes(
         parts.append(f"in brackets the {100 * report.settings.get('confidence', 0.95):g}% jackknife interval")
     if any(failing.get(row_key(row), FEW_FAILING) < FEW_FAILING for row in shown):
         parts.append(f"below {FEW_FAILING} failing pairs their count in its place")
-    if "null" in columns:
+    if any("(too few" in cell for row in shown for cell in [interval_words(row)]):
+        parts.append("too few: what there is does not tell an interval")
+    if any(column.endswith("null") for column in columns):
         parts.append("null: the mean " + ("" if classes else f"{shown[0].level} ") + "score under permuted labels")
+    parts += [text for row in shown if row.level != "class" and (text := hub_words(row))]
     for tied in sorted((row for row in shown if row.tied), key=lambda row: -row.tied)[:1]:
         parts.append(
             f"{tied.layer}: beyond the k={tied.k} neighbours of {tied.tied} points others are exactly as near as the last; "

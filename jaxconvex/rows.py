@@ -32,6 +32,7 @@ def score_rows(
     *,
     units: Int[np.ndarray, " n"],
     null: NullScore | None = None,
+    cosine: ConvexityScore | None = None,
     confidence: float = 0.95,
 ) -> list[Row]:
     """A row for each class, then the rows "micro" and "macro"; layer and index are left to the caller.
@@ -43,6 +44,7 @@ def score_rows(
         common: the fields that all rows share: kind, labeling, k, and hubness for graphs.
         units: of which sampled unit each point is; a number of its own where points were sampled one by one.
         null: the permutation null.
+        cosine: the same score by the neighbours of the cosine metric.
         confidence: of the intervals.
 
     Shares of an aggregate are shares of all pairs. Its closed-form errors combine those of the classes as if the classes
@@ -62,6 +64,7 @@ def score_rows(
         "recall": recalls,
         "cut_off": np.fmax.reduce(apart) if without[0] else np.full(number, np.nan),
     }
+    per_class["cosine"] = np.full(number, np.nan) if cosine is None else np.asarray(cosine.per_class)
     rows = [
         _row(
             common,
@@ -82,12 +85,14 @@ def score_rows(
     micro = [score.micro, *(np.array([r.micro for r in part]) for part in without)]
     nulls = (null.micro, null_of_macro(null, kept, macro[0], confidence)) if null else (None, None)
     hits = accuracy, _mean(recalls, kept & ~np.isnan(recalls))
-    for level, classes, values, of_level, hit in zip(
-        ("micro", "macro"), (scored, kept), (micro, macro), nulls, hits, strict=True
+    angles = np.nan if cosine is None else cosine.micro, _mean(per_class["cosine"], kept)
+    for level, classes, values, of_level, hit, angle in zip(
+        ("micro", "macro"), (scored, kept), (micro, macro), nulls, hits, angles, strict=True
     ):
         known = np.isin(labeling.codes, np.flatnonzero(classes))
         whole = len(np.unique(units[known]))
         fields = _interval(values[0], values[1], values[2], whole, confidence) | _null(of_level) | {"recall": hit}
+        fields["cosine"] = angle
         fields["cut_off"] = np.max(per_class["cut_off"][classes], initial=0) if without[0] else np.nan
         rows.append(_aggregate(score, classes, common, fields, level, whole, values))
     return rows

@@ -404,11 +404,20 @@ def hubness(knn: KNNGraph) -> float:
 
     Source: Radovanović, Nanopoulos and Ivanović, Journal of Machine Learning Research 11:2487, 2010.
     """
-    indices = np.asarray(checked_neighbors(knn).indices)
-    counts = np.bincount(indices[indices >= 0], minlength=len(indices))
+    counts = occurrences(knn)
     deviation = counts - counts.mean()
     spread = np.mean(deviation**2)
     return float(np.mean(deviation**3) / spread**1.5) if np.ptp(counts) else float("nan")
+
+
+def occurrences(knn: KNNGraph) -> Int[np.ndarray, " n"]:
+    """How many points have each point among their neighbours.
+
+    >>> occurrences(KNNGraph(np.array([[1], [0], [0], [0]]), np.ones((4, 1)))).tolist()
+    [3, 1, 0, 0]
+    """
+    indices = np.asarray(checked_neighbors(knn).indices)
+    return np.bincount(indices[indices >= 0], minlength=len(indices))
 
 
 def upper_level(confidence: float) -> float:
