@@ -152,7 +152,7 @@ def _score(
     name = network_name(network.row)
     settings: dict[str, Any] = {"permutations": domain.permutations, "jackknife": True, "protocol": domain.protocol}
     if domain.protocol is None:
-        settings |= {"k": domain.k, "max_segments": domain.segments}
+        settings |= {"k": domain.k, "max_segments": domain.segments, "metric": domain.metric}
     identity = [
         network.identity,
         material.identity,
@@ -198,6 +198,7 @@ def _variants(
     main = next(iter(material.test.labelings))
     labelings = {PREDICTED: _predicted(material, features), main: material.test.labelings[main]}
     which: dict[str, Any] = {"network": network.row.network, "seed": network.row.seed, "key": key, "k": domain.k}
+    which["metric"] = domain.metric
 
     def make() -> list[VariantRow]:
         layers = {name: np.asarray(layer) for name, layer in features.items()}
@@ -208,6 +209,7 @@ def _variants(
         material.identity,
         domain.pool,
         domain.k,
+        domain.metric,
         np.asarray(jax.random.key_data(key)).tolist(),
     ]
     return kept_rows(work, f"variants-{network_name(network.row)}", identity, VariantRow, make)

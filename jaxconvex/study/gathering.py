@@ -49,6 +49,9 @@ def scores(network: NetworkRow, report: Report) -> list[ScoreRow]:
             p_value=row.p_value,
             num_points=row.num_points,
             num_pairs=row.num_pairs,
+            hubness=row.hubness,
+            hub=row.hub,
+            cosine=row.cosine,
         )
         for row in report.rows
         if row.level != "class"

@@ -56,6 +56,9 @@ class ScoreRow(NamedTuple):
     p_value: float
     num_points: int
     num_pairs: int
+    hubness: float = math.nan  # graph only, as in a report: skewness of how often points are neighbours
+    hub: int = 0  # points that have the most frequent neighbour among theirs
+    cosine: float = math.nan  # the same score by the neighbours of the cosine metric
 
 
 class ChangeRow(NamedTuple):

@@ -68,7 +68,8 @@ def plot_profiles(studies: Sequence[Study], kinds: Sequence[str] = KINDS) -> Fig
     A line of panels for the predicted and one for the true labels of one study, with a panel a kind; a line a domain of
     several. Bands are the intervals; of the fine-tuned networks the mean over the seeds that did not fail is drawn, with
     its seeds as thin lines and the mean of their intervals; those that failed are thin and red. Dashed is the permutation
-    null of each network, dotted the pretrained layers by the fine-tuned networks' labels.
+    null of each network, dash-dotted the score by the cosine metric, dotted the pretrained layers by the fine-tuned
+    networks' labels.
     """
     one = len(studies) == 1
     cells = [(study, kind, labeling) for study in studies for kind in kinds for labeling in _two_labelings(study)]
@@ -121,11 +122,15 @@ def _draw_profile(panel: Axes, study: Study, rows: Sequence[ScoreRow], network: 
     if not rows:
         return
     places, values = _table(rows)
-    score, lower, upper, null, null_lower, null_upper = _mean_over_seeds(values)
+    score, lower, upper, null, null_lower, null_upper, cosine = _mean_over_seeds(values)
     if np.isfinite(null).any():
         figures.band(panel, places, null_lower, null_upper, colour, alpha=0.12)
         panel.plot(places, null, color=colour, linewidth=1, linestyle=(0, (4, 2)), label=f"permuted labels, {network}")
     figures.band(panel, places, lower, upper, colour, alpha=0.2)
+    if np.isfinite(cosine).any():
+        panel.plot(
+            places, cosine, color=colour, linewidth=1, linestyle="-.", alpha=0.8, label=f"cosine metric, {network}"
+        )
     if len(values) > 1:
         panel.plot(places, values[:, 0].T, color=colour, linewidth=0.6, alpha=0.6)
     size = 4.5 if len(places) <= 8 else 3
@@ -143,10 +148,10 @@ def _draw_relabelled(panel: Axes, study: Study, kind: str) -> None:
 
 
 def _table(rows: Sequence[ScoreRow]) -> tuple[np.ndarray, np.ndarray]:
-    """The layers, and score, interval and null of each seed (first axis) and layer (last)."""
+    """The layers, and score, interval, null and cosine score of each seed (first axis) and layer (last)."""
     places = np.array(sorted({row.layer_index for row in rows}))
     seeds = list(dict.fromkeys(row.seed for row in rows))
-    fields = ("score", "lower", "upper", "null_mean", "null_lower", "null_upper")
+    fields = ("score", "lower", "upper", "null_mean", "null_lower", "null_upper", "cosine")
     values = np.full((len(seeds), len(fields), len(places)), np.nan)
     for row in rows:
         place = int(np.searchsorted(places, row.layer_index))

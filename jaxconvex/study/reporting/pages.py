@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxconvex.figures import Figure, save_figure
-from jaxconvex.formats import Table, csv_text, interval_text, percent_text, write_file
+from jaxconvex.formats import Table, csv_text, interval_text, number_text, percent_text, write_file
 from jaxconvex.page import Captioned, Section, write_page
 from jaxconvex.study.failures import alarm
 from jaxconvex.study.reporting.figures import study_figures
-from jaxconvex.study.reporting.summary import SummaryRow, headline, summary_row, summary_rows, summary_table
+from jaxconvex.study.reporting.summary import SummaryRow, headline, hubs, summary_row, summary_rows, summary_table
 from jaxconvex.study.results import Study
 from jaxconvex.study.statements import (
     Statement,
@@ -29,6 +29,7 @@ __all__ = ["summary_rows", "summary_table", "write_domain_page", "write_joint_pa
 PAGE = "report.html"
 BY_SEED = "Thin lines are seeds of fine-tuning, the thick line their mean; bands are intervals, of seeds their mean"
 NULLS = (
+    "Dash-dotted is the cosine metric. "
     "Dashed is each network's permutation null: its graph with its labels permuted. Dotted are pretrained layers by the "
     "fine-tuned networks' labels: as far as they lie above the pretrained profile, the change is one of the labels. Red "
     "lines are fine-tunings that failed."
@@ -115,7 +116,7 @@ def write_joint_page(studies: Sequence[Study], folder: str | os.PathLike[str]) -
         "said otherwise. Numbers in brackets are 95 percent intervals, differences are in percentage points."
     )
     failed = "\n\n".join(filter(None, map(alarm, studies)))
-    lead += "\n\n" + " ".join(filter(None, map(headline, studies)))
+    lead += "\n\n" + " ".join(filter(None, [*map(headline, studies), *map(hubs, studies)]))
     paths = _write(folder, "Convexity before and after fine-tuning", lead, sections, drawn, failed)
     summary = write_file(Path(folder) / "summary.csv", csv_text(SummaryRow._fields, summary_rows(studies)))
     return [paths[0], *write_statements(made, folder), summary, *paths[1:]]
@@ -157,7 +158,7 @@ def _lead(study: Study) -> str:
         f"of them right before and {percent_text(row.accuracy)} percent after{spread}. Numbers in brackets are 95 percent "
         "intervals, differences are in percentage points."
     )
-    return "\n\n".join(filter(None, [headline(study), text, " ".join(study.notes)]))
+    return "\n\n".join(filter(None, [headline(study), hubs(study), text, " ".join(study.notes)]))
 
 
 def _sentence(text: Any) -> str:
@@ -226,10 +227,11 @@ def _domain_tables(study: Study) -> dict[str, list[Any]]:
     scores = [row for row in study.scores if (row.labeling, row.level) == ("predicted", "macro")]
     layers = Table(
         "Scores by predicted labels, mean of the classes, percent",
-        ("kind", "network", "seed", "layer", "score", "interval", "null", "p"),
+        ("kind", "network", "seed", "layer", "score", "interval", "null", "p", "cosine", "hubness"),
         tuple(
             (row.kind, row.network, _shown(row.seed), row.layer, percent_text(row.score),
-             interval_text(row.lower, row.upper), percent_text(row.null_mean), _p(row.p_value))
+             interval_text(row.lower, row.upper), percent_text(row.null_mean), _p(row.p_value), percent_text(row.cosine),
+             number_text(row.hubness, 2))
             for row in scores
         ),
         (), 4,

@@ -9,13 +9,23 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxconvex.formats import Table, percent_text
+from jaxconvex.report import HUBS
 from jaxconvex.statistics import pearson
 from jaxconvex.study.claims.recall import no_correlation, recall_pairs
-from jaxconvex.study.claims.words import change_rows, correlation_text, ends, macro_rows, mean, points, true_labels
+from jaxconvex.study.claims.words import (
+    change_rows,
+    correlation_text,
+    ends,
+    macro_rows,
+    mean,
+    points,
+    spot,
+    true_labels,
+)
 from jaxconvex.study.failures import failed_seeds
 from jaxconvex.study.results import LABELS_ONLY, LAYERS_ONLY, PREDICTED, ChangeRow, Study
 
-__all__ = ["SummaryRow", "headline", "summary_row", "summary_rows", "summary_table"]
+__all__ = ["SummaryRow", "headline", "hubs", "summary_row", "summary_rows", "summary_table"]
 
 KINDS = ("graph", "euclidean")
 
@@ -81,6 +91,7 @@ def summary_table(studies: Sequence[Study]) -> Table:
         "convexity of the first and the last layer, by the labels that each network predicts, which change, and by those of "
         "the data, which do not. r: convexity before and recall after, over classes.",
         *filter(None, map(headline, studies)),
+        *filter(None, map(hubs, studies)),
     ]
     return Table("Before and after fine-tuning", columns, tuple(lines), tuple(notes), 2)
 
@@ -112,6 +123,22 @@ def headline(study: Study) -> str:
     if labels and layers:
         text += f", of which {labels} are the change of the labels and {layers} that of the layers"
     return text + (f"; by true labels by {truth}." if truth else ".")
+
+
+def hubs(study: Study) -> str:
+    """Which layers have hubs, and what the cosine metric says of the worst; empty where none has."""
+    rows = [row for row in macro_rows(study, "graph") if row.hubness > HUBS]
+    if not rows:
+        return ""
+    worst = max(rows, key=lambda row: row.hubness)
+    text = (
+        f"{study.name}: hubness is above {HUBS:g} in {len(rows)} of {len(macro_rows(study, 'graph'))} layers (each network "
+        f"by itself); in {spot(study, worst, study.name)} it is {worst.hubness:.1f}, and one point is a neighbour of "
+        f"{worst.hub} others, so that a few points decide the paths."
+    )
+    if math.isfinite(worst.cosine):
+        text += f" That layer scores {percent_text(worst.score)}, by the cosine metric {percent_text(worst.cosine)}."
+    return text
 
 
 def _mean_ends(rows: Sequence[ChangeRow]) -> str:
