@@ -51,6 +51,10 @@ def told(sets: np.ndarray, labels: np.ndarray, left_out: int, parts: dict[str, n
     said = f"{len(sets) - len(names):,} of {len(sets):,} points are copies of {np.sum(counts > 1):,} others"
     said += f", {of_label - len(names):,} with another label" if of_label > len(names) else ""
     said += "; all copies stay in one part"
-    said += f", so {left_out:,} were left out of the training and validation parts" if left_out else ""
+    said += (
+        f", so {left_out:,} {'was' if left_out == 1 else 'were'} left out of the training and validation parts"
+        if left_out
+        else ""
+    )
     within = ", ".join(f"{len(rows) - len(np.unique(sets[rows])):,} in {name}" for name, rows in parts.items())
     return f"{said}. Copies within the parts: {within}."

@@ -33,8 +33,9 @@ def reasons(row: NetworkRow, start: NetworkRow, num_classes: int) -> list[str]:
         fall = f"{percent_text(start.accuracy)} to {percent_text(row.accuracy)}"
         said.append(f"accuracy fell from {fall} percent")
     if row.vanished:
-        are = "class is" if row.vanished == 1 else "classes are"
-        said.append(f"{row.vanished} of {num_classes} {are} predicted for no point any more")
+        said.append(
+            f"{row.vanished} of {num_classes} classes {'is' if row.vanished == 1 else 'are'} predicted for no point any more"
+        )
     if row.still_falling > STILL_FALLING:
         said.append(
             f"its {row.epochs} epochs were over while the validation loss still fell ({percent_text(row.still_falling, 0)} "

@@ -104,6 +104,8 @@ def _changes(row: SummaryRow, end: str) -> list[str]:
 
 def _recall_text(study: Study, kind: str) -> str:
     pairs = recall_pairs(study, kind)
+    if not np.isfinite(pairs[1]).any():  # no fine-tuning is left that did not fail
+        return "–"
     return no_correlation(*pairs) or correlation_text(pearson(*pairs))
 
 
