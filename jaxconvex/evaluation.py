@@ -78,7 +78,7 @@ def evaluate(
     cache: str | Path | None = None,
     mesh: Mesh | None = None,
     memory: float | None = None,
-    progress: bool = True,
+    progress: bool | Callable[[str], object] = True,
 ) -> Report:
     """The convexity of every layer as a `Report`: a row for each layer, labeling, k and class, and for the aggregates.
 
@@ -119,7 +119,7 @@ def evaluate(
         mesh: devices that share the searches for neighbours and paths. Every process of a cluster makes the same call and
             gets the whole report; the first alone writes the cache.
         memory: bytes that either search may take beyond the layer, on each device: see `knn_graph`, `graph_convexity`.
-        progress: a bar on stderr.
+        progress: a bar on stderr; or a function that is called with a layer's name after each score of it.
 
     Raises:
         ValueError: data that do not fit or cannot be scored, with what to do; settings that contradict the protocol.
@@ -160,7 +160,9 @@ def evaluate(
     key = jax.random.key(0) if key is None else key
     sample_key, group_key, score_key = jax.random.split(key, 3)
     chosen = np.arange(n) if max_points is None else stratified_sample(main, max_points, sample_key)
-    source = open_source(representations, chosen, heads=heads or {}, mesh=mesh, progress=progress)
+    told = progress if callable(progress) else lambda name: None
+    shown = progress is True
+    source = open_source(representations, chosen, heads=heads or {}, mesh=mesh, progress=shown)
     if from_model:
         of_chosen = {name: np.asarray(values)[chosen] for name, values in named_labels(labels).items()}
         predicted = predicted_labels(source.outputs, classes)
@@ -194,23 +196,24 @@ def evaluate(
     hashes: dict[str, str] = {}
     rows: dict[str, list[Row]] = {name: [] for name in source.names}
     work = len(source.names) + len(source.with_heads)
-    with tqdm(total=work, desc="layers", unit="layer", disable=not progress, leave=False) as bar:
+    with tqdm(total=work, desc="layers", unit="layer", disable=not shown, leave=False) as bar:
         for name in source.names:
             bar.set_postfix_str(str(name))
             features = source.features(name)
             hashes[str(name)] = array_hash(features)
             points = pooled(features, pool)
             hashed = hashes[str(name)] if points is features else array_hash(points)
-            told = f"layer {name!r}"
-            place = _place(cache, (hashed, _metric_hash(metric, points, told)), common, f"the metric of {told}")
+            which = f"layer {name!r}"
+            place = _place(cache, (hashed, _metric_hash(metric, points, which)), common, f"the metric of {which}")
             found = _kept(place)
             if found is None:
                 found = graph_rows(
-                    points, labelings, sampled, settings, key=score_key, mesh=mesh, memory=memory, name=told
+                    points, labelings, sampled, settings, key=score_key, mesh=mesh, memory=memory, name=which
                 )
                 _keep(place, found, recorded)
             rows[name] += found
             bar.update()
+            told(str(name))
         places: dict[str, Path | None] = dict.fromkeys(source.with_heads)
         if cache is not None:
             identities = source.identities(source.with_heads)
@@ -228,6 +231,7 @@ def evaluate(
             before[name] = found
             _keep(places[name], found, recorded)
             bar.update()
+            told(str(name))
         for name, found in before.items():
             rows[name] += found or ()
     of_layers = [

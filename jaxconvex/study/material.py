@@ -15,6 +15,7 @@ from jaxconvex import encoders
 from jaxconvex.activations.calls import array_hash
 from jaxconvex.encoders.encoder import Encoder
 from jaxconvex.encoders.preprocessing import preprocessor
+from jaxconvex.report import FEWEST_UNITS
 from jaxconvex.study.datasets import Dataset, read_dataset, take
 from jaxconvex.study.domains import Domain
 from jaxconvex.study.lengths import fitted
@@ -75,6 +76,11 @@ def prepare(domain: Domain, key: jax.Array) -> Material:
     taken = [take(dataset, rows) for rows in parts[:3]]
     options, cut = fitted(dict(domain.options), preprocess, encoder.config, taken[0], taken)
     notes += [*parts.notes, *cut]
+    groups = taken[2].groups
+    if groups is not None and (held := len(np.unique(groups))) < FEWEST_UNITS:
+        notes.append(
+            f"The test part has {held} groups; with fewer than {FEWEST_UNITS} no interval can be told, and none is shown."
+        )
     classes, codes = np.unique(dataset.labelings[main][np.concatenate(parts[:3])], return_inverse=True)
     places = np.cumsum([len(rows) for rows in parts[:3]])[:-1]
     made = []

@@ -94,7 +94,7 @@ def plot_profiles(studies: Sequence[Study], kinds: Sequence[str] = KINDS) -> Fig
                 panel.set_ylabel("macro score" if one else f"{kind} convexity")
             figures.percent_axis(panel.yaxis)
         _level(axes, [(study.name, kind) for study, kind, _ in shown])
-        legend(figure, axes[0])
+        legend(figure, axes[0], most=3)
         for panel, (study, _, _) in zip(axes, shown, strict=True):
             figures.finish_layers(panel, study.domain["layers"])
     return figure
