@@ -194,8 +194,8 @@ def of_drawn_sources(
     """The scores of classes from the sums of some points with all their partners, so many drawn in each class.
 
     Pairs are those that the score stands for: all of the class. With a_i the mean score of a drawn point,
-    se_sources = sd(a_i) / sqrt(s) sqrt(1 - s / n). It is at least what one more point would add whose pairs all score 0,
-    or 1, whichever is further: 64 points or more that are alike may well have missed a few that differ.
+    se_sources^2 = (sd(a_i)^2 / s + m^2) (1 - s / n). m, at most 1 / 64, is what one more point would change whose pairs
+    all score 0, or 1, whichever is further: points that are alike may well have missed a few that differ.
     """
     points = by_class(xp, xp.ones_like(labels), labels, num_classes).astype(sums.deficit.dtype)
     score = summarise(sums, labels, num_classes, ordered=False, complete=drawn >= points, xp=xp, unit=unit)
@@ -204,7 +204,7 @@ def of_drawn_sources(
     squares = by_class(xp, away**2, labels, num_classes)
     spread = xp.sqrt(squares / xp.where(drawn > 1, drawn - 1, xp.nan))
     least = xp.maximum(score.per_class, 1 - score.per_class) / xp.maximum(drawn, FEW)
-    error = xp.maximum(spread / xp.sqrt(xp.maximum(drawn, 1)), least)  # nan where one is drawn
+    error = xp.sqrt(spread**2 / xp.maximum(drawn, 1) + least**2)
     error = error * xp.sqrt(xp.maximum(1 - drawn / xp.maximum(points, 1), 0))
     whole = xp.int64 if xp is np else xp.int32
     pairs = (points * (points - 1) / 2).astype(whole)

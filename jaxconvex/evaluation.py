@@ -27,7 +27,15 @@ from jaxconvex.functions import as_program
 from jaxconvex.kept import found as kept_whole
 from jaxconvex.kept import sealed, tell
 from jaxconvex.labelings import check_background, encode_all, label_array, named_labels, stratified_sample
-from jaxconvex.layer_scores import Sampled, Settings, columns_of, graph_rows, pooled, segment_rows
+from jaxconvex.layer_scores import (
+    Sampled,
+    Settings,
+    columns_of,
+    graph_rows,
+    pooled,
+    rows_of_equal_classes,
+    segment_rows,
+)
 from jaxconvex.packed_scores import check_sampling, sources_by_default
 from jaxconvex.report import FEWEST_UNITS, Report, Row, read_report
 from jaxconvex.resampling import jackknife_groups
@@ -69,6 +77,7 @@ def evaluate(
     max_segments: int = 5000,
     num_points: int = 10,
     max_points: int | None = None,
+    class_size: int | None = None,
     jackknife: bool | None = None,
     permutations: int = 0,
     confidence: float = 0.95,
@@ -104,6 +113,9 @@ def evaluate(
             interval is that narrow; see `graph_convexity`. Above 100,000 points 64 by default.
         max_segments, num_points: most segments of a class for the Euclidean score, and points inside each.
         max_points: score a sample of so many points, stratified by the first labeling.
+        class_size: score the graph convexity of each labeling on a random sample of so many points of each class. Scores
+            depend on the number of points and on the sizes of classes; so this is the way to compare networks whose
+            predicted classes differ in size. Classes of fewer points have no score.
         jackknife: whether to rebuild the graph without each of 10 groups of points, for intervals and paired
             comparisons; by default up to 10,000 points, and not with a protocol.
         permutations: random labelings for the permutation null; 0 for none.
@@ -146,6 +158,7 @@ def evaluate(
         jackknife=jackknife,
         permutations=permutations,
         confidence=confidence,
+        class_size=None if class_size is None else positive_integer(class_size, "class_size"),
     )
     from_model = isinstance(predictions, str) and predictions == "model"
     both = {} if predictions is None or from_model else {"predictions": predictions}
@@ -207,7 +220,8 @@ def evaluate(
             place = _place(cache, (hashed, _metric_hash(metric, points, which)), common, f"the metric of {which}")
             found = _kept(place)
             if found is None:
-                found = graph_rows(
+                rows_of = graph_rows if class_size is None else rows_of_equal_classes
+                found = rows_of(
                     points, labelings, sampled, settings, key=score_key, mesh=mesh, memory=memory, name=which
                 )
                 _keep(place, found, recorded)

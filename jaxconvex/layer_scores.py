@@ -17,7 +17,7 @@ from jaxconvex.devices import outside_meshes
 from jaxconvex.distances import Metric
 from jaxconvex.labelings import Labeling
 from jaxconvex.neighbors import KNNGraph, knn_graph
-from jaxconvex.packed_scores import check_packing, compile_ahead, packed_scores
+from jaxconvex.packed_scores import check_packing, compile_ahead, packed_scores, places_in_class
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.layout import pack
 from jaxconvex.permutation import permutation_null
@@ -25,10 +25,10 @@ from jaxconvex.report import Row
 from jaxconvex.resampling import leave_group_out_graphs, spare_neighbors
 from jaxconvex.rows import Replicates, score_rows
 from jaxconvex.segments import euclidean_segments, summarise_segments
-from jaxconvex.statistics import hubness, occurrences
+from jaxconvex.statistics import hubness, occurrences, random_label_score
 from jaxconvex.streams import in_background
 
-__all__ = ["Sampled", "Settings", "columns_of", "graph_rows", "pooled", "segment_rows"]
+__all__ = ["Sampled", "Settings", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
 
 
 class Settings(NamedTuple):
@@ -46,6 +46,7 @@ class Settings(NamedTuple):
     jackknife: bool
     permutations: int
     confidence: float
+    class_size: int | None
     cosine: bool = False  # whether to score the cosine neighbours too, for comparison
 
 
@@ -133,7 +134,11 @@ def graph_rows(
                     without[name][number].append(found)
         whole = scores(packed)
         for name, labeling in labelings.items():
-            null = None
+            null = expected = None
+            if (
+                not settings.permutations and (labeling.codes >= 0).all()
+            ):  # background would take another search of paths
+                expected = random_label_score(packed, labeling.codes, num_classes=len(labeling.classes))
             if settings.permutations:
                 null = permutation_null(
                     packed,
@@ -153,8 +158,40 @@ def graph_rows(
                 units=sampled.units,
                 null=null,
                 cosine=beside.get(name),
+                expected=expected,
                 confidence=settings.confidence,
             )
+    return rows
+
+
+def rows_of_equal_classes(
+    features: np.ndarray,
+    labelings: Mapping[str, Labeling],
+    sampled: Sampled,
+    settings: Settings,
+    *,
+    key: PRNGKeyArray,
+    **options: Any,
+) -> list[Row]:
+    """As `graph_rows`, each labeling on a sample of its own, the same number of points of each class.
+
+    Points come in one random order, so that labelings which agree on most points are scored on most of the same.
+    Background is left out, as are classes of fewer points: they have no score.
+    """
+    rows: list[Row] = []
+    for name, labeling in labelings.items():
+        number, size = len(labeling.classes), settings.class_size or 0
+        places = np.asarray(places_in_class(jnp.asarray(labeling.codes), key, number))
+        sizes = np.bincount(labeling.codes + 1, minlength=number + 1)[1:]
+        taken = (labeling.codes >= 0) & (places < size) & (sizes >= size)[labeling.codes]
+        if taken.sum() <= max(settings.k):
+            raise ValueError(
+                f"class_size={size} leaves {taken.sum()} points of labeling {name!r}, whose classes have {sizes.tolist()} "
+                f"points; k={max(settings.k)} needs more. Take a smaller class_size or k."
+            )
+        parts = np.unique(sampled.parts[taken], return_inverse=True)[1]
+        some = {name: labeling._replace(codes=labeling.codes[taken])}
+        rows += graph_rows(features[taken], some, Sampled(parts, sampled.units[taken]), settings, key=key, **options)
     return rows
 
 

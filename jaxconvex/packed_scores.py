@@ -35,6 +35,7 @@ __all__ = [
     "kind_of",
     "lanes_within",
     "packed_scores",
+    "places_in_class",
     "sources_by_default",
 ]
 __all__ += ["static_score"]

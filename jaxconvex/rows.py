@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jaxconvex.labelings import Labeling, recall
 from jaxconvex.permutation import Null, NullScore, null_of_macro
@@ -33,6 +33,7 @@ def score_rows(
     units: Int[np.ndarray, " n"],
     null: NullScore | None = None,
     cosine: ConvexityScore | None = None,
+    expected: Float[np.ndarray, " c"] | None = None,
     confidence: float = 0.95,
 ) -> list[Row]:
     """A row for each class, then the rows "micro" and "macro"; layer and index are left to the caller.
@@ -45,6 +46,7 @@ def score_rows(
         units: of which sampled unit each point is; a number of its own where points were sampled one by one.
         null: the permutation null.
         cosine: the same score by the neighbours of the cosine metric.
+        expected: where there is none, the expected scores of classes under random labels, for its mean.
         confidence: of the intervals.
 
     Shares of an aggregate are shares of all pairs. Its closed-form errors combine those of the classes as if the classes
@@ -60,7 +62,7 @@ def score_rows(
     per_class = {
         **{field: getattr(score, field) for field in (*SHARES, *ERRORS, "nonadjacent")},
         **_interval(score.per_class, singly, joint, num_units, confidence),
-        **_null(null.per_class if null else None, number),
+        **_null(null.per_class if null else None, expected, number),
         "recall": recalls,
         "cut_off": np.fmax.reduce(apart) if without[0] else np.full(number, np.nan),
     }
@@ -84,14 +86,16 @@ def score_rows(
     kept, *macro = macro_of_kept(score, singly, joint)
     micro = [score.micro, *(np.array([r.micro for r in part]) for part in without)]
     nulls = (null.micro, null_of_macro(null, kept, macro[0], confidence)) if null else (None, None)
+    expected = np.full(number, np.nan) if expected is None else expected
+    means = _mean(expected, score.num_pairs), _mean(expected, kept)
     hits = accuracy, _mean(recalls, kept & ~np.isnan(recalls))
     angles = np.nan if cosine is None else cosine.micro, _mean(per_class["cosine"], kept)
-    for level, classes, values, of_level, hit, angle in zip(
-        ("micro", "macro"), (scored, kept), (micro, macro), nulls, hits, angles, strict=True
+    for level, classes, values, of_level, mean, hit, angle in zip(
+        ("micro", "macro"), (scored, kept), (micro, macro), nulls, means, hits, angles, strict=True
     ):
         known = np.isin(labeling.codes, np.flatnonzero(classes))
         whole = len(np.unique(units[known]))
-        fields = _interval(values[0], values[1], values[2], whole, confidence) | _null(of_level) | {"recall": hit}
+        fields = _interval(values[0], values[1], values[2], whole, confidence) | _null(of_level, mean) | {"recall": hit}
         fields["cosine"] = angle
         fields["cut_off"] = np.max(per_class["cut_off"][classes], initial=0) if without[0] else np.nan
         rows.append(_aggregate(score, classes, common, fields, level, whole, values))
@@ -145,15 +149,17 @@ def _interval(score: Any, singly: np.ndarray, joint: np.ndarray, num_units: Any,
     return dict(zip(("score", "se_jackknife", "lower", "upper"), interval, strict=True))
 
 
-def _null(null: Null | None, *shape: int) -> dict[str, Any]:
-    values = null[:4] if null else np.full((4, *shape), np.nan)
+def _null(null: Null | None, expected: Any, *shape: int) -> dict[str, Any]:
+    values = (
+        null[:4] if null else (np.full(shape, np.nan) if expected is None else expected, *np.full((3, *shape), np.nan))
+    )
     return dict(zip(("null_mean", "null_lower", "null_upper", "p_value"), values, strict=True))
 
 
 def _recalls(labelings: Mapping[str, Labeling], name: str) -> tuple[np.ndarray, float]:
     """Recall of each class and accuracy, for the main labeling and its predictions; nan for others."""
     main = next(iter(labelings))
-    if "predicted" not in labelings or name not in (main, "predicted"):
+    if main == "predicted" or "predicted" not in labelings or name not in (main, "predicted"):
         return np.full(len(labelings[name].classes), np.nan), np.nan
     truth, predicted = labelings[main], labelings["predicted"]
     known = truth.codes >= 0

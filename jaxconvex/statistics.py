@@ -24,6 +24,7 @@ __all__ = [
     "Correlation",
     "Interval",
     "Peak",
+    "holm",
     "hubness",
     "jackknife",
     "paired_difference",
@@ -34,6 +35,7 @@ __all__ = [
     "spearman",
 ]
 
+FEWEST_CLASSES = 7  # pairs of which a correlation has an interval
 WIDEST = 2.5  # logits to either side
 HIGHEST_ORDER = 10  # of the interactions between points that the jackknife's correction allows for
 
@@ -298,7 +300,7 @@ def peak_layer(
         *against(replicates),
         joint=None if joint is None else against(joint),
         num_points=points,
-        confidence=1 - 2 * (1 - confidence) / max(1, scored.sum() - 1),
+        confidence=max(1 - 2 * (1 - confidence) / max(1, scored.sum() - 1), 1e-9),
     )
     candidates = scored & ~(found.upper < 0)
     layers = np.flatnonzero(candidates)
@@ -312,8 +314,9 @@ def pearson(x: Float[ArrayLike, " n"], y: Float[ArrayLike, " n"], *, confidence:
         x, y: n values each; pairs with a nan are left out.
         confidence: between 0 and 1.
 
-    The interval is for pairs drawn independently from a bivariate normal distribution; it is nan below four pairs. A
-    constant x or y gives nan throughout.
+    The interval is for pairs drawn independently from a bivariate normal distribution: of classes, for other classes drawn
+    as these were. Classes of several domains are not; see `domain_correlation`. It is nan below seven pairs. A constant
+    x or y gives nan throughout.
 
     Raises:
         ValueError: shapes that differ, more than one axis, confidence outside (0, 1).
@@ -323,22 +326,30 @@ def pearson(x: Float[ArrayLike, " n"], y: Float[ArrayLike, " n"], *, confidence:
 
     Source: Fisher, Biometrika 10:507, 1915.
     """
-    x, y = _complete_pairs(x, y)
+    x, y = complete_pairs(x, y)
     return _fisher_interval(_correlation(x, y), len(x), 1, confidence)
 
 
 def spearman(x: Float[ArrayLike, " n"], y: Float[ArrayLike, " n"], *, confidence: float = 0.95) -> Correlation:
     """Spearman's rank correlation r, ties at their average rank: tanh(artanh r -+ z sqrt(1.06 / (n - 3))).
 
-    Args and degenerate cases as for `pearson`.
+    Args and degenerate cases as for `pearson`. Ranks that agree throughout do not tell that they always do: at |r| = 1 one
+    end is that of the next smaller r, two neighbours exchanged.
 
     >>> spearman([1, 2, 3, 4, 5, 6], [1, 4, 9, 16, 25, 36]).coefficient
     1.0
 
     Source of the factor 1.06: Fieller, Hartley and Pearson, Biometrika 44:470, 1957.
     """
-    x, y = _complete_pairs(x, y)
-    return _fisher_interval(_correlation(_average_ranks(x), _average_ranks(y)), len(x), 1.06, confidence)
+    x, y = complete_pairs(x, y)
+    n = len(x)
+    found = _fisher_interval(_correlation(average_ranks(x), average_ranks(y)), n, 1.06, confidence)
+    if abs(found.coefficient) != 1 or n < FEWEST_CLASSES:
+        return found
+    next_lower = _fisher_interval(1 - 12 / (n * (n**2 - 1)), n, 1.06, confidence).lower
+    if found.coefficient > 0:
+        return found._replace(lower=next_lower)
+    return found._replace(upper=-next_lower)
 
 
 def random_label_score(
@@ -427,6 +438,27 @@ def upper_level(confidence: float) -> float:
     return (1 + confidence) / 2
 
 
+def holm(p_values: Float[ArrayLike, " m"]) -> Float[np.ndarray, " m"]:
+    """P-values adjusted for there being m of them: below a level, the chance of any false one is below that level.
+
+    The i-th smallest becomes the largest of (m - j + 1) p_j for j up to i, and at most 1. nan stays nan and is not counted.
+    The adjusted value of a permutation test is at least m / (1 + permutations), so that m / 0.05 - 1 permutations are the
+    fewest by which any can be below 0.05.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+
+    Source: Holm, Scandinavian Journal of Statistics 6:65, 1979.
+    """
+    p_values = np.asarray(p_values, np.float64)
+    order = np.argsort(p_values)  # nan last
+    count = int(np.sum(~np.isnan(p_values)))
+    factors = np.maximum(count - np.arange(len(order)), 1)
+    adjusted = np.full(len(order), np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1)
+    return adjusted
+
+
 def _as_floats(*values: Any, like: Any = 0.0) -> tuple[Any, list[Any]]:
     """The module of arrays that computes with the values, and these as its floats: NumPy's float64 if they are known."""
     if is_concrete(*values, like):
@@ -461,7 +493,7 @@ def _interaction(estimate: Any, replicates: Any, joint: Any) -> Any:
     return xp.nan_to_num((counted - 1) / seen * xp.mean(xp.square(q), axis=0), nan=0.0)
 
 
-def _complete_pairs(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def complete_pairs(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.shape != y.shape or x.ndim != 1:
         raise ValueError(f"x and y must be two series of one length; got shapes {x.shape} and {y.shape}.")
@@ -469,7 +501,7 @@ def _complete_pairs(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]
     return x[complete], y[complete]
 
 
-def _average_ranks(values: np.ndarray) -> np.ndarray:
+def average_ranks(values: np.ndarray) -> np.ndarray:
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
@@ -490,7 +522,7 @@ def _deviations(values: np.ndarray) -> np.ndarray:
 
 def _fisher_interval(coefficient: float, n: int, variance: float, confidence: float) -> Correlation:
     z = ndtri(upper_level(confidence))
-    if n < 4:
+    if n < FEWEST_CLASSES:
         return Correlation(coefficient, float("nan"), float("nan"), n)
     with np.errstate(divide="ignore"):
         centre, margin = np.arctanh(coefficient), z * np.sqrt(variance / (n - 3))

@@ -305,10 +305,14 @@ def test_pearsons_interval_covers():
 
 @pytest.mark.parametrize("correlation", [pearson, spearman])
 def test_correlations_at_the_ends(correlation):
-    x = np.array([0.1, 0.2, 0.4, 0.7, 1.3])
-    assert correlation(x, 3 * x) == (1, 1, 1, 5)
-    assert correlation(x, -x) == (-1, -1, -1, 5)
-    assert np.isnan(correlation(x, np.full(5, 0.1))[:3]).all()
+    x = np.array([0.1, 0.2, 0.4, 0.7, 1.3, 2.1, 2.2])
+    one_exchanged = 1 - 6 * 2 / (7 * 48)  # ranks that are not as they are throughout differ by as much
+    least = np.tanh(np.arctanh(one_exchanged) - 1.959964 * np.sqrt(1.06 / 4)) if correlation is spearman else 1
+    assert correlation(x, 3 * x) == (1, pytest.approx(least), 1, 7)
+    assert correlation(x, -x) == (-1, -1, pytest.approx(-least), 7)
+    assert np.isnan(correlation(x, np.full(7, 0.1))[:3]).all()
+    six = correlation(x[:6], 3 * x[:6])
+    assert six.coefficient == 1 and np.isnan(six[1:3]).all()
     assert np.isnan(correlation([1.0], [2.0])[:3]).all()
     assert np.isnan(correlation([], [])[:3]).all()
     three = correlation([1, 2, 3], [1, 3, 2])

@@ -17,7 +17,8 @@ pytest.importorskip("matplotlib")
 
 from jaxconvex.evaluation import evaluate
 from jaxconvex.messages import in_red
-from jaxconvex.report import FEW_APART, Row, interval_words
+from jaxconvex.report import Row
+from jaxconvex.report_table import FEW_APART, interval_words
 from jaxconvex.study.claims.recall import no_correlation
 from jaxconvex.study.datasets import Dataset
 from jaxconvex.study.domains import domain

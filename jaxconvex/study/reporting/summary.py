@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxconvex.formats import Table, percent_text
-from jaxconvex.report import HUBS
+from jaxconvex.report_table import HUBS
 from jaxconvex.statistics import pearson
 from jaxconvex.study.claims.recall import no_correlation, recall_pairs
 from jaxconvex.study.claims.words import (
