@@ -134,7 +134,9 @@ def _limits(report: Any, shown: Sequence[Row], classes: bool) -> list[str]:
         parts.append(f"no intervals, since the points are of {groups} group(s) and {FEWEST_UNITS} are needed")
     if any(map(too_few, shown)):
         what = f"fewer than {FEWEST_UNITS} {'groups' if groups else 'points'}, or fewer than two points without some of them"
-        what += f", fewer than {FEW_APART} pairs that are no neighbours, or an interval wider than {100 * WIDEST:.0f} points"
+        what += (
+            f", fewer than {FEW_APART} pairs that are no neighbours, or ends more than {100 * WIDEST:.0f} points apart"
+        )
         parts.append(f"too few: {what}")
     cut = max((row for row in shown if row.cut_off > 0), key=lambda row: row.cut_off, default=None)
     if cut is not None:
