@@ -55,12 +55,16 @@ def holm(p_values: Sequence[float]) -> Float[np.ndarray, " n"]:
 def above_null(studies: Sequence[Study], domain: str) -> list[Statement]:
     """Whether graph convexity is above the null in every layer; the layer closest to the null gives the estimate.
 
+    Networks whose fine-tuning failed are left out.
+
     It holds where every layer's interval lies above the null's upper end, and does not where a layer's interval lies below
     the null's mean. The p-values are said beside it: with few permutations none can be small after the correction.
     """
     found: list[tuple[Study, ScoreRow, float]] = []
     for study in studies:
+        failed = failed_seeds(study)
         rows = [row for row in macro_rows(study, "graph") if math.isfinite(row.score) and math.isfinite(row.null_upper)]
+        rows = [row for row in rows if row.network == "pretrained" or row.seed not in failed]
         for network in dict.fromkeys((row.network, row.seed) for row in rows):
             mine = [row for row in rows if (row.network, row.seed) == network]
             found += zip([study] * len(mine), mine, holm([row.p_value for row in mine]).tolist(), strict=True)
