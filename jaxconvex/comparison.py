@@ -170,7 +170,10 @@ def compare_reports(
         )
         for key, pair, interval in zip(keys, pairs, intervals, strict=True)
     )
-    settings = {"names": [first, second], "confidence": settled}
+    sizes = [report.settings.get("class_size") for report in (a, b)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"both reports must be scored with one class_size; got {sizes[0]} and {sizes[1]}.")
+    settings = {"names": [first, second], "confidence": settled, "class_size": sizes[0]}
     return Comparison(rows, settings, {"a": a.provenance, "b": b.provenance})
 
 
@@ -277,12 +280,16 @@ def _table(comparison: Comparison, kind: str, labeling: str, k: int | None, *, c
     title = f"{kind.capitalize()} convexity, {second} minus {first}, labels {name_text(labeling)!r}"
     title += f", k = {k}" if k is not None else ""
     notes = f"In percent; in brackets the {confidence} interval of the paired jackknife"
+    if comparison.settings.get("class_size"):
+        notes += f"; each labeling scored on {comparison.settings['class_size']} points of each class"
     if any(row.few_failing for row in shown):
         notes += f"; below {FEW_FAILING} failing pairs in both, their counts beside it"
     columns = ["layer", "class" if classes else "level", first, second, "difference", f"{confidence} interval"]
     if any(not math.isnan(row.beyond_null) for row in shown):
         columns.append("beyond null")
-        notes += "; beyond null: the difference less that of the mean scores under permuted labels"
+        notes += (
+            "; beyond null: the difference less that of the mean scores under permuted labels, its interval as wide"
+        )
     return Table(
         title, tuple(columns), tuple(line[: len(columns)] for line in lines), (*_warnings(rows), notes + "."), 2
     )

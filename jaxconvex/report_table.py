@@ -37,6 +37,9 @@ def interval_words(row: Row) -> str:
     return interval_text(row.lower, row.upper)
 
 
+LEVEL = 0.05  # of which the notes on p-values speak
+
+
 def too_few(row: Row) -> bool:
     """Whether no interval is shown although there are replicates."""
     return interval_words(row).startswith("(too few")
@@ -101,13 +104,13 @@ def _score_text(row: Row | None, failing: dict[tuple[Any, ...], int]) -> str:
 def _notes(report: Any, shown: Sequence[Row], failing: dict, columns: Iterable[str], classes: bool) -> tuple[str, ...]:
     parts = ["Scores and shares in percent"]
     if any(not math.isnan(row.lower) for row in shown):
-        what = (
-            "jackknife interval" if not report.settings.get("groups") else "interval of the jackknife of whole groups"
-        )
+        what = "interval of the jackknife of whole groups" if report.settings.get("groups") else "jackknife interval"
         parts.append(f"in brackets the {100 * report.settings.get('confidence', 0.95):g}% {what}")
     if any(failing.get(row_key(row), FEW_FAILING) < FEW_FAILING for row in shown):
         parts.append(f"below {FEW_FAILING} failing pairs their count beside it")
-    parts += _limits(report, shown, classes)
+    if report.settings.get("class_size"):
+        parts.append(f"each labeling scored on {report.settings['class_size']} points of each class")
+    parts += _limits(report, shown, classes) if shown else []
     if any(column.endswith("null") for column in columns):
         parts.append("null: the mean " + ("" if classes else f"{shown[0].level} ") + "score under permuted labels")
     parts += _of_p_values(report, shown) if {"p", "macro p", "micro p"} & set(columns) else []
@@ -131,7 +134,7 @@ def _limits(report: Any, shown: Sequence[Row], classes: bool) -> list[str]:
     """Where intervals are withheld or do not hold, and why."""
     groups, parts = report.settings.get("groups"), []
     if groups is not None and groups < FEWEST_UNITS:
-        parts.append(f"no intervals, since the points are of {groups} group(s) and {FEWEST_UNITS} are needed")
+        parts.append(f"no intervals, since the points are of {groups} groups and {FEWEST_UNITS} are needed")
     if any(map(too_few, shown)):
         what = f"fewer than {FEWEST_UNITS} {'groups' if groups else 'points'}, or fewer than two points without some of them"
         what += (
@@ -141,41 +144,38 @@ def _limits(report: Any, shown: Sequence[Row], classes: bool) -> list[str]:
     cut = max((row for row in shown if row.cut_off > 0), key=lambda row: row.cut_off, default=None)
     if cut is not None:
         parts.append(
-            f"?: do not rely on this interval, since the class hangs together by a few points: with some left out up to "
-            f"{percent_text(cut.cut_off)}% of its pairs have no path ({cut.layer})"
+            "?: do not rely on this interval, since the class is in pieces or hangs together by a few points: up to "
+            f"{percent_text(cut.cut_off)}% of its pairs have no path, or none when some points are left out ({cut.layer})"
         )
-    left = (
-        {}
-        if classes
-        else {row.label: row for row in report.rows if row.level == "class" and _left_of_macro(row, shown)}
-    )
+    left = {row.label: row.num_points for row in report.rows if not classes and _left_of_macro(row, shown[0])}
     if left:
-        names = ", ".join(f"{name_text(label)} ({row.num_points} points)" for label, row in list(left.items())[:5])
+        names = ", ".join(f"{name_text(label)} ({points} points)" for label, points in list(left.items())[:5])
         more = f" and {len(left) - 5} more" if len(left) > 5 else ""
         parts.append(f"macro leaves out classes that lose their pairs when points are left out: {names}{more}")
     return parts
 
 
-def _left_of_macro(row: Row, shown: Sequence[Row]) -> bool:
-    """Whether a class with a score lacks one in some replicate."""
-    same = any((row.kind, row.labeling, row.k) == (one.kind, one.labeling, one.k) for one in shown)
+def _left_of_macro(row: Row, one: Row) -> bool:
+    """Whether it is of a class in the same table that has a score, but not in every replicate."""
+    same = row.level == "class" and (row.kind, row.labeling, row.k) == (one.kind, one.labeling, one.k)
     return same and not math.isnan(row.score) and any(map(math.isnan, (*row.replicates, *row.joint)))
 
 
 def _of_p_values(report: Any, shown: Sequence[Row]) -> list[str]:
     """What is to be known of p-values: how many there are, how small they can be, that they know no groups."""
     number, drawn = sum(not math.isnan(row.p_value) for row in shown), report.settings.get("permutations") or 0
-    level = 0.05
+    parts = []
     if report.settings.get("p_values") == "holm":
-        parts = [f"p: adjusted by Holm for all {number} of the table"]
-    else:
-        chance = 100 * (1 - (1 - level) ** number)
-        parts = [f"p: of each alone; of {number} true nulls one is below {level} in up to {chance:.0f}% of cases"]
-        parts[0] += ", --holm adjusts for that" if number > 1 else ""
-    if number / (1 + drawn) > level and drawn:
+        parts.append(f"p: adjusted by Holm for all {number} of the table")
+    elif number > 1:
+        chance = 100 * (1 - (1 - LEVEL) ** number)
         parts.append(
-            f"adjusted for {number}, no p can be below {level}: take {math.ceil(number / level) - 1} permutations"
+            f"p: of each alone; of {number} true nulls some p is below {LEVEL} in up to {chance:.0f}% of cases; --holm, or "
+            "Report.adjusted, adjusts for that"
         )
+    if drawn and number / (1 + drawn) > LEVEL:
+        needed = math.ceil(number / LEVEL) - 1
+        parts.append(f"{drawn} permutations leave no adjusted p below {LEVEL}: that takes {needed}")
     if report.settings.get("groups"):
         parts.append("p takes the points for independent, though they are of groups: it may be far too small")
     return parts
