@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxconvex.activations import Activations, ModelSource, extract, model_source, read_activations
-    from jaxconvex.bootstrapping import bootstrap
+    from jaxconvex.bootstrapping import bootstrap, domain_correlation
     from jaxconvex.distances import pairwise
     from jaxconvex.evaluation import evaluate
     from jaxconvex.layers import LayeredModel, from_linen, from_nnx, rest_of, run_from
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Correlation,
         Interval,
         Peak,
+        holm,
         hubness,
         jackknife,
         paired_difference,
@@ -56,6 +57,7 @@ __all__ = [
     "Row",
     "bootstrap",
     "detour_loss",
+    "domain_correlation",
     "epsilon_graph",
     "euclidean_convexity",
     "euclidean_convexity_loss",
@@ -67,6 +69,7 @@ __all__ = [
     "graph_convexity_loss",
     "graph_jackknife",
     "graph_pair_scores",
+    "holm",
     "hubness",
     "jackknife",
     "jackknife_groups",
@@ -110,10 +113,10 @@ _MODULES = {
     "paths.layout": "pack",
     "permutation": "NullScore permutation_null",
     "report": "Report Row read_report",
-    "bootstrapping": "bootstrap",
+    "bootstrapping": "bootstrap domain_correlation",
     "resampling": "JackknifeScore graph_jackknife jackknife_groups",
     "scores": "ConvexityScore euclidean_convexity graph_convexity graph_pair_scores",
-    "statistics": "Correlation Interval Peak hubness jackknife paired_difference peak_layer pearson random_label_score "
+    "statistics": "Correlation Interval Peak holm hubness jackknife paired_difference peak_layer pearson random_label_score "
     "spearman",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -10,13 +10,26 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.paths.tie_rule import PathCounts
 
-__all__ = ["FINE_BITS", "SQUARE", "UNIT", "ConvexityScore", "PairSums", "Whole", "carried", "deficit_of", "fields_of"]
+__all__ = [
+    "FEW",
+    "FINE_BITS",
+    "SQUARE",
+    "UNIT",
+    "ConvexityScore",
+    "PairSums",
+    "Whole",
+    "carried",
+    "deficit_of",
+    "fields_of",
+]
 __all__ += ["fraction_of", "macro_mean", "micro_mean", "of_drawn_sources", "parts_of", "parts_of_pairs", "summarise"]
 
 UNIT = 931_170_240  # a deficit of 1: below 2^30, and divisible by every number up to 22, so that few divisions round
 SQUARE = 2**30  # a squared deficit of 1
 FINE_BITS = 20
 HALF = 16  # bits of a count
+FEW = 64  # drawn points of a class, the least from which an error is estimated
+ROUNDING = 1e-6  # a spread that rounding alone may make
 
 
 class ConvexityScore(NamedTuple):
@@ -24,7 +37,8 @@ class ConvexityScore(NamedTuple):
 
     The closed-form errors answer different questions. `sem_paper` is std(pair scores, ddof=1) / sqrt(number of points), as
     the paper reports. `se_pairs` is for the graph (or network) held fixed: with a_i the mean score of point i with its
-    partners, 2 sd(a_i) / sqrt(n) (n - 1) / (n - 2); nan below three points and where pairs or sources were drawn.
+    partners, 2 sd(a_i) / sqrt(n) (n - 1) / (n - 2); nan below three points, where pairs or sources were drawn, and where
+    all a_i are alike: no error can be told then, and the (1 - inside) num_pairs pairs that leave the class say more.
     Neither covers the sampling of the points, which changes the graph: see `statistics.graph_jackknife`. `se_sources`
     is for the score of all pairs, where only some points were drawn as sources.
     """
@@ -164,7 +178,7 @@ def summarise(
         num_pairs=xp.rint(pairs).astype(xp.int64 if xp is np else xp.int32),
         num_points=xp.rint(points).astype(xp.int64 if xp is np else xp.int32),
         sem_paper=xp.sqrt(variance / xp.where(points > 0, points, xp.nan)),
-        se_pairs=xp.where(complete, se_pairs, xp.nan),
+        se_pairs=xp.where(complete & (spread > ROUNDING), se_pairs, xp.nan),
         adjacent=adjacent / some,
         disconnected=disconnected / some,
         inside=inside / some,
@@ -180,7 +194,8 @@ def of_drawn_sources(
     """The scores of classes from the sums of some points with all their partners, so many drawn in each class.
 
     Pairs are those that the score stands for: all of the class. With a_i the mean score of a drawn point,
-    se_sources = sd(a_i) / sqrt(s) sqrt(1 - s / n).
+    se_sources^2 = (sd(a_i)^2 / s + m^2) (1 - s / n). m, at most 1 / 64, is what one more point would change whose pairs
+    all score 0, or 1, whichever is further: points that are alike may well have missed a few that differ.
     """
     points = by_class(xp, xp.ones_like(labels), labels, num_classes).astype(sums.deficit.dtype)
     score = summarise(sums, labels, num_classes, ordered=False, complete=drawn >= points, xp=xp, unit=unit)
@@ -188,7 +203,9 @@ def of_drawn_sources(
     away = xp.where((labels >= 0) & (sums.partners > 0), own - (1 - score.per_class)[xp.maximum(labels, 0)], 0)
     squares = by_class(xp, away**2, labels, num_classes)
     spread = xp.sqrt(squares / xp.where(drawn > 1, drawn - 1, xp.nan))
-    error = spread / xp.sqrt(xp.maximum(drawn, 1)) * xp.sqrt(xp.maximum(1 - drawn / xp.maximum(points, 1), 0))
+    least = xp.maximum(score.per_class, 1 - score.per_class) / xp.maximum(drawn, FEW)
+    error = xp.sqrt(spread**2 / xp.maximum(drawn, 1) + least**2)
+    error = error * xp.sqrt(xp.maximum(1 - drawn / xp.maximum(points, 1), 0))
     whole = xp.int64 if xp is np else xp.int32
     pairs = (points * (points - 1) / 2).astype(whole)
     return score._replace(

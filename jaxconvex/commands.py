@@ -105,6 +105,15 @@ Labels = Annotated[
 Predictions = Annotated[
     str | None, option("--predictions", "NAME", "Labels as the model predicts them: scored too, with recall.")
 ]
+Groups = Annotated[
+    str | None,
+    option(
+        "--groups",
+        "NAME",
+        "Array, column or file that says which points were sampled together (speaker, text): intervals leave out whole "
+        "groups.",
+    ),
+]
 Layers = Annotated[
     Names,
     option(
@@ -124,6 +133,13 @@ Background = Annotated[
 MaxPoints = Annotated[
     int | None, option("--max-points", "N", "Take N points at random, stratified by the first labels. [default: all]")
 ]
+ClassSize = Annotated[
+    int | None,
+    option(
+        "--class-size", "N", "Score each labeling on N random points of each class: for classes that differ in size."
+    ),
+]
+Holm = Annotated[bool, option("--holm", None, "Adjust p-values for their number, over classes and layers.")]
 Neighbors = Annotated[
     list[int] | None, option("--k", "K", "Nearest neighbours of a point; again for more. [default: 10]")
 ]
@@ -146,7 +162,11 @@ Sources = Annotated[
 ]
 Tolerance = Annotated[
     float | None,
-    option("--tolerance", "T", "Draw points until the 95% interval of drawing is at most T to either side, e.g. 0.01."),
+    option(
+        "--tolerance",
+        "T",
+        "Draw points until the 95% interval of each class is, approximately, T to either side, e.g. 0.01.",
+    ),
 ]
 Memory = Annotated[
     float | None, option("--memory", "GB", "Gigabytes that the work may take beyond the data. [default: no limit]")
@@ -211,12 +231,14 @@ def _score(
     file: File,
     labels: Labels = None,
     predictions: Predictions = None,
+    groups: Groups = None,
     layers: Layers = None,
     skip: Skip = None,
     axis: Axis = None,
     pool: Pool = None,
     background: Background = None,
     max_points: MaxPoints = None,
+    class_size: ClassSize = None,
     k: Neighbors = None,
     metric: Metric = "euclidean",
     graph: GraphMode = "union",
@@ -228,6 +250,7 @@ def _score(
     protocol: Protocol = None,
     jackknife: Jackknife = None,
     permutations: Permutations = 100,
+    holm: Holm = False,
     seed: Seed = 0,
     out: Out = None,
     classes: Classes = False,
@@ -250,12 +273,14 @@ def _compare(
     b: Second,
     labels: Labels = None,
     predictions: Predictions = None,
+    groups: Groups = None,
     layers: Layers = None,
     skip: Skip = None,
     axis: Axis = None,
     pool: Pool = None,
     background: Background = None,
     max_points: MaxPoints = None,
+    class_size: ClassSize = None,
     k: Neighbors = None,
     metric: Metric = "euclidean",
     graph: GraphMode = "union",

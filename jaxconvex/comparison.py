@@ -12,12 +12,23 @@ import numpy as np
 
 from jaxconvex import formats
 from jaxconvex.formats import Table, name_text, percent_text
-from jaxconvex.report import FEW_FAILING, Report, Row, check_settings, distinct, failing_pairs, row_key, select
+from jaxconvex.report import (
+    FEW_FAILING,
+    FEWEST_UNITS,
+    Report,
+    Row,
+    check_settings,
+    distinct,
+    failing_pairs,
+    row_key,
+    select,
+)
 from jaxconvex.statistics import paired_difference
 
 __all__ = ["Comparison", "Difference", "compare_reports", "read_comparison"]
 
 FORMAT, VERSION = "jaxconvex comparison", 1
+SAME_NULL = 0.01  # difference of the scores under permuted labels that is none
 
 
 class Difference(NamedTuple):
@@ -40,6 +51,15 @@ class Difference(NamedTuple):
     num_pairs_b: int
     failing_a: int | None  # pairs that leave the class; None where not known
     failing_b: int | None
+    num_points_a: int = 0
+    num_points_b: int = 0
+    null_a: float = math.nan  # the mean score under permuted labels
+    null_b: float = math.nan
+
+    @property
+    def beyond_null(self) -> float:
+        """The difference less that of the scores which permuted labels get: these depend on the sizes of classes."""
+        return self.difference - (self.null_b - self.null_a)
 
     @property
     def few_failing(self) -> bool:
@@ -78,7 +98,7 @@ class Comparison(NamedTuple):
     def tables(self, *, classes: bool = False) -> list[Table]:
         """One table for each kind, labeling and k: a line a layer and level, or, with `classes`, a layer and class.
 
-        In percent. Where fewer than 10 pairs fail in both, the two counts stand in place of the interval.
+        In percent. Where fewer than 10 pairs fail in both, the two counts stand beside the interval.
         """
         keys = list(dict.fromkeys((row.kind, row.labeling, row.k) for row in self.rows))
         return [_table(self, *key, classes=classes) for key in keys]
@@ -106,9 +126,9 @@ def compare_reports(
 ) -> Comparison:
     """The paired differences b - a of every score that the two reports have in common.
 
-    d = b - a, se(d)^2 = (g-1)/g sum_i (d_i - mean d)^2 over the g leave-a-group-out differences d_i, and the interval
-    d +- t se(d), t with g - 1 degrees of freedom. Both reports left out the same points, so what the two scores share
-    of the sampling error cancels.
+    d = b - a, se(d)^2 = (g-1)/g sum_i (d_i - mean d)^2 over the g leave-a-group-out differences d_i, corrected by those
+    without two groups, and the interval d +- t se(d), t with g - 1 degrees of freedom; near 0 and 1 another: see
+    `paired_difference`. Both reports left out the same points, so what the two scores share of the sampling error cancels.
 
     Args:
         a, b: reports of the same points, in the same jackknife groups, with the same layers, labelings and k.
@@ -117,7 +137,8 @@ def compare_reports(
 
     Returns a Comparison with a row for every class, micro and macro score. A class that only one report has, and a
     score without replicates, has NaN where something is missing. The estimand is the difference at this number of
-    points.
+    points and these sizes of classes: where predicted classes differ in size, tables say so and show what is left of the
+    difference beyond that of the nulls; `evaluate(class_size=...)` scores both on classes of one size.
 
     Raises ValueError if layers, labelings, kinds or k do not match, or if the groups are absent or are not the same.
 
@@ -144,10 +165,15 @@ def compare_reports(
             *interval,
             *(0 if row is None else row.num_pairs for row in pair),
             *(counts.get(key) for counts in failing),
+            *(0 if row is None else row.num_points for row in pair),
+            *(math.nan if row is None else row.null_mean for row in pair),
         )
         for key, pair, interval in zip(keys, pairs, intervals, strict=True)
     )
-    settings = {"names": [first, second], "confidence": settled}
+    sizes = [report.settings.get("class_size") for report in (a, b)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"both reports must be scored with one class_size; got {sizes[0]} and {sizes[1]}.")
+    settings = {"names": [first, second], "confidence": settled, "class_size": sizes[0]}
     return Comparison(rows, settings, {"a": a.provenance, "b": b.provenance})
 
 
@@ -183,7 +209,13 @@ def _check_layers(a: Report, b: Report, names: tuple[str, str]) -> None:
 
 def _check_groups(a: Report, b: Report, names: tuple[str, str]) -> None:
     groups = [report.provenance.get("groups") for report in (a, b)]
-    for found, name in zip(groups, names, strict=True):
+    for report, found, name in zip((a, b), groups, names, strict=True):
+        few = report.settings.get("groups")
+        if few is not None and few < FEWEST_UNITS:
+            raise ValueError(
+                f"a paired comparison needs {FEWEST_UNITS} groups of points to leave out; those of {name!r} are of {few}. "
+                "Sample more groups: more points of the same ones do not tell how others would differ."
+            )
         if not found:
             raise ValueError(
                 f"a paired comparison needs the jackknife of both reports; {name!r} has none (no groups in its "
@@ -198,19 +230,34 @@ def _check_groups(a: Report, b: Report, names: tuple[str, str]) -> None:
 
 def _intervals(pairs: Sequence[tuple[Row | None, Row | None]], confidence: float) -> list[tuple[float, ...]]:
     """Difference, standard error, lower and upper end for every pair of rows."""
-    lengths = {len(row.replicates) for pair in pairs for row in pair if row is not None and row.replicates}
+    sides = [[pair[side] or Row("", "", 0, "", None, "", None) for pair in pairs] for side in (0, 1)]
+    scores = [np.array([row.score for row in rows]) for rows in sides]
+    units = [np.array([row.num_units or row.num_points for row in rows]) for rows in sides]
+    replicates = _columns(sides, "replicates")
+    joint = _columns(sides, "joint")
+    found = paired_difference(
+        *scores,
+        *replicates,
+        joint=(joint[0], joint[1]) if len(joint[0]) >= len(replicates[0]) // 2 and len(replicates[0]) >= 4 else None,
+        num_points=(units[0], units[1]),
+        confidence=confidence,
+    )
+    few = np.minimum(*units) < FEWEST_UNITS
+    shown = found._replace(
+        **{field: np.where(few, np.nan, getattr(found, field)) for field in ("se", "lower", "upper")}
+    )
+    return [tuple(map(float, values)) for values in zip(*(np.asarray(field) for field in shown), strict=True)]
+
+
+def _columns(sides: Sequence[Sequence[Row]], field: str) -> list[np.ndarray]:
+    """The replicates of both sides, a column a row of the report; nan where there are none."""
+    lengths = {len(getattr(row, field)) for rows in sides for row in rows} - {0}
     if len(lengths) > 1:
         raise ValueError(f"the scores must all have one number of replicates; got {sorted(lengths)}. Score both again.")
-    nothing = (math.nan,) * max(lengths, default=2)
-    scores: list[Any] = []
-    replicates: list[Any] = []
-    for side in (0, 1):
-        rows = [pair[side] for pair in pairs]
-        scores.append(np.array([math.nan if row is None else row.score for row in rows]))
-        values = [nothing if row is None else row.replicates or nothing for row in rows]
-        replicates.append(np.array(values).reshape(len(rows), len(nothing)).T)
-    found = paired_difference(*scores, *replicates, confidence=confidence)
-    return [tuple(map(float, values)) for values in zip(*(np.asarray(field) for field in found), strict=True)]
+    nothing = (math.nan,) * max(lengths, default=2 if field == "replicates" else 0)
+    return [
+        np.array([getattr(row, field) or nothing for row in rows]).reshape(len(rows), len(nothing)).T for rows in sides
+    ]
 
 
 def _table(comparison: Comparison, kind: str, labeling: str, k: int | None, *, classes: bool) -> Table:
@@ -226,16 +273,45 @@ def _table(comparison: Comparison, kind: str, labeling: str, k: int | None, *, c
             percent_text(row.score_b),
             _signed(row.difference),
             _beside(row),
+            _signed(row.beyond_null),
         )
         for row in shown
     )
     title = f"{kind.capitalize()} convexity, {second} minus {first}, labels {name_text(labeling)!r}"
     title += f", k = {k}" if k is not None else ""
     notes = f"In percent; in brackets the {confidence} interval of the paired jackknife"
+    if comparison.settings.get("class_size"):
+        notes += f"; each labeling scored on {comparison.settings['class_size']} points of each class"
     if any(row.few_failing for row in shown):
-        notes += f"; below {FEW_FAILING} failing pairs in both, their counts in its place"
-    columns = ("layer", "class" if classes else "level", first, second, "difference", f"{confidence} interval")
-    return Table(title, columns, lines, (notes + ".",), 2)
+        notes += f"; below {FEW_FAILING} failing pairs in both, their counts beside it"
+    columns = ["layer", "class" if classes else "level", first, second, "difference", f"{confidence} interval"]
+    if any(not math.isnan(row.beyond_null) for row in shown):
+        columns.append("beyond null")
+        notes += (
+            "; beyond null: the difference less that of the mean scores under permuted labels, its interval as wide"
+        )
+    return Table(
+        title, tuple(columns), tuple(line[: len(columns)] for line in lines), (*_warnings(rows), notes + "."), 2
+    )
+
+
+def _warnings(rows: Sequence[Difference]) -> tuple[str, ...]:
+    """That classes differ in size, if permuted labels would score otherwise for it."""
+    differing = [
+        row
+        for row in rows
+        if row.level == "class" and row.num_points_a != row.num_points_b
+        if math.isnan(row.null_a) or math.isnan(row.null_b) or abs(row.null_b - row.null_a) > SAME_NULL
+    ]
+    if not differing or rows[0].kind != "graph":
+        return ()
+    worst = max(differing, key=lambda row: abs(row.num_points_b - row.num_points_a))
+    least = min(min(row.num_points_a, row.num_points_b) for row in rows if row.level == "class")
+    return (
+        f"Warning: the classes of the two differ in size, {name_text(worst.label)!r} in {name_text(worst.layer)} has "
+        f"{worst.num_points_a} and {worst.num_points_b} points. Scores depend on sizes, so that the differences are no "
+        f"comparison of the two alone: score both with the same class size (--class-size {max(least, 2)} or more).",
+    )
 
 
 def _signed(fraction: float) -> str:
@@ -243,6 +319,5 @@ def _signed(fraction: float) -> str:
 
 
 def _beside(row: Difference) -> str:
-    if row.few_failing:
-        return f"{row.failing_a} -> {row.failing_b} pairs fail"
-    return "" if math.isnan(row.lower) else f"[{_signed(row.lower)}, {_signed(row.upper)}]"
+    interval = "" if math.isnan(row.lower) else f"[{_signed(row.lower)}, {_signed(row.upper)}]"
+    return f"{interval} {row.failing_a} -> {row.failing_b} pairs fail".lstrip() if row.few_failing else interval

@@ -26,16 +26,24 @@ from jaxconvex.formats import plain
 from jaxconvex.functions import as_program
 from jaxconvex.kept import found as kept_whole
 from jaxconvex.kept import sealed, tell
-from jaxconvex.labelings import check_background, encode_all, named_labels, stratified_sample
-from jaxconvex.layer_scores import Settings, columns_of, graph_rows, pooled, segment_rows
+from jaxconvex.labelings import check_background, encode_all, label_array, named_labels, stratified_sample
+from jaxconvex.layer_scores import (
+    Sampled,
+    Settings,
+    columns_of,
+    graph_rows,
+    pooled,
+    rows_of_equal_classes,
+    segment_rows,
+)
 from jaxconvex.packed_scores import check_sampling, sources_by_default
-from jaxconvex.report import Report, Row, read_report
+from jaxconvex.report import FEWEST_UNITS, Report, Row, read_report
 from jaxconvex.resampling import jackknife_groups
 
 __all__ = ["PROTOCOLS", "evaluate"]
 
 JACKKNIFED = 10_000  # points up to which the jackknife is made without being asked for
-GROUPS = 10
+PARTS = 10  # that the jackknife leaves out in turn
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -59,6 +67,7 @@ def evaluate(
     graph: str = "union",
     duplicates: str = "link",
     predictions: Any = None,
+    groups: Any = None,
     heads: Mapping[str, Callable[[Array], Array]] | None = None,
     classes: Sequence[int | str] | None = None,
     pool: str | Callable[[Array], Array] | None = None,
@@ -68,6 +77,7 @@ def evaluate(
     max_segments: int = 5000,
     num_points: int = 10,
     max_points: int | None = None,
+    class_size: int | None = None,
     jackknife: bool | None = None,
     permutations: int = 0,
     confidence: float = 0.95,
@@ -77,7 +87,7 @@ def evaluate(
     cache: str | Path | None = None,
     mesh: Mesh | None = None,
     memory: float | None = None,
-    progress: bool = True,
+    progress: bool | Callable[[str], object] = True,
 ) -> Report:
     """The convexity of every layer as a `Report`: a row for each layer, labeling, k and class, and for the aggregates.
 
@@ -87,9 +97,13 @@ def evaluate(
             whole activation. Or a `model_source`: a model and its inputs, run for some layers at a time.
         labels: integers, strings or booleans, one a point; or a mapping name -> labels, scored on the same graphs.
         k: neighbours; several are scored from one search.
-        metric, graph, duplicates: see `knn_graph` and `undirected`.
+        metric, graph, duplicates: see `knn_graph` and `undirected`. Beside the Euclidean score up to 10,000 points also have
+            that of the cosine metric (the field `cosine`, without intervals), since a few hubs may decide either.
         predictions: predicted labels, of the classes of the first labeling; adds the labeling "predicted", and the
             recall of each class. "model" takes the class with the largest of the logits that came with the layers.
+        groups: integers or strings, one a point, the same for points that were sampled together: a speaker, a text, a
+            video. The jackknife then leaves out whole groups, dealt into ten parts, and intervals are for new groups.
+            With fewer than 6 groups there are no intervals; tables say so. The permutation null knows no groups.
         heads: for some layers the rest of the network, (b, ...) -> (b, c) logits; adds the Euclidean score there.
         classes: the classes in the order of the logits. Needed with heads where labels are strings; integers are
             columns.
@@ -99,11 +113,15 @@ def evaluate(
             interval is that narrow; see `graph_convexity`. Above 100,000 points 64 by default.
         max_segments, num_points: most segments of a class for the Euclidean score, and points inside each.
         max_points: score a sample of so many points, stratified by the first labeling.
+        class_size: score the graph convexity of each labeling on a random sample of so many points of each class. Scores
+            depend on the number of points and on the sizes of classes; so this is the way to compare networks whose
+            predicted classes differ in size. Classes of fewer points have no score.
         jackknife: whether to rebuild the graph without each of 10 groups of points, for intervals and paired
             comparisons; by default up to 10,000 points, and not with a protocol.
         permutations: random labelings for the permutation null; 0 for none.
         confidence: of all intervals.
-        key: a JAX random key; key(0) by default. Groups depend on it, on the first labeling and on nothing else.
+        key: a JAX random key; key(0) by default. What the jackknife leaves out depends on it, on the first labeling and on
+            the groups, and on nothing else.
         background: the label of points that belong to no class, of its own type, or as text what is written like it; for
             integers -1 means that too.
         protocol: "paper" for the choices of Tětková et al.: k = 10, union, duplicates dropped, 5,000 pairs a class.
@@ -113,7 +131,7 @@ def evaluate(
         mesh: devices that share the searches for neighbours and paths. Every process of a cluster makes the same call and
             gets the whole report; the first alone writes the cache.
         memory: bytes that either search may take beyond the layer, on each device: see `knn_graph`, `graph_convexity`.
-        progress: a bar on stderr.
+        progress: a bar on stderr; or a function that is called with a layer's name after each score of it.
 
     Raises:
         ValueError: data that do not fit or cannot be scored, with what to do; settings that contradict the protocol.
@@ -140,6 +158,7 @@ def evaluate(
         jackknife=jackknife,
         permutations=permutations,
         confidence=confidence,
+        class_size=None if class_size is None else positive_integer(class_size, "class_size"),
     )
     from_model = isinstance(predictions, str) and predictions == "model"
     both = {} if predictions is None or from_model else {"predictions": predictions}
@@ -154,7 +173,9 @@ def evaluate(
     key = jax.random.key(0) if key is None else key
     sample_key, group_key, score_key = jax.random.split(key, 3)
     chosen = np.arange(n) if max_points is None else stratified_sample(main, max_points, sample_key)
-    source = open_source(representations, chosen, heads=heads or {}, mesh=mesh, progress=progress)
+    told = progress if callable(progress) else lambda name: None
+    shown = progress is True
+    source = open_source(representations, chosen, heads=heads or {}, mesh=mesh, progress=shown)
     if from_model:
         of_chosen = {name: np.asarray(values)[chosen] for name, values in named_labels(labels).items()}
         predicted = predicted_labels(source.outputs, classes)
@@ -167,39 +188,46 @@ def evaluate(
             check_columns(columns_of(labelings[name].classes, classes), source.outputs)
     if settings.jackknife is None:
         settings = settings._replace(jackknife=protocol is None and len(chosen) <= JACKKNIFED)
+    sampled, num_groups = _sampled(main, groups, chosen, n, group_key)
+    if num_groups is not None and num_groups < FEWEST_UNITS:
+        settings = settings._replace(jackknife=False)
+    settings = settings._replace(cosine=protocol is None and metric == "euclidean" and len(chosen) <= JACKKNIFED)
     if settings.max_pairs is None and settings.tolerance is None:
         settings = settings._replace(max_sources=sources_by_default(len(chosen), settings.max_sources))
-    groups = jackknife_groups(main, group_key, num_groups=GROUPS)
 
     recorded = {**settings._asdict(), "k": list(settings.k), "protocol": protocol, "max_points": max_points}
+    recorded["groups"] = num_groups
     recorded["key"] = np.asarray(jax.random.key_data(key)).tolist()
     drawn = str(jax.random.key_impl(key)), bool(jax.config.values["jax_enable_x64"])
     label_hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
     # The order of the labelings counts: the first one is the truth. What functions and background do is hashed elsewhere.
-    common = [*label_hashes.items(), recorded | {"metric": None}, *drawn, _version()]
+    sampled_hashes = [array_hash(values) for values in sampled]
+    common = [*label_hashes.items(), *sampled_hashes, recorded | {"metric": None}, *drawn, _version()]
     used = representations.pool if isinstance(representations, ModelSource) else pool
     recorded |= {"metric": _named(metric), "pool": _named(used)}
     recorded |= {"num_points_scored": len(chosen), "background": background}
     hashes: dict[str, str] = {}
     rows: dict[str, list[Row]] = {name: [] for name in source.names}
     work = len(source.names) + len(source.with_heads)
-    with tqdm(total=work, desc="layers", unit="layer", disable=not progress, leave=False) as bar:
+    with tqdm(total=work, desc="layers", unit="layer", disable=not shown, leave=False) as bar:
         for name in source.names:
             bar.set_postfix_str(str(name))
             features = source.features(name)
             hashes[str(name)] = array_hash(features)
             points = pooled(features, pool)
             hashed = hashes[str(name)] if points is features else array_hash(points)
-            told = f"layer {name!r}"
-            place = _place(cache, (hashed, _metric_hash(metric, points, told)), common, f"the metric of {told}")
+            which = f"layer {name!r}"
+            place = _place(cache, (hashed, _metric_hash(metric, points, which)), common, f"the metric of {which}")
             found = _kept(place)
             if found is None:
-                found = graph_rows(
-                    points, labelings, groups, settings, key=score_key, mesh=mesh, memory=memory, name=told
+                rows_of = graph_rows if class_size is None else rows_of_equal_classes
+                found = rows_of(
+                    points, labelings, sampled, settings, key=score_key, mesh=mesh, memory=memory, name=which
                 )
                 _keep(place, found, recorded)
             rows[name] += found
             bar.update()
+            told(str(name))
         places: dict[str, Path | None] = dict.fromkeys(source.with_heads)
         if cache is not None:
             identities = source.identities(source.with_heads)
@@ -212,11 +240,12 @@ def evaluate(
         bar.update(sum(found is not None for found in before.values()))
         for name, whole, head in source.wholes([name for name, found in before.items() if found is None]):
             bar.set_postfix_str(f"{name}, Euclidean")
-            found = segment_rows(head, whole, labelings, groups, settings, classes=classes, key=score_key, mesh=mesh)
+            found = segment_rows(head, whole, labelings, sampled, settings, classes=classes, key=score_key, mesh=mesh)
             del whole  # before other layers are read
             before[name] = found
             _keep(places[name], found, recorded)
             bar.update()
+            told(str(name))
         for name, found in before.items():
             rows[name] += found or ()
     of_layers = [
@@ -230,9 +259,23 @@ def evaluate(
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "sha256": {"layers": hashes, "labels": label_hashes},
-        "groups": array_hash(groups) if settings.jackknife else None,
+        "groups": sampled_hashes[0] if settings.jackknife else None,
     }
     return Report(tuple(of_layers), recorded, provenance)
+
+
+def _sampled(
+    main: np.ndarray, groups: Any, chosen: np.ndarray, n: int, key: PRNGKeyArray
+) -> tuple[Sampled, int | None]:
+    """What the jackknife leaves out of the chosen points, and how many groups they are of."""
+    if groups is None:
+        return Sampled(jackknife_groups(main, key, num_groups=PARTS), np.arange(len(chosen))), None
+    values = label_array(groups, "groups")
+    if len(values) != n:
+        raise ValueError(f"groups must hold one integer or string a point, {n}; got {len(values)}.")
+    names, units = np.unique(values[chosen], return_inverse=True)
+    parts = jackknife_groups(main, key, num_groups=PARTS, units=units) if len(names) > 1 else np.zeros_like(units)
+    return Sampled(parts, units), len(names)
 
 
 def _settings(protocol: str | None, **given: Any) -> Settings:

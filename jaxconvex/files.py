@@ -33,6 +33,7 @@ class Representations(NamedTuple):
     predictions: np.ndarray | None  # [n]
     left_out: tuple[str, ...]  # arrays and columns that belong to no layer
     notes: tuple[str, ...] = ()  # what was decided about columns and labels, a line each
+    groups: np.ndarray | None = None  # [n], the same for points that were sampled together
 
 
 def read_representations(
@@ -40,6 +41,7 @@ def read_representations(
     *,
     labels: Sequence[str | os.PathLike[str]] = (),
     predictions: str | os.PathLike[str] | None = None,
+    groups: str | os.PathLike[str] | None = None,
     layers: Sequence[str] = (),
     skip: Sequence[str] = (),
     axis: int | None = None,
@@ -58,6 +60,7 @@ def read_representations(
             "label", "targets", "target", "y". Integers or text; booleans become text. In csv and txt, labels are the text
             that stands there ("NA" too), and integers only where all are written like integers (not "007").
         predictions: the predicted labels, a name or a path as above.
+        groups: what says which points were sampled together (speaker, text, video), a name or a path as above.
         layers: take only these layers, in this order; names may have the wildcards * and ?. Of a table of one layer:
             these columns.
         skip: leave out these arrays or columns; wildcards as above.
@@ -93,20 +96,22 @@ def read_representations(
         raise ValueError(f"each labeling must be named once, and by a name of its own; got {listed(wanted)}.")
     predicted_name = None if predictions is None else os.fspath(predictions)
     predicted = None if predicted_name is None else _labels(source, names, predicted_name)
-    rest = [name for name in names if name not in wanted and name != predicted_name]
+    group_name = None if groups is None else os.fspath(groups)
+    together = None if group_name is None else _labels(source, names, group_name)
+    rest = [name for name in names if name not in wanted and name not in (predicted_name, group_name)]
     arrays, left_out, features = _layers(source, rest, layers)
     arrays = _split(arrays, axis, source.path)
     by_name = layers and not features
     kept = matching(tuple(arrays), layers, str(source.path)) if by_name else natural_order(arrays)
     arrays = {name: _layer(arrays[name], name, source.path, pool) for name in kept}
     named = by_labeling | ({} if predicted is None else {"predictions": predicted})
-    _check_lengths(arrays, named, source.path)
+    _check_lengths(arrays, named | ({} if together is None else {"groups": together}), source.path)
     notes = [*source.notes, *_words(named)]
     if left_out:
         notes.insert(0, f"left out are {reasons(left_out)}")
     if features:
         notes.insert(0, f"features are {listed(features)}; --layer NAME takes a column, --skip NAME leaves it out")
-    return Representations(arrays, by_labeling, predicted, tuple(left_out), tuple(notes))
+    return Representations(arrays, by_labeling, predicted, tuple(left_out), tuple(notes), together)
 
 
 # Labels ---------------------------------------------------------------------------------------------------------------

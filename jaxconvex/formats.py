@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, get_type_hints
 
 __all__ = [
     "Table",
+    "FEW_CLASSES",
+    "correlation_text",
     "csv_text",
     "interval_text",
     "json_of_tables",
@@ -28,6 +30,9 @@ __all__ = [
     "plain",
 ]
 __all__ += ["has_checksum", "read_json", "read_tables", "require", "unescaped", "write_file"]
+
+
+FEW_CLASSES = 5  # with fewer, no correlation over classes is told: of two it is always 1 or -1
 
 
 def require(module: str, extra: str = "report") -> Any:
@@ -292,6 +297,18 @@ def percent_text(fraction: float, digits: int = 1) -> str:
 def interval_text(lower: float, upper: float) -> str:
     """The interval in percent, in brackets; nothing if either end is NaN."""
     return "" if math.isnan(lower) or math.isnan(upper) else f"[{percent_text(lower)}, {percent_text(upper)}]"
+
+
+def correlation_text(coefficient: float, lower: float, upper: float) -> str:
+    """A correlation and its interval, "no interval" where that is not defined.
+
+    >>> correlation_text(0.5, 0.1, 0.8), correlation_text(0.5, math.nan, math.nan), correlation_text(*[math.nan] * 3)
+    ('0.50 [0.10, 0.80]', '0.50 (no interval)', 'not defined')
+    """
+    if not math.isfinite(coefficient):
+        return "not defined"
+    known = math.isfinite(lower) and math.isfinite(upper)
+    return f"{coefficient:.2f} " + (f"[{lower:.2f}, {upper:.2f}]" if known else "(no interval)")
 
 
 def name_text(name: Any) -> str:

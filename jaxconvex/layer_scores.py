@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import ConvexityScore
 from jaxconvex.checks import as_points, local_values, one_of
@@ -17,7 +17,7 @@ from jaxconvex.devices import outside_meshes
 from jaxconvex.distances import Metric
 from jaxconvex.labelings import Labeling
 from jaxconvex.neighbors import KNNGraph, knn_graph
-from jaxconvex.packed_scores import check_packing, compile_ahead, packed_scores
+from jaxconvex.packed_scores import check_packing, compile_ahead, packed_scores, places_in_class
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.layout import pack
 from jaxconvex.permutation import permutation_null
@@ -25,10 +25,10 @@ from jaxconvex.report import Row
 from jaxconvex.resampling import leave_group_out_graphs, spare_neighbors
 from jaxconvex.rows import Replicates, score_rows
 from jaxconvex.segments import euclidean_segments, summarise_segments
-from jaxconvex.statistics import hubness
+from jaxconvex.statistics import hubness, occurrences, random_label_score
 from jaxconvex.streams import in_background
 
-__all__ = ["Settings", "columns_of", "graph_rows", "pooled", "segment_rows"]
+__all__ = ["Sampled", "Settings", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
 
 
 class Settings(NamedTuple):
@@ -46,6 +46,15 @@ class Settings(NamedTuple):
     jackknife: bool
     permutations: int
     confidence: float
+    class_size: int | None
+    cosine: bool = False  # whether to score the cosine neighbours too, for comparison
+
+
+class Sampled(NamedTuple):
+    """How the points were sampled: the part of each, which the jackknife leaves out whole, and its unit or group."""
+
+    parts: Int[np.ndarray, " n"]
+    units: Int[np.ndarray, " n"]
 
 
 def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np.ndarray:
@@ -70,7 +79,7 @@ def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np
 def graph_rows(
     features: np.ndarray,
     labelings: Mapping[str, Labeling],
-    groups: np.ndarray,
+    sampled: Sampled,
     settings: Settings,
     *,
     key: PRNGKeyArray,
@@ -80,7 +89,7 @@ def graph_rows(
 ) -> list[Row]:
     """The graph convexity of one layer, a vector a point, for each k and labeling; rows name no layer.
 
-    Arguments as for `evaluate`, already checked; `groups` is each point's group for the jackknife.
+    Arguments as for `evaluate`, already checked.
     """
     points = as_points(features, name)
     rows: list[Row] = []
@@ -88,8 +97,8 @@ def graph_rows(
     width = spare_neighbors(widest, len(points)) if settings.jackknife else min(widest + 1, len(points) - 1)
     kind = KNNGraph, (((len(points), widest), np.dtype(np.int32)), ((len(points), widest), np.dtype(points.dtype)))
     classes = max(len(labeling.classes) for labeling in labelings.values())
-    sampled = settings.max_sources is not None or settings.tolerance is not None
-    with in_background(compile_ahead, *kind, len(labelings), classes, sampled):
+    drawn = settings.max_sources is not None or settings.tolerance is not None
+    with in_background(compile_ahead, *kind, len(labelings), classes, drawn):
         knn = knn_graph(features, k=width, metric=settings.metric, mesh=mesh, memory=memory)
 
     def packed_graph(knn: KNNGraph) -> PackedGraph:
@@ -111,17 +120,25 @@ def graph_rows(
         )
         return dict(zip(labelings, found, strict=True))
 
+    angles = None
+    if settings.cosine and np.all(np.any(np.asarray(points) != 0, axis=1)):  # 0 has no direction
+        angles = knn_graph(features, k=widest, metric="cosine", mesh=mesh, memory=memory)
     for k in settings.k:
-        nearest = KNNGraph(*(jnp.asarray(local_values(part)[:, :k]) for part in knn))
+        beside = scores(packed_graph(_nearest(angles, k))) if angles else {}
+        nearest = _nearest(knn, k)
         packed = packed_graph(nearest)
         without: dict[str, Replicates] = {name: ([], []) for name in labelings}
-        for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):  # one group, or two
+        for number, left_out in enumerate(_left_out(sampled, settings)):  # one group, or two
             for kept, graph in leave_group_out_graphs(knn, features, left_out, k=k, metric=settings.metric):
                 for name, found in scores(packed_graph(graph), kept).items():
                     without[name][number].append(found)
         whole = scores(packed)
         for name, labeling in labelings.items():
-            null = None
+            null = expected = None
+            if (
+                not settings.permutations and (labeling.codes >= 0).all()
+            ):  # background would take another search of paths
+                expected = random_label_score(packed, labeling.codes, num_classes=len(labeling.classes))
             if settings.permutations:
                 null = permutation_null(
                     packed,
@@ -132,8 +149,60 @@ def graph_rows(
                     confidence=settings.confidence,
                 )
             common = {"kind": "graph", "labeling": name, "k": k, "hubness": hubness(nearest), "tied": _tied(knn, k)}
-            rows += score_rows(whole[name], without[name], labelings, common, null=null, confidence=settings.confidence)
+            common["hub"] = int(occurrences(nearest).max())
+            rows += score_rows(
+                whole[name],
+                without[name],
+                labelings,
+                common,
+                units=sampled.units,
+                null=null,
+                cosine=beside.get(name),
+                expected=expected,
+                confidence=settings.confidence,
+            )
     return rows
+
+
+def rows_of_equal_classes(
+    features: np.ndarray,
+    labelings: Mapping[str, Labeling],
+    sampled: Sampled,
+    settings: Settings,
+    *,
+    key: PRNGKeyArray,
+    **options: Any,
+) -> list[Row]:
+    """As `graph_rows`, each labeling on a sample of its own, the same number of points of each class.
+
+    Points come in one random order, so that labelings which agree on most points are scored on most of the same.
+    Background is left out, as are classes of fewer points: they have no score.
+    """
+    rows: list[Row] = []
+    for name, labeling in labelings.items():
+        number, size = len(labeling.classes), settings.class_size or 0
+        places = np.asarray(places_in_class(jnp.asarray(labeling.codes), key, number))
+        sizes = np.bincount(labeling.codes + 1, minlength=number + 1)[1:]
+        taken = (labeling.codes >= 0) & (places < size) & (sizes >= size)[labeling.codes]
+        if taken.sum() <= max(settings.k):
+            raise ValueError(
+                f"class_size={size} leaves {taken.sum()} points of labeling {name!r}, whose classes have {sizes.tolist()} "
+                f"points; k={max(settings.k)} needs more. Take a smaller class_size or k."
+            )
+        parts = np.unique(sampled.parts[taken], return_inverse=True)[1]
+        some = {name: labeling._replace(codes=labeling.codes[taken])}
+        rows += graph_rows(features[taken], some, Sampled(parts, sampled.units[taken]), settings, key=key, **options)
+    return rows
+
+
+def _left_out(sampled: Sampled, settings: Settings) -> tuple[np.ndarray, ...]:
+    """The part of each point, and the pair of parts; nothing without a jackknife."""
+    return (sampled.parts, sampled.parts // 2) if settings.jackknife else ()
+
+
+def _nearest(knn: KNNGraph, k: int) -> KNNGraph:
+    """The first k of each list; cut by NumPy, which compiles nothing."""
+    return KNNGraph(*(jnp.asarray(local_values(part)[:, :k]) for part in knn))
 
 
 def _tied(knn: KNNGraph, k: int) -> int:
@@ -146,7 +215,7 @@ def segment_rows(
     head: Callable[[Any], Array],
     points: Any,
     labelings: Mapping[str, Labeling],
-    groups: np.ndarray,
+    sampled: Sampled,
     settings: Settings,
     *,
     classes: Sequence[int | str] | None,
@@ -186,12 +255,12 @@ def segment_rows(
 
         found = of_classes(summary(segments.keep))
         without: Replicates = ([], [])
-        for number, left_out in enumerate((groups, groups // 2) if settings.jackknife else ()):
+        for number, left_out in enumerate(_left_out(sampled, settings)):
             ends = left_out[np.asarray(segments.first)], left_out[np.asarray(segments.second)]
             for group in np.unique(left_out):
                 without[number].append(of_classes(summary(segments.keep & (ends[0] != group) & (ends[1] != group))))
         common = {"kind": "euclidean", "labeling": name, "k": None}
-        rows += score_rows(found, without, labelings, common, confidence=settings.confidence)
+        rows += score_rows(found, without, labelings, common, units=sampled.units, confidence=settings.confidence)
     return rows
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jaxconvex.aggregates import UNIT, ConvexityScore, PairSums, of_drawn_sources, summarise
+from jaxconvex.aggregates import FEW, UNIT, ConvexityScore, PairSums, of_drawn_sources, summarise
 from jaxconvex.checks import positive_integer
 from jaxconvex.devices import in_mesh
 from jaxconvex.neighbors import KNNGraph
@@ -35,12 +35,12 @@ __all__ = [
     "kind_of",
     "lanes_within",
     "packed_scores",
+    "places_in_class",
     "sources_by_default",
 ]
 __all__ += ["static_score"]
 
 EXACT = 100_000  # points up to which all pairs are scored without being asked for
-FEW = 64  # sources of a class that are drawn beyond, and the least from which an error is estimated
 NORMAL = 1.96
 PACKING = 132  # bytes that packing takes, at most, for an edge and direction of a graph: measured, twice what is kept
 
@@ -300,11 +300,15 @@ def _from_sources(
 
 
 def _enough(score: ConvexityScore, done: np.ndarray, tolerance: float, most: int) -> np.ndarray:
-    """How many sources each class needs for an interval no wider than twice the tolerance."""
+    """How many sources each class needs, approximately, for an interval no wider than twice the tolerance.
+
+    At most twice as many as before, since the least spread that errors assume falls with their number.
+    """
     size = np.maximum(score.num_points, 1)
     left = np.where(done < size, 1 - done / size, 1)
     spread = np.where(done < size, score.se_sources / np.sqrt(left), 0) * np.sqrt(done)  # of the means of the points
     wanted = (NORMAL * np.nan_to_num(spread) / tolerance) ** 2
     wanted = np.ceil(wanted / (1 + wanted / size))  # few points left make the sample better than its size
     short = NORMAL * np.nan_to_num(score.se_sources) > tolerance
-    return np.where(short, np.clip(np.maximum(wanted, done + 16), done, most), done).astype(np.int64)
+    wanted = np.clip(wanted, done + 16, np.maximum(2 * done, done + 16))
+    return np.where(short, np.minimum(wanted, most), done).astype(np.int64)

@@ -41,7 +41,12 @@ class Captioned(NamedTuple):
 
 
 def write_page(
-    path: str | os.PathLike[str], *, title: str, sections: Sequence[Section | tuple[str, Sequence[Any]]], lead: str = ""
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    sections: Sequence[Section | tuple[str, Sequence[Any]]],
+    lead: str = "",
+    alarm: str = "",
 ) -> Path:
     """The path, after writing the sections to it as one HTML file with everything in it: no scripts, nothing to load.
 
@@ -52,6 +57,7 @@ def write_page(
         title: of the page.
         sections: in order; a pair (title, items) will do for a Section.
         lead: text below the title.
+        alarm: text in red above it, of what the reader must know first.
 
     Raises ValueError for an item of an unknown kind, OSError for a path that cannot be written; needs jinja2.
 
@@ -68,7 +74,9 @@ def write_page(
         shown.append({"title": name_text(heading), "blocks": [block for item in items for block in _blocks(item)]})
     text = resources.files("jaxconvex").joinpath("templates/page.html").read_text(encoding="utf-8")
     template = require("jinja2").Environment(autoescape=True, keep_trailing_newline=True).from_string(text)
-    return write_file(path, template.render(title=name_text(title), lead=_paragraphs(lead), sections=shown))
+    return write_file(
+        path, template.render(title=name_text(title), alarm=_paragraphs(alarm), lead=_paragraphs(lead), sections=shown)
+    )
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import sequential_vmap
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxconvex.aggregates import FINE_BITS, UNIT, ConvexityScore, fraction_of, macro_mean, micro_mean
 from jaxconvex.checks import as_labels, is_concrete, known_values, positive_integer
@@ -24,7 +24,7 @@ from jaxconvex.paths.order import most_lanes, plan
 from jaxconvex.streams import on_devices
 from jaxconvex.trees import losses_along, path_losses
 
-__all__ = ["Null", "NullScore", "permutation_null"]
+__all__ = ["Null", "NullScore", "null_of_macro", "permutation_null"]
 
 WORK = 2e10  # sources times points times permutations, beyond which sources are sampled: some seconds on two cores
 BLOCK = 16  # sources searched together, and handed to a core at once
@@ -103,6 +103,14 @@ def permutation_null(
     with outside_meshes(), known_values():  # all may be constants inside jit
         found = _host_losses(packed, codes, key, num_classes, num_permutations, count)
         return _null_score(*found, num_classes=num_classes, confidence=confidence, xp=np)
+
+
+def null_of_macro(null: NullScore, kept: Bool[np.ndarray, " c"], macro: Any, confidence: float) -> Null:
+    """The null of the mean over some of the classes, of which `macro` was observed."""
+    samples = null.per_class.samples[kept]
+    there = ~np.isnan(samples)
+    mean = np.where(there, samples, 0).sum(axis=0) / np.where(there.any(axis=0), there.sum(axis=0), np.nan)
+    return _summarise(mean, np.asarray(macro), confidence, np)
 
 
 @cache

@@ -11,7 +11,7 @@ import numpy as np
 from jaxconvex import figures
 from jaxconvex.comparison import Comparison
 from jaxconvex.figures import COLOURS, FAINT, INK, MUTED, Axes, Figure, save_figure
-from jaxconvex.formats import name_text
+from jaxconvex.formats import FEW_CLASSES, correlation_text, name_text
 from jaxconvex.report import FEW_FAILING, Report, distinct, failing_pairs, only, row_key, select
 from jaxconvex.statistics import Correlation, pearson, spearman
 
@@ -167,6 +167,7 @@ def plot_recall(
     groups: Sequence[str] | None = None,
     confidence: float = 0.95,
     title: str | None = None,
+    note: str = "",
     ax: Axes | None = None,
 ) -> Figure:
     """The figure of recall after fine-tuning (up) against convexity before (across), a point a class, and their r.
@@ -178,6 +179,7 @@ def plot_recall(
         groups: the group (domain, say) of each point, told apart by colour.
         confidence: of the Fisher interval of Pearson's r (and Spearman's) above the figure.
         title: stands before the correlations.
+        note: why there is no correlation to tell, shown in its place. Of fewer than five classes none is shown.
         ax: axes to draw into; None makes a figure.
 
     Points with NaN are left out. Raises ValueError for lengths that differ.
@@ -193,9 +195,11 @@ def plot_recall(
         sizes = f"{len(x)}, {len(y)}, {len(names)} and {len(members)}"
         raise ValueError(f"convexity, recall, labels and groups must have one entry a class; got {sizes}.")
     kept = np.isfinite(x) & np.isfinite(y)
-    first = _correlation_text("Pearson r", pearson(x[kept], y[kept], confidence=confidence))
-    second = _correlation_text("Spearman", spearman(x[kept], y[kept], confidence=confidence))
-    about = f"{first}, {kept.sum()} classes\n{second}; {100 * confidence:g}% intervals"
+    about = f"no r: {kept.sum()} classes are too few" if kept.sum() < FEW_CLASSES else note
+    if not about:
+        first = _correlation_text("Pearson r", pearson(x[kept], y[kept], confidence=confidence))
+        second = _correlation_text("Spearman", spearman(x[kept], y[kept], confidence=confidence))
+        about = f"{first}, {kept.sum()} classes\n{second}; {100 * confidence:g}% intervals"
     with figures.panels(1, ax, width=4.4, height=4.0) as (figure, axes):
         panel = axes[0]
         found = list(dict.fromkeys(members))
@@ -218,8 +222,7 @@ def plot_recall(
 
 
 def _correlation_text(name: str, found: Correlation) -> str:
-    coefficient, lower, upper = (float(value) for value in found[:3])
-    return f"{name} = {coefficient:.2f} [{lower:.2f}, {upper:.2f}]".replace("-", "−")
+    return f"{name} = {correlation_text(*map(float, found[:3]))}".replace("-", "−")
 
 
 def plot_differences(

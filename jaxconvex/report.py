@@ -2,59 +2,42 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxconvex import formats
-from jaxconvex.formats import Table, interval_text, name_text, percent_text
+import numpy as np
 
-__all__ = ["FEW_FAILING", "Report", "Row", "class_means", "distinct", "failing_pairs", "only", "read_report", "row_key"]
-__all__ += ["check_settings", "select"]
+from jaxconvex import formats
+from jaxconvex.formats import Table
+from jaxconvex.report_rows import (
+    FEW_FAILING,
+    FEWEST_UNITS,
+    Row,
+    class_means,
+    distinct,
+    failing_pairs,
+    only,
+    row_key,
+    select,
+)
+from jaxconvex.report_table import report_table
+
+__all__ = [
+    "FEWEST_UNITS",
+    "FEW_FAILING",
+    "Report",
+    "Row",
+    "class_means",
+    "distinct",
+    "failing_pairs",
+    "only",
+    "read_report",
+]
+__all__ += ["check_settings", "row_key", "select"]
 
 FORMAT, VERSION = "jaxconvex report", 1
-
-# Below this many failing pairs no interval covers at its nominal level, so the count is shown in its place.
-FEW_FAILING = 10
-
-
-class Row(NamedTuple):
-    """One score: of a class, or of all (level "micro": the mean over pairs; "macro": the mean over classes).
-
-    Scores, errors and shares are fractions in [0, 1]; NaN stands for what is not defined or was not asked for.
-    """
-
-    kind: str  # "graph" or "euclidean"
-    layer: str
-    layer_index: int
-    labeling: str
-    k: int | None  # None for the Euclidean score
-    level: str  # "class", "micro" or "macro"
-    label: int | str | None  # the class as the user named it; None for micro and macro
-    score: float = math.nan
-    se_jackknife: float = math.nan
-    lower: float = math.nan  # of the jackknife interval
-    upper: float = math.nan
-    sem_paper: float = math.nan
-    se_pairs: float = math.nan
-    se_sources: float = math.nan  # of drawing the sources: 0 where all pairs are scored
-    num_points: int = 0
-    num_pairs: int = 0
-    num_sources: int = 0
-    adjacent: float = math.nan
-    disconnected: float = math.nan
-    inside: float = math.nan
-    nonadjacent: float = math.nan
-    null_mean: float = math.nan
-    null_lower: float = math.nan
-    null_upper: float = math.nan
-    p_value: float = math.nan
-    recall: float = math.nan
-    hubness: float = math.nan
-    tied: int = 0  # points beyond whose k-th neighbour others are exactly as near, so that the order of rows decides
-    replicates: tuple[float, ...] = ()  # the score with one group of points left out, group by group
+PRINTED = Row._fields[:-2]  # all but the replicates
 
 
 class Report(NamedTuple):
@@ -84,23 +67,39 @@ class Report(NamedTuple):
 
         NaN and None are empty. Raises OSError for a path that cannot be written; the file is whole or untouched.
         """
-        return formats.write_file(path, formats.csv_text(Row._fields[:-1], self.rows))
+        return formats.write_file(path, formats.csv_text(PRINTED, self.rows))
 
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame`, one line a row; all fields but the replicates. Needs pandas."""
         pandas = formats.require("pandas")
-        columns = dict(zip(Row._fields[:-1], zip(*(row[:-1] for row in self.rows), strict=True), strict=False))
-        frame = pandas.DataFrame(columns if self.rows else {field: [] for field in Row._fields[:-1]})
+        columns: dict[str, Any] = {field: [getattr(row, field) for row in self.rows] for field in PRINTED}
+        frame = pandas.DataFrame(columns)
         frame["label"] = pandas.Series([row.label for row in self.rows], dtype=object)  # integers stay integers
         return frame.astype({"k": "Int64"})
+
+    def adjusted(self) -> Report:
+        """The report with p-values adjusted by Holm: of all classes and layers together, and of each aggregate's layers.
+
+        Each kind, labeling and k is a family of its own, as in the tables.
+        """
+        from jaxconvex.statistics import holm  # here, since a report is read without JAX
+
+        families: dict[tuple[Any, ...], list[int]] = {}
+        for place, row in enumerate(self.rows):
+            families.setdefault((row.kind, row.labeling, row.k, row.level), []).append(place)
+        rows = list(self.rows)
+        for places in families.values():
+            for place, p in zip(places, holm(np.array([rows[place].p_value for place in places])), strict=True):
+                rows[place] = rows[place]._replace(p_value=float(p))
+        return self._replace(rows=tuple(rows), settings=self.settings | {"p_values": "holm"})
 
     def tables(self, *, classes: bool = False) -> list[Table]:
         """One table for each kind, labeling and k: a line a layer or, with `classes`, a line a layer and class.
 
-        Scores are in percent. Where fewer than 10 pairs fail, their count stands in place of the interval.
+        Scores are in percent. Where fewer than 10 pairs fail, their count stands beside the interval.
         """
         keys = list(dict.fromkeys((row.kind, row.labeling, row.k) for row in self.rows))
-        return [_table(self, *key, classes=classes) for key in keys]
+        return [report_table(self, *key, classes=classes) for key in keys]
 
     def table(self, *, classes: bool = False, width: int | None = None) -> str:
         """The tables as text to print, with `classes` those of the classes after those of the layers. Needs rich."""
@@ -129,161 +128,3 @@ def check_settings(path: str | os.PathLike[str], settings: dict[str, Any]) -> No
     confidence = settings.get("confidence", 0.95)
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
         raise ValueError(f"{path}: the confidence must be a number between 0 and 1; got {confidence!r}.")
-
-
-# Reading rows -------------------------------------------------------------------------------------------------------
-
-
-def row_key(row: Any) -> tuple[Any, ...]:
-    """What tells a row from all others of its report: kind, layer, labeling, k, level, label."""
-    return (row.kind, row.layer, row.labeling, row.k, row.level, row.label)
-
-
-def distinct(rows: Iterable[Any], field: str) -> list[Any]:
-    """The values of the field, each once, in the order of the rows."""
-    return list(dict.fromkeys(getattr(row, field) for row in rows))
-
-
-def select(
-    report: Any,
-    *,
-    kind: str | None = None,
-    labeling: str | None = None,
-    k: int | None = None,
-    level: str | None = None,
-    layer: str | None = None,
-) -> list[Any]:
-    """The rows (of a Report or a Comparison) that have the values given, in the order of the layers.
-
-    None takes all. Raises ValueError for a value that no row has, naming those that there are.
-    """
-    rows = list(report.rows)
-    wanted = {"kind": kind, "labeling": labeling, "k": k, "level": level, "layer": layer}
-    for field, value in wanted.items():
-        if value is not None:
-            found = distinct(rows, field)
-            if value not in found:
-                raise ValueError(f"{field} must be one of {', '.join(map(repr, found))} here; got {value!r}.")
-            rows = [row for row in rows if getattr(row, field) == value]
-    return sorted(rows, key=lambda row: row.layer_index)
-
-
-def only(
-    report: Any, *, kind: str | None = None, labeling: str | None = None, k: int | None = None, level: str | None = None
-) -> list[Any]:
-    """The rows as by `select`, of one kind, one labeling and one k: what is left out must have one value in the report.
-
-    `k` concerns the graph score only. Raises ValueError where there are several, naming them.
-    """
-    rows = select(report, kind=kind, labeling=labeling, level=level)
-    for field in ("kind", "labeling"):
-        _check_one(distinct(rows, field), field)
-    if k is not None and rows and rows[0].k is not None:
-        rows = select(report, kind=rows[0].kind, labeling=rows[0].labeling, k=k, level=level)
-    _check_one(distinct(rows, "k"), "k")
-    return rows
-
-
-def _check_one(found: Sequence[Any], field: str) -> None:
-    if len(found) > 1:
-        raise ValueError(
-            f"the report has several values of {field} ({', '.join(map(repr, found))}): choose one with {field}=."
-        )
-
-
-def class_means(
-    report: Any, *, kind: str | None = None, labeling: str | None = None, k: int | None = None, field: str = "score"
-) -> dict[int | str, float]:
-    """The mean over layers of a field of every class's rows, by class: the convexity to set against recall.
-
-    Layers where it is NaN are left out; NaN where all are. With `field="recall"` it gives the recall itself.
-    Raises ValueError where the report has several kinds, labelings or k and none is named.
-
-    >>> rows = tuple(Row("graph", f"layer {i}", i, "digit", 10, "class", 7, score=s) for i, s in enumerate((0.5, 1.0)))
-    >>> class_means(Report(rows, {}, {}))
-    {7: 0.75}
-    """
-    values: dict[int | str, list[float]] = {}
-    for row in only(report, kind=kind, labeling=labeling, k=k, level="class"):
-        values.setdefault(row.label, []).append(getattr(row, field))
-    finite = {label: [value for value in of_layers if not math.isnan(value)] for label, of_layers in values.items()}
-    return {label: math.fsum(kept) / len(kept) if kept else math.nan for label, kept in finite.items()}
-
-
-def failing_pairs(rows: Iterable[Row]) -> dict[tuple[Any, ...], int]:
-    """The number of pairs whose path or segment leaves the class, by `row_key`, where it is known.
-
-    It is (1 - inside) num_pairs; the macro score's pairs are those of the micro score.
-    """
-    rows = list(rows)
-    known = [row for row in rows if row.num_pairs and not math.isnan(row.inside)]
-    counts = {row_key(row): round((1 - row.inside) * row.num_pairs) for row in known}
-    micro = {row_key(row._replace(level="macro")): counts[row_key(row)] for row in known if row.level == "micro"}
-    return counts | {row_key(row): micro[row_key(row)] for row in rows if row_key(row) in micro}
-
-
-# The printed table --------------------------------------------------------------------------------------------------
-
-
-def _table(report: Report, kind: str, labeling: str, k: int | None, *, classes: bool) -> Table:
-    rows = [row for row in select(report, kind=kind, labeling=labeling) if row.k == k]
-    failing = failing_pairs(rows)
-    columns: dict[str, list[str]]
-    if classes:
-        shown = [row for row in rows if row.level == "class"]
-        columns = {
-            "layer": [name_text(row.layer) for row in shown],
-            "class": [name_text(row.label) for row in shown],
-            "score": [_score_text(row, failing) for row in shown],
-            "points": [str(row.num_points) for row in shown],
-            "recall": [percent_text(row.recall) for row in shown],
-        }
-    else:
-        micro, macro = ({row.layer: row for row in rows if row.level == level} for level in ("micro", "macro"))
-        shown = list((micro | macro).values())
-        columns = {"layer": [name_text(row.layer) for row in shown]}
-        columns["micro"] = [_score_text(micro.get(row.layer), failing) for row in shown]
-        columns["macro"] = [_score_text(macro.get(row.layer), failing) for row in shown]
-    columns["pairs"] = [str(row.num_pairs) for row in shown]
-    columns["adjacent"] = [percent_text(row.adjacent) for row in shown]
-    columns["no path"] = [percent_text(row.disconnected) for row in shown]
-    columns["null"] = [percent_text(row.null_mean) for row in shown]
-    columns["p"] = [formats.number_text(row.p_value) for row in shown]
-    optional = ("recall", "adjacent", "no path", "null", "p")
-    columns = {name: cells for name, cells in columns.items() if name not in optional or set(cells) - {"–"}}
-    title = f"{kind.capitalize()} convexity, labels {name_text(labeling)!r}" + (f", k = {k}" if k is not None else "")
-    body = tuple(zip(*columns.values(), strict=True))
-    return Table(title, tuple(columns), body, _notes(report, shown, failing, columns, classes), 2 if classes else 1)
-
-
-def _score_text(row: Row | None, failing: dict[tuple[Any, ...], int]) -> str:
-    if row is None:
-        return "–"
-    count = failing.get(row_key(row), FEW_FAILING)
-    beside = f"({count} of {row.num_pairs} fail)" if count < FEW_FAILING else interval_text(row.lower, row.upper)
-    return f"{percent_text(row.score)} {beside}".rstrip()
-
-
-def _notes(
-    report: Report, shown: Sequence[Row], failing: dict, columns: Iterable[str], classes: bool
-) -> tuple[str, ...]:
-    parts = ["Scores and shares in percent"]
-    if any(not math.isnan(row.lower) for row in shown):
-        parts.append(f"in brackets the {100 * report.settings.get('confidence', 0.95):g}% jackknife interval")
-    if any(failing.get(row_key(row), FEW_FAILING) < FEW_FAILING for row in shown):
-        parts.append(f"below {FEW_FAILING} failing pairs their count in its place")
-    if "null" in columns:
-        parts.append("null: the mean " + ("" if classes else f"{shown[0].level} ") + "score under permuted labels")
-    for tied in sorted((row for row in shown if row.tied), key=lambda row: -row.tied)[:1]:
-        parts.append(
-            f"{tied.layer}: beyond the k={tied.k} neighbours of {tied.tied} points others are exactly as near as the last; "
-            "those of the lowest rows are taken, so the score depends on the order of the rows"
-        )
-    drawn = [
-        row for row in shown if row.level != "class" and row.kind == "graph" and 0 < row.num_sources < row.num_points
-    ]
-    if drawn:
-        parts.append(
-            f"scored from {drawn[0].num_sources} of {drawn[0].num_points} points, drawn (se_sources: the error of that)"
-        )
-    return ("; ".join(parts) + ".",)

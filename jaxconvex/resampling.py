@@ -34,6 +34,7 @@ __all__ = [
     "graph_jackknife",
     "jackknife_groups",
     "leave_group_out_graphs",
+    "macro_of_kept",
     "spare_neighbors",
 ]
 
@@ -57,7 +58,11 @@ class JackknifeScore(NamedTuple):
 
 
 def jackknife_groups(
-    labels: Int[ArrayLike, "*labelings n"], key: PRNGKeyArray, *, num_groups: int = 10
+    labels: Int[ArrayLike, "*labelings n"],
+    key: PRNGKeyArray,
+    *,
+    num_groups: int = 10,
+    units: Int[ArrayLike, " n"] | None = None,
 ) -> Int[Any, " n"]:
     """The group, 0 to num_groups - 1, of each point: random, and stratified by class, background included.
 
@@ -69,9 +74,12 @@ def jackknife_groups(
             and by each further one within the classes of those before it.
         key: a JAX random key. The same labels and key give the same groups, which paired comparisons need.
         num_groups: number of groups, at least 2. With fewer points than that every point is a group of its own.
+        units: integers, the same for points that were sampled together (frames of a video, sentences of a text). Units
+            stay whole: the largest first, each goes to the group that has least of its classes. So groups are as even
+            as whole units let them be. Known values, also under jit.
 
     Raises:
-        ValueError: num_groups below 2.
+        ValueError: num_groups below 2; units of another length, or a single one.
 
     >>> groups = jackknife_groups(np.repeat([0, 1], 10), jax.random.key(0), num_groups=5)
     >>> np.bincount(groups[:10]).tolist(), np.bincount(groups[10:]).tolist()
@@ -79,6 +87,8 @@ def jackknife_groups(
     """
     if positive_integer(num_groups, "num_groups") < 2:
         raise ValueError("num_groups must be at least 2, so that points are left when a group is taken out; got 1.")
+    if units is not None:
+        return _whole_units(np.atleast_2d(labels)[0], np.asarray(units), key, num_groups)
     concrete = is_concrete(labels, key)
     with outside_meshes() if concrete else nullcontext(), known_values():
         groups = _dealt(jnp.atleast_2d(jnp.asarray(labels)), key, num_groups)
@@ -90,6 +100,29 @@ def _dealt(strata: Array, key: PRNGKeyArray, num_groups: int) -> Int[Array, " n"
     n = strata.shape[1]
     order = jnp.lexsort((jax.random.permutation(key, n), *strata[::-1]))
     return jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32) % num_groups)
+
+
+def _whole_units(labels: np.ndarray, units: np.ndarray, key: PRNGKeyArray, num_groups: int) -> Int[np.ndarray, " n"]:
+    names, unit = np.unique(units, return_inverse=True)
+    if units.shape != labels.shape or len(names) < 2:
+        raise ValueError(
+            f"units must hold one integer for each of {len(labels)} points and name two units or more; "
+            f"got shape {units.shape} and {len(names)} unit(s)."
+        )
+    classes, code = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(names), len(classes)))
+    np.add.at(counts, (unit, code), 1)
+    shares = counts / counts.sum(axis=0)
+    dealt, sizes = np.zeros((2, min(num_groups, len(names)), len(classes)))
+    group = np.zeros(len(names), np.int32)
+    with outside_meshes():
+        shuffled = np.asarray(jax.random.permutation(key, len(names)))
+    for one in shuffled[np.argsort(-counts[shuffled].sum(axis=1), kind="stable")]:
+        # The least growth of the squared shares of its classes; then the fewest points. An empty group grows least.
+        group[one] = place = np.lexsort((sizes.sum(axis=1), (dealt @ shares[one]).round(12)))[0]
+        dealt[place] += shares[one]
+        sizes[place] += counts[one]
+    return group[unit]
 
 
 def spare_neighbors(k: int, num_points: int) -> int:
@@ -180,6 +213,30 @@ def _without(knn: KNNGraph, x: Float[Array, "n d"], kept: Bool[Array, " n"], k: 
     return cond(short, searched, lambda left: left, graph)
 
 
+def macro_of_kept(
+    score: ConvexityScore, singly: Float[Any, "g c"], joint: Float[Any, "h c"] | None
+) -> tuple[Any, Any, Any, Any]:
+    """Which classes have a score in every replicate, and the means over these: of the score and of the replicates.
+
+    A mean that loses a class in some replicate would be another mean there. Where no class is kept, the first mean is
+    that of all classes and the others are nan.
+
+    >>> from jaxconvex.scores import graph_convexity
+    >>> score = graph_convexity(knn_graph(jnp.arange(6.0)[:, None], k=1), np.array([0, 0, 0, 0, 1, 1]), num_classes=2)
+    >>> kept, macro, _, _ = macro_of_kept(score, np.array([[1.0, np.nan], [0.5, 1.0]]), None)
+    >>> kept.tolist(), float(macro) == float(score.per_class[0])
+    ([True, False], True)
+    """
+    replicates = [singly] if joint is None else [singly, joint]
+    xp = np if is_concrete(score.per_class, *replicates) else jnp
+    kept = score.num_pairs > 0
+    for each in replicates if len(singly) else ():
+        kept = kept & xp.isfinite(each).all(axis=0)
+    count = xp.where(kept.any(), kept.sum(), xp.nan)
+    means = [xp.where(kept, each, 0).sum(axis=-1) / count for each in (score.per_class, *replicates)]
+    return kept, xp.where(kept.any(), means[0], score.macro), means[1], None if joint is None else means[2]
+
+
 def graph_jackknife(
     x: Float[ArrayLike, "n d"],
     labels: Int[ArrayLike, " n"],
@@ -199,13 +256,15 @@ def graph_jackknife(
     Args:
         x, labels, num_classes: as for `knn_graph` and `graph_convexity`.
         key: a JAX random key, for the groups.
-        groups: the group of each point, any integers, instead of key: for paired comparisons, or points in clusters.
-            Under jit 0 to num_groups - 1, each of them there; others make all errors nan.
+        groups: the group of each point, any integers, instead of key: for paired comparisons, or points that were
+            sampled together; `jackknife_groups(units=...)` deals many such units into ten groups. Under jit 0 to
+            num_groups - 1, each of them there; others make all errors nan.
         num_groups: see `jackknife_groups`.
         k, metric, mode, duplicates: as for `knn_graph` and `undirected`.
         confidence: of the intervals, which are those of `score_interval`.
 
-    A class with fewer than two points left in some replicate has no error (nan); micro and macro leave it out there.
+    A class with fewer than two points left in some replicate has no error (nan). `macro` and its estimate are over the
+    other classes; micro leaves the class out there.
 
     On concrete arrays statistics are NumPy's float64. Under jit all runs on the device, in the type of the points, and
     under vmap one set of points after the other.
@@ -238,17 +297,22 @@ def graph_jackknife(
             options["metric"] = frozen(metric, *2 * [jax.ShapeDtypeStruct(points.shape[1:], points.dtype)])
         form = _static_form(min(num_groups, n), **options)
         full, replicates, joint = form(points, classes, as_array(groups, "groups"))
+    _, *macro = macro_of_kept(full, replicates.per_class, None if joint is None else joint.per_class)
+    replicates = replicates._replace(macro=macro[1])
+    joint = None if joint is None else joint._replace(macro=macro[2])
     sizes = full.num_points
     scored = (sizes * (full.num_pairs > 0)).sum()
 
-    def interval(name: str, num_points: Any) -> Interval:
+    def interval(name: str, estimate: Any, num_points: Any) -> Interval:
         pairs = None if joint is None else getattr(joint, name)
-        return score_interval(
-            getattr(full, name), getattr(replicates, name), num_points, joint=pairs, confidence=confidence
-        )
+        return score_interval(estimate, getattr(replicates, name), num_points, joint=pairs, confidence=confidence)
 
     return JackknifeScore(
-        interval("per_class", sizes), interval("micro", scored), interval("macro", scored), replicates, joint
+        interval("per_class", full.per_class, sizes),
+        interval("micro", full.micro, scored),
+        interval("macro", macro[0], scored),
+        replicates,
+        joint,
     )
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from jaxconvex.labelings import Labeling, recall
-from jaxconvex.permutation import Null, NullScore
-from jaxconvex.report import Row
+from jaxconvex.permutation import Null, NullScore, null_of_macro
+from jaxconvex.report import FEWEST_UNITS, Row
+from jaxconvex.resampling import macro_of_kept
 from jaxconvex.scores import ConvexityScore
 from jaxconvex.statistics import Interval, score_interval
 
@@ -28,7 +30,10 @@ def score_rows(
     labelings: Mapping[str, Labeling],
     common: Mapping[str, Any],
     *,
+    units: Int[np.ndarray, " n"],
     null: NullScore | None = None,
+    cosine: ConvexityScore | None = None,
+    expected: Float[np.ndarray, " c"] | None = None,
     confidence: float = 0.95,
 ) -> list[Row]:
     """A row for each class, then the rows "micro" and "macro"; layer and index are left to the caller.
@@ -38,24 +43,30 @@ def score_rows(
         without: the replicates of the jackknife.
         labelings: the main one first; with one named "predicted" both get recalls.
         common: the fields that all rows share: kind, labeling, k, and hubness for graphs.
+        units: of which sampled unit each point is; a number of its own where points were sampled one by one.
         null: the permutation null.
+        cosine: the same score by the neighbours of the cosine metric.
+        expected: where there is none, the expected scores of classes under random labels, for its mean.
         confidence: of the intervals.
 
     Shares of an aggregate are shares of all pairs. Its closed-form errors combine those of the classes as if the classes
-    were independent.
+    were independent. With a jackknife "macro" is over the classes that keep two points in every replicate; a class of
+    fewer than 6 units has no interval.
     """
-    names = labelings[common["labeling"]].classes
+    labeling = labelings[common["labeling"]]
     recalls, accuracy = _recalls(labelings, common["labeling"])
-    pairs = score.num_pairs.astype(float)
-    scored = pairs > 0
-    points = int(score.num_points[scored].sum())
-
+    number = len(labeling.classes)
+    num_units = np.array([len(np.unique(units[labeling.codes == c])) for c in range(number)])
+    singly, joint = (np.array([r.per_class for r in part]).reshape(len(part), number) for part in without)
+    apart = np.array([score.disconnected, *(r.disconnected for part in without for r in part)])
     per_class = {
         **{field: getattr(score, field) for field in (*SHARES, *ERRORS, "nonadjacent")},
-        **_interval(score.per_class, without, "per_class", score.num_points, confidence),
-        **_null(null.per_class if null else None, len(names)),
+        **_interval(score.per_class, singly, joint, num_units, confidence),
+        **_null(null.per_class if null else None, expected, number),
         "recall": recalls,
+        "cut_off": np.fmax.reduce(apart) if without[0] else np.full(number, np.nan),
     }
+    per_class["cosine"] = np.full(number, np.nan) if cosine is None else np.asarray(cosine.per_class)
     rows = [
         _row(
             common,
@@ -63,45 +74,64 @@ def score_rows(
             level="class",
             label=name,
             num_points=int(score.num_points[c]),
+            num_units=int(num_units[c]),
             num_pairs=int(score.num_pairs[c]),
             num_sources=int(score.num_sources[c]),
-            replicates=tuple(float(r.per_class[c]) for r in without[0]),
+            replicates=tuple(map(float, singly[:, c])),
+            joint=tuple(map(float, joint[:, c])),
         )
-        for c, name in enumerate(names)
+        for c, name in enumerate(labeling.classes)
     ]
-    of_pairs = pairs / max(pairs.sum(), 1)
-    apart = pairs * (1 - np.nan_to_num(score.adjacent))
-    for level, weights, of_apart, part, hit in (
-        ("micro", of_pairs, apart, null.micro if null else None, accuracy),
-        (
-            "macro",
-            scored / max(scored.sum(), 1),
-            apart > 0,
-            null.macro if null else None,
-            _mean(recalls, ~np.isnan(recalls)),
-        ),
+    scored = score.num_pairs > 0
+    kept, *macro = macro_of_kept(score, singly, joint)
+    micro = [score.micro, *(np.array([r.micro for r in part]) for part in without)]
+    nulls = (null.micro, null_of_macro(null, kept, macro[0], confidence)) if null else (None, None)
+    expected = np.full(number, np.nan) if expected is None else expected
+    means = _mean(expected, score.num_pairs), _mean(expected, kept)
+    hits = accuracy, _mean(recalls, kept & ~np.isnan(recalls))
+    angles = np.nan if cosine is None else cosine.micro, _mean(per_class["cosine"], kept)
+    for level, classes, values, of_level, mean, hit, angle in zip(
+        ("micro", "macro"), (scored, kept), (micro, macro), nulls, means, hits, angles, strict=True
     ):
-        values = {
-            **{field: _mean(getattr(score, field), of_pairs) for field in SHARES},
-            **{field: np.sqrt(np.sum(np.where(scored, getattr(score, field) * weights, 0) ** 2)) for field in ERRORS},
-            "nonadjacent": _mean(score.nonadjacent, of_apart),
-            **_interval(getattr(score, level), without, level, points, confidence),
-            **_null(part),
-            "recall": hit,
-        }
-        rows.append(
-            _row(
-                common,
-                values,
-                level=level,
-                label=None,
-                num_points=points,
-                num_pairs=int(pairs.sum()),
-                num_sources=int(score.num_sources[scored].sum()),
-                replicates=tuple(float(getattr(r, level)) for r in without[0]),
-            )
-        )
+        known = np.isin(labeling.codes, np.flatnonzero(classes))
+        whole = len(np.unique(units[known]))
+        fields = _interval(values[0], values[1], values[2], whole, confidence) | _null(of_level, mean) | {"recall": hit}
+        fields["cosine"] = angle
+        fields["cut_off"] = np.max(per_class["cut_off"][classes], initial=0) if without[0] else np.nan
+        rows.append(_aggregate(score, classes, common, fields, level, whole, values))
     return rows
+
+
+def _aggregate(
+    score: ConvexityScore,
+    classes: np.ndarray,
+    common: Mapping[str, Any],
+    fields: dict[str, Any],
+    level: str,
+    num_units: int,
+    values: Any,
+) -> Row:
+    """The row of these classes together."""
+    pairs = np.where(classes, score.num_pairs, 0).astype(float)
+    apart = pairs * (1 - np.nan_to_num(score.adjacent))
+    weights, of_apart = pairs / max(pairs.sum(), 1), apart
+    if level == "macro":
+        weights, of_apart = classes / max(classes.sum(), 1), apart > 0
+    means = {field: _mean(getattr(score, field), weights) for field in SHARES}
+    means["nonadjacent"] = _mean(score.nonadjacent, of_apart)
+    means |= {field: np.sqrt(np.sum(np.where(classes, getattr(score, field) * weights, 0) ** 2)) for field in ERRORS}
+    return _row(
+        common,
+        means | fields,
+        level=level,
+        label=None,
+        num_points=int(score.num_points[classes].sum()),
+        num_units=num_units,
+        num_pairs=int(pairs.sum()),
+        num_sources=int(score.num_sources[classes].sum()),
+        replicates=tuple(map(float, values[1])),
+        joint=tuple(map(float, values[2])),
+    )
 
 
 def _row(common: Mapping[str, Any], values: Mapping[str, Any], **more: Any) -> Row:
@@ -109,24 +139,27 @@ def _row(common: Mapping[str, Any], values: Mapping[str, Any], **more: Any) -> R
     return Row(**common, **numbers, layer="", layer_index=0, **more)
 
 
-def _interval(score: Any, without: Replicates, name: str, num_points: Any, confidence: float) -> dict[str, Any]:
+def _interval(score: Any, singly: np.ndarray, joint: np.ndarray, num_units: Any, confidence: float) -> dict[str, Any]:
     interval = Interval(np.asarray(score), *(np.full(np.shape(score), np.nan) for _ in range(3)))
-    one, two = (np.array([getattr(r, name) for r in replicates]) for replicates in without)
-    if len(one) > 1:
-        joint = two if len(one) >= 4 else None
-        interval = score_interval(score, one, num_points, joint=joint, confidence=confidence)
+    if len(singly) > 1:
+        pairs = joint if len(singly) >= 4 else None
+        found = score_interval(score, singly, num_units, joint=pairs, confidence=confidence)
+        few = np.asarray(num_units) < FEWEST_UNITS
+        interval = Interval(found[0], *(np.where(few, np.nan, values) for values in found[1:]))
     return dict(zip(("score", "se_jackknife", "lower", "upper"), interval, strict=True))
 
 
-def _null(null: Null | None, *shape: int) -> dict[str, Any]:
-    values = null[:4] if null else np.full((4, *shape), np.nan)
+def _null(null: Null | None, expected: Any, *shape: int) -> dict[str, Any]:
+    values = (
+        null[:4] if null else (np.full(shape, np.nan) if expected is None else expected, *np.full((3, *shape), np.nan))
+    )
     return dict(zip(("null_mean", "null_lower", "null_upper", "p_value"), values, strict=True))
 
 
 def _recalls(labelings: Mapping[str, Labeling], name: str) -> tuple[np.ndarray, float]:
     """Recall of each class and accuracy, for the main labeling and its predictions; nan for others."""
     main = next(iter(labelings))
-    if "predicted" not in labelings or name not in (main, "predicted"):
+    if main == "predicted" or "predicted" not in labelings or name not in (main, "predicted"):
         return np.full(len(labelings[name].classes), np.nan), np.nan
     truth, predicted = labelings[main], labelings["predicted"]
     known = truth.codes >= 0

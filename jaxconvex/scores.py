@@ -55,7 +55,7 @@ def graph_convexity(
         max_pairs: score only this many pairs of a class, drawn with the key (the paper: 5,000). By default all pairs.
         max_sources: score only the pairs of so many random points of a class with all others. The cost is in sources, not in
             pairs, so this tells more for the same time; `se_sources` is its error. Above 100,000 points 64 by default.
-        tolerance: draw sources until the 95% interval of every class is at most this wide to either side.
+        tolerance: draw sources until the 95% interval of each class, approximately, is at most this wide to either side.
         key: a JAX random key, for max_pairs, max_sources and tolerance.
         mesh: devices over which the blocks of sources are spread; the graph is copied to each. The result is the same
             to the last bit. Every process of a cluster makes the same call and gets the whole result.

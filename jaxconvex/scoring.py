@@ -30,6 +30,7 @@ class Options(NamedTuple):
 
     labels: tuple[str, ...] = ()
     predictions: str | None = None
+    groups: str | None = None
     layers: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     axis: int | None = None
@@ -44,9 +45,11 @@ class Options(NamedTuple):
     tolerance: float | None = None
     memory: float | None = None  # gigabytes
     max_points: int | None = None
+    class_size: int | None = None
     jackknife: bool | None = None
     permutations: int = 0
     protocol: str | None = None
+    holm: bool = False
     seed: int = 0
 
 
@@ -60,6 +63,7 @@ def read(path: Path, options: Options) -> Representations:
         path,
         labels=options.labels,
         predictions=options.predictions,
+        groups=options.groups,
         layers=options.layers,
         skip=options.skip,
         axis=options.axis,
@@ -77,6 +81,7 @@ def _summary(data: Representations) -> str:
     features = f"{widths[0]} features" if len(widths) == 1 else f"{widths[0]} to {widths[-1]} features"
     classes = ", ".join(f"{name!r} ({_classes(values)})" for name, values in data.labels.items())
     predicted = "" if data.predictions is None else ", predicted labels"
+    predicted += "" if data.groups is None else f", {len(np.unique(data.groups))} groups"
     points = len(next(iter(data.labels.values())))
     return f"{points} points, {layers}, {features}, labels {classes}{predicted}"
 
@@ -95,7 +100,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
 
         from jaxconvex.evaluation import evaluate
 
-        return evaluate(
+        report = evaluate(
             data.layers,
             data.labels,
             k=options.k[0] if len(options.k) == 1 else options.k,
@@ -103,12 +108,14 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             graph=options.graph,
             duplicates=options.duplicates,
             predictions=data.predictions,
+            groups=data.groups,
             pool=options.pool,
             max_pairs=options.max_pairs,
             max_sources=options.max_sources,
             tolerance=options.tolerance,
             memory=None if options.memory is None else options.memory * 1e9,
             max_points=options.max_points,
+            class_size=options.class_size,
             jackknife=options.jackknife,
             permutations=options.permutations,
             key=jax.random.key(options.seed),
@@ -117,6 +124,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             cache=cache,
             progress=is_terminal(sys.stderr),
         )
+        return report.adjusted() if options.holm else report
 
     # Importing what draws takes as long as some of the work: let it go on meanwhile.
     threading.Thread(target=import_module, args=("jaxconvex.plots",), daemon=True).start()

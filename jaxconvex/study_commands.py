@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,8 @@ import typer
 
 from jaxconvex.command_options import SETTINGS, option, require_extras, say_where, seed_in_range
 from jaxconvex.formats import require
-from jaxconvex.messages import say
+from jaxconvex.messages import in_red, say
+from jaxconvex.study.domains import DOMAINS, METRICS
 
 __all__ = ["app"]
 
@@ -34,13 +37,40 @@ measures say.
   jaxconvex study report studies/*         one report from the results of several
 
 A run that was stopped goes on where it was when it is started again.
+
+\b
+{sizes}
 """
 
+
+def _sizes() -> str:
+    """The defaults of all domains as a table of text."""
+    fields = ("train", "validation", "test", "classes", "fewest", "seeds", "epochs", "learning_rate", "segments")
+    lines: list[tuple[str, ...]] = [
+        ("Defaults", "train", "valid.", "test", "classes", "fewest", "seeds", "epochs", "rate", "segments")
+    ]
+    for name, made in DOMAINS.items():
+        cells = [getattr(made, field) for field in fields]
+        lines.append((name, *("all" if cell is None else f"{cell:g}" for cell in cells)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    return "\n".join(rows)
+
+
 LAYOUTS = {
-    "images": "DATA is a folder of MNIST's idx files, or a folder LABEL/*.png a class, optionally below train/ and test/.",
+    "images": "DATA is a folder of MNIST's idx files, or a folder LABEL/*.png (or jpg, webp, bmp, tif) a class, or "
+    "LABEL/GROUP/*.png, optionally below train/ and test/.",
     "medical": "DATA is a folder of Pascal VOC (Annotations, JPEGImages), whose boxes are cut out, or a folder LABEL/*.png.",
-    "speech": "DATA is a folder of {digit}_{speaker}_{index}.wav, or a folder LABEL/*.wav, or LABEL/SPEAKER/*.wav.",
-    "text": "DATA is a .csv with the columns text and category (or label), or a folder with train.csv and test.csv.",
+    "speech": "DATA is a folder of {digit}_{speaker}_{index}.wav, or a folder LABEL/*.wav (or flac, ogg, mp3, ...), or "
+    "LABEL/SPEAKER/*.wav.",
+    "text": "DATA is a .csv with the columns text and category (or label) and, optionally, group, or a folder with "
+    "train.csv and test.csv.",
     "activity": "DATA is the folder of the wrist accelerometer data (HMP), or LABEL/VOLUNTEER/*.csv of three columns in g.",
 }
 
@@ -78,25 +108,46 @@ within domains, and plain statements with their intervals.
 """
 
 app = typer.Typer(
-    help=ABOUT, no_args_is_help=True, add_completion=False, rich_markup_mode=None, context_settings=SETTINGS
+    help=ABOUT.replace("{sizes}", _sizes()),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings=SETTINGS,
 )
 
+OPTIONS = {  # field of a domain, or an option of its preprocessing -> type, name, value, help
+    "encoder": (str, "--encoder", "DIR|ID", "The checkpoint: a folder, or owner/name on the hub."),
+    "family": (str, "--family", "NAME", "The family of a checkpoint without config.json."),
+    "classes": (int, "--classes", "N", "The N classes with most points, or all that there are."),
+    "fewest": (
+        int,
+        "--fewest",
+        "N",
+        "Points of a class to train on and to measure on; classes with fewer are left out.",
+    ),
+    "train": (int, "--train", "N", "At most N points to train on."),
+    "validation": (int, "--validation", "N", "At most N points to stop training by."),
+    "test": (int, "--test", "N", "At most N points to measure on."),
+    "epochs": (int, "--epochs", "N", "At most N epochs of fine-tuning; it stops early."),
+    "learning_rate": (float, "--learning-rate", "R", "The largest learning rate of fine-tuning."),
+    "seeds": (int, "--seeds", "N", "Fine-tunings, shuffled with seeds 0 to N - 1."),
+    "segments": (int, "--segments", "N", "Pairs of a class and layer for the Euclidean score."),
+    "k": (int, "--k", "K", "Nearest neighbours in the graph."),
+    "metric": (str, "--metric", "|".join(METRICS), "The distance of the graph."),
+}
+LENGTHS = {  # modality -> its option of preprocessing, likewise
+    "speech": ("seconds", float, "--seconds", "S", "Recordings are cut or filled up to S seconds."),
+    "text": ("max_length", int, "--tokens", "N", "Texts are cut at N tokens."),
+    "images": ("size", int, "--size", "N", "Pictures are scaled to N x N pixels, where the network takes any size."),
+    "medical": ("size", int, "--size", "N", "Pictures are scaled to N x N pixels, where the network takes any size."),
+}
+QUICK: dict[str, Any] = {"variants": False, "pruning": False}
+FROM_DATA = "from the data: 95 percent of the training part are no longer"
+
 Data = Annotated[str, option("--data", "DIR", "The data, in the form in which its authors publish it.")]
-Encoder = Annotated[
-    str | None,
-    option("--encoder", "DIR|ID", "The checkpoint: a folder, or owner/name on the hub."),
+Quick = Annotated[
+    bool, option("--quick", None, "Leave out other ways of measuring, and pruning: about half the time or less.")
 ]
-Family = Annotated[str | None, option("--family", "NAME", "The family of a checkpoint without config.json.")]
-Classes = Annotated[
-    int | None, option("--classes", "N", "The N classes with most points. [default: as the domain says]")
-]
-Train = Annotated[int | None, option("--train", "N", "At most N points to train on.")]
-Test = Annotated[int | None, option("--test", "N", "At most N points to measure on.")]
-Epochs = Annotated[int | None, option("--epochs", "N", "At most N epochs of fine-tuning; it stops early.")]
-Rate = Annotated[float | None, option("--learning-rate", "R", "The largest learning rate of fine-tuning.")]
-Seeds = Annotated[int | None, option("--seeds", "N", "Fine-tunings, shuffled with seeds 0 to N - 1. [default: 3]")]
-Segments = Annotated[int | None, option("--segments", "N", "Pairs of a class and layer for the Euclidean score.")]
-Neighbors = Annotated[int | None, option("--k", "K", "Nearest neighbours in the graph. [default: 10]")]
 Protocol = Annotated[
     str | None,
     option(
@@ -134,36 +185,64 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
         with writing.output_folder(folders[made.name]) as folder:
             study, paths = scoring.study_domain(made, folder, seed)
             studies.append(study)
+            _say_alarms([study])
             say(summary_table([study]).to_text())
             say_where(paths, folder)
     return studies
 
 
-CHANGES = ["data", "encoder", "family", "classes", "train", "test", "epochs", "learning_rate", "seeds", "segments"]
-CHANGES += ["k", "protocol"]
+def _say_alarms(studies: Sequence[Any]) -> None:
+    """Says first, in red, what failed."""
+    from jaxconvex.study.failures import alarm
+
+    for text in filter(None, map(alarm, studies)):
+        say(in_red(text, sys.stdout))
+
+
+def _lengths(name: str) -> dict[str, Any]:
+    found = LENGTHS.get(DOMAINS[name].modality)
+    return {} if found is None or name == "images-vit" else {found[0]: found[1:]}
+
+
+def _options_of(name: str) -> dict[str, Any]:
+    """The options of a domain's command by field, each with the domain's own default in its help."""
+    made = {}
+    start = DOMAINS[name]._asdict() | dict(DOMAINS[name].options)
+    for field, (kind, flag, value, text) in (OPTIONS | _lengths(name)).items():
+        known = start.get(field)
+        if field in ("seconds", "max_length") and known is None:
+            known = FROM_DATA
+        shown = "all with enough points" if field == "classes" and known is None else known
+        made[field] = Annotated[kind | None, option(flag, value, text + _default(shown))]
+    return made
+
+
+def _default(value: Any) -> str:
+    return "" if value is None else f" [default: {value:,}]" if isinstance(value, int) else f" [default: {value}]"
 
 
 def _command(name: str) -> None:
-    def run(
-        context: typer.Context,
-        data: Data,
-        encoder: Encoder = None,
-        family: Family = None,
-        classes: Classes = None,
-        train: Train = None,
-        test: Test = None,
-        epochs: Epochs = None,
-        learning_rate: Rate = None,
-        seeds: Seeds = None,
-        segments: Segments = None,
-        k: Neighbors = None,
-        protocol: Protocol = None,
-        seed: Seed = 0,
-        out: Out = None,
-    ) -> None:
-        changes = {field: context.params[field] for field in CHANGES}
-        _one(name, changes, seed, out or Path("studies") / name)
+    own = _options_of(name)
 
+    def run(context: typer.Context, **given: Any) -> None:
+        changes = {field: given[field] for field in ("data", "protocol", *own)}
+        lengths = {field: changes.pop(field) for field in _lengths(name)}
+        chosen = {field: value for field, value in lengths.items() if value is not None}
+        if chosen:
+            changes["options"] = {**DOMAINS[name].options, **chosen}
+        if given["quick"]:
+            changes |= QUICK
+        _one(name, changes, given["seed"], given["out"] or Path("studies") / name)
+
+    declared = {"data": Data, **own, "protocol": Protocol, "quick": Quick, "seed": Seed, "out": Out}
+    starts = dict.fromkeys(declared) | {"data": Parameter.empty, "quick": False, "seed": 0}
+    parameters = [
+        Parameter(field, Parameter.KEYWORD_ONLY, default=starts[field], annotation=hint)
+        for field, hint in declared.items()
+    ]
+    whole = [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context), *parameters]
+    run.__signature__ = Signature(whole)  # type: ignore[attr-defined]
+    run.__annotations__ = {"context": typer.Context, **declared}
     modality = name.split("-")[0]
     encoder = VIT if name == "images-vit" else ENCODERS[modality]
     lines = [f"The study of one domain. {SHORT[name]}", LAYOUTS[modality], encoder]
@@ -185,7 +264,7 @@ for _name in SHORT:
 
 
 @app.command("all", help=ALL, short_help="All domains of a TOML file, and their joint report.")
-def _all(file: File, only: Only = None, seed: Seed = 0, out: Folder = Path("studies")) -> None:
+def _all(file: File, only: Only = None, quick: Quick = False, seed: Seed = 0, out: Folder = Path("studies")) -> None:
     from jaxconvex.study.domains import read_domains
 
     domains = read_domains(file)
@@ -194,6 +273,8 @@ def _all(file: File, only: Only = None, seed: Seed = 0, out: Folder = Path("stud
         if name not in known:
             raise ValueError(f"{file} has no domain {name!r}; it has {', '.join(known)}.")
     chosen = [made for made in domains if not only or made.name in only]
+    if quick:
+        chosen = [made._replace(**QUICK) for made in chosen]
     studies = _run(chosen, seed, {made.name: out / made.name for made in chosen})
     if len(studies) > 1:
         _join(studies, out / "report")
@@ -220,6 +301,7 @@ def _join(studies: Sequence[Any], out: Path) -> None:
 
     with writing.output_folder(out) as folder:
         paths = write_joint_page(studies, folder)
+        _say_alarms(studies)
         say(summary_table(studies).to_text())
         several = len(studies) > 1
         for statement in statements(studies):

@@ -193,6 +193,15 @@ def test_a_folder_a_class_with_groups_and_parts(tmp_path):
         read_dataset("medical", tmp_path)
 
 
+def test_damaged_pictures_are_listed_together(tmp_path):
+    pytest.importorskip("PIL.Image")
+    write_picture(tmp_path / "dog" / "x.webp", np.zeros((4, 4)))
+    for name in ("a.png", "b.png"):
+        write_text(tmp_path / "cat" / name, "no picture")
+    with pytest.raises(ValueError, match=r"(?s)2 files in .*cat.a.png, .*cat.b.png can not be read as a picture"):
+        read_dataset("images", tmp_path)
+
+
 def test_pictures_of_16_bits_are_refused(tmp_path):
     image = pytest.importorskip("PIL.Image")
     (tmp_path / "lung").mkdir()
@@ -284,7 +293,37 @@ def test_recordings_that_are_refused(tmp_path):
         read_dataset("speech", tmp_path)
 
 
+@pytest.mark.parametrize("suffix", ["ogg", "mp3", "aiff", "FLAC"])
+def test_every_format_that_soundfile_knows(tmp_path, suffix):
+    tone = 0.4 * np.sin(np.arange(4000) / 5)
+    for label in ("a", "b"):
+        write_sound(tmp_path / label / f"x.{suffix}", tone)
+        write_text(tmp_path / label / "x.txt", "what was said")
+    dataset = read_dataset("speech", tmp_path)
+    assert len(dataset.inputs) == 2 and np.corrcoef(dataset.inputs[0][500:3500], tone[500:3500])[0, 1] > 0.9
+    assert dataset.notes == ("Not read: 2 files (2 .txt).",)
+
+
+def test_files_with_problems_are_listed_together(tmp_path):
+    for number in range(8):
+        write_sound(tmp_path / "a" / f"{number}.wav", np.ones(5 * (number > 6)))
+    write_text(tmp_path / "b" / "y.wav", "no sound")
+    with pytest.raises(ValueError) as refusal:
+        read_dataset("speech", tmp_path)
+    lines = str(refusal.value).splitlines()
+    assert lines[0].startswith("8 files in") and len(lines) == 3
+    assert "4.wav and 2 more hold no samples" in lines[1] and "y.wav can not be read" in lines[2]
+
+
 # Texts
+
+
+def test_a_column_of_groups(tmp_path):
+    write_text(tmp_path / "mine.csv", "text,label,group\nx,a,ann\ny,b,ben\n")
+    assert read_dataset("text", tmp_path).groups.tolist() == ["ann", "ben"]
+    write_text(tmp_path / "mine.csv", "text,label,group\nx,a,ann\ny,b,\n,b,ben\n")
+    with pytest.raises(ValueError, match=r"no text or no label or no group at lines 3, 4\. Remove those rows"):
+        read_dataset("text", tmp_path)
 
 
 def test_one_csv_file_by_its_path_or_that_of_its_folder(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxconvex as jc
+from jaxconvex.comparison import compare_reports
 from jaxconvex.report import select
 
 KEY = jax.random.key(3)
@@ -163,3 +164,86 @@ def test_neighbours_that_tie_are_counted_and_told():
     for k, count in ((3, 9), (24, 0)):
         report = jc.evaluate({"a": lattice}, np.arange(25) % 2, k=k, jackknife=False, progress=False)
         assert {row.tied for row in report.rows} == {count}
+
+
+def test_whole_groups_are_left_out():
+    """Twelve groups of eight points, close together: intervals of new groups are wider than those of new points."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat([f"speaker {i}" for i in range(12)], 8)
+    labels = np.repeat(np.arange(12) % 2, 8)
+    x = np.repeat(rng.normal(size=(12, 4)), 8, axis=0) + 0.4 * rng.normal(size=(96, 4))
+    by_group, by_point = (jc.evaluate(x, labels, groups=each, k=4, progress=False) for each in (groups, None))
+    (whole,), (alone,) = (select(report, level="micro") for report in (by_group, by_point))
+    assert whole.score == alone.score and (whole.num_units, alone.num_units) == (12, 96)
+    assert whole.se_jackknife > alone.se_jackknife
+    units = np.unique(groups, return_inverse=True)[1]
+    parts = jc.jackknife_groups(labels, jax.random.split(jax.random.key(0), 3)[1], units=units)
+    for kept, got in ((parts != 3, whole.replicates[3]), (parts // 2 != 1, whole.joint[1])):
+        score = jc.graph_convexity(jc.knn_graph(x[kept], k=4), labels[kept], num_classes=2)
+        assert got == pytest.approx(float(score.micro), abs=1e-6)
+    assert "jackknife of whole groups" in " ".join(by_group.table().split())
+    of_one = (np.arange(96) // 8 == 0).astype(int)
+    rows = select(jc.evaluate(x, of_one, groups=groups, k=4, progress=False), level="class")
+    assert np.isnan(rows[1].lower) and rows[1].num_units == 1 and np.isfinite(rows[0].lower)
+
+
+def test_few_groups_have_no_interval_and_a_reason():
+    with pytest.raises(ValueError, match="groups must hold one integer or string a point, 90; got 89"):
+        jc.evaluate(LAYERS["layer 1"], CODES, groups=CODES[:-1], k=4, progress=False)
+    found = jc.evaluate(LAYERS["layer 1"], CODES, groups=CODES, k=4, progress=False)
+    assert all(np.isnan(row.lower) and row.replicates == () for row in found.rows)
+    assert "no intervals, since the points are of 3 groups and 6 are needed" in " ".join(found.table().split())
+    with pytest.raises(ValueError, match="needs 6 groups of points to leave out; those of 'a' are of 3"):
+        compare_reports(found, found)
+
+
+def test_what_intervals_cannot_tell_is_said():
+    """A class of three points, of which macro is not made, and one in two far pieces."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [40, 40, 3])
+    x = rng.normal(size=(83, 3))
+    x[:20] += 50
+    report = jc.evaluate(x, labels, k=4, progress=False)
+    apart, whole, tiny = select(report, level="class")
+    (macro,) = select(report, level="macro")
+    assert macro.score == pytest.approx((apart.score + whole.score) / 2) and macro.num_points == 80
+    assert macro.replicates[2] == pytest.approx((apart.replicates[2] + whole.replicates[2]) / 2)
+    assert np.isnan(tiny.lower) and apart.cut_off > 0.5 and whole.cut_off == 0
+    text, classes = (" ".join(report.tables(classes=each)[0].to_text().split()) for each in (False, True))
+    assert "macro leaves out classes that lose their pairs when points are left out: 2 (3 points)" in text
+    assert "] ?" in classes and "(too few: 3 points)" in classes and "the class is in pieces" in classes
+
+
+def test_classes_of_one_size_make_random_predictions_comparable():
+    """Random predictions of sizes 50, 50, 50 and of 15, 25, 110: their scores differ by their sizes alone."""
+    rng = np.random.default_rng(0)
+    x, truth = rng.normal(size=(150, 4)), np.repeat([0, 1, 2], 50)
+    even, uneven = rng.permutation(truth), rng.permutation(np.repeat([0, 1, 2], [15, 25, 110]))
+    options = {"k": 5, "progress": False}
+    a, b = (jc.evaluate(x, truth, predictions=p, **options) for p in (even, uneven))
+    found = compare_reports(a, b)
+    (micro,) = select(found, labeling="predicted", level="micro")
+    assert micro.lower > 0.05 and abs(micro.beyond_null) < 0.1  # "significant", and nothing beyond the null
+    notes = found.tables()[1].notes
+    assert notes[0].startswith("Warning: the classes of the two differ in size, '2' in representation has 50 and 110")
+    assert not any("Warning" in note for note in found.tables()[0].notes)  # the true labels
+    a, b = (jc.evaluate(x, truth, predictions=p, class_size=15, **options) for p in (even, uneven))
+    rows = select(b, labeling="predicted", level="class")
+    assert [row.num_points for row in rows] == [15, 15, 15]
+    found = compare_reports(a, b)
+    (micro,) = select(found, labeling="predicted", level="micro")
+    assert micro.lower < 0 < micro.upper and not any("Warning" in note for note in found.tables()[1].notes)
+    with pytest.raises(ValueError, match="one class_size; got 15 and None"):
+        compare_reports(a, jc.evaluate(x, truth, predictions=uneven, **options))
+    with pytest.raises(ValueError, match="class_size=1 leaves 3 points"):
+        jc.evaluate(x, truth, class_size=1, **options)
+
+
+def test_p_values_tell_their_number_and_are_adjusted_on_request(report):
+    text = " ".join(report.tables(classes=True)[0].to_text().split())
+    assert "of 9 true nulls some p is below 0.05 in up to 37% of cases" in text  # 1 - 0.95^9
+    assert "50 permutations leave no adjusted p below 0.05: that takes 179" in text  # 9 / 0.05 - 1
+    adjusted = report.adjusted()
+    rows = [select(r, labeling="insect", k=4, level="class") for r in (report, adjusted)]
+    np.testing.assert_allclose([row.p_value for row in rows[1]], jc.holm([row.p_value for row in rows[0]]))
+    assert "adjusted by Holm for all 9" in " ".join(adjusted.tables(classes=True)[0].to_text().split())

@@ -153,7 +153,7 @@ def test_csv_has_one_line_a_row(tmp_path):
     report = sample_report(kinds=("graph", "euclidean"), classes=("a,b", 'say "x"', "naïve"))
     with open(report.to_csv(tmp_path / "scores.csv"), newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == len(report.rows) and list(lines[0]) == list(Row._fields[:-1])
+    assert len(lines) == len(report.rows) and list(lines[0]) == list(Row._fields[:-2])
     for line, row in zip(lines, report.rows, strict=True):
         assert line["label"] == ("" if row.label is None else row.label)
         assert line["k"] == ("" if row.k is None else str(row.k))
@@ -165,7 +165,7 @@ def test_dataframe_keeps_types(tmp_path):
     assert frame["score"].dtype == float and str(frame["k"].dtype) == "Int64"
     assert frame.loc[frame.level == "class", "label"].tolist()[:2] == [1, "1"]
     assert sorted(frame.groupby("kind").size()) == [12, 12]
-    assert Report((), {}, {}).to_dataframe().shape == (0, len(Row._fields) - 1)
+    assert Report((), {}, {}).to_dataframe().shape == (0, len(Row._fields) - 2)
 
 
 def test_select_gives_rows_in_the_order_of_layers():

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import scipy.stats
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
 from jaxconvex import resampling
-from jaxconvex.bootstrapping import bootstrap
+from jaxconvex.bootstrapping import bootstrap, domain_correlation
 from jaxconvex.neighbors import KNNGraph, knn_graph
 from jaxconvex.resampling import (
     graph_jackknife,
@@ -24,7 +25,7 @@ from jaxconvex.resampling import (
     spare_neighbors,
 )
 from jaxconvex.scores import graph_convexity, graph_pair_scores
-from jaxconvex.statistics import jackknife, score_interval
+from jaxconvex.statistics import jackknife, pearson, score_interval
 
 KEY = jax.random.key(7)
 
@@ -68,6 +69,31 @@ def test_groups_say_what_is_wrong():
     for num_groups in (1, 0, 2.5):
         with pytest.raises(ValueError, match="num_groups"):
             jackknife_groups(np.zeros(5, int), KEY, num_groups=num_groups)
+
+
+def test_units_stay_whole_and_are_dealt_evenly():
+    rng = np.random.default_rng(0)
+    units = rng.permutation(np.repeat(np.arange(40), 6))
+    labels = units % 4
+    groups = jackknife_groups(labels, KEY, units=units)
+    assert all(len(set(groups[units == unit])) == 1 for unit in range(40))
+    for label in range(4):  # ten units of each class
+        assert (np.bincount(groups[labels == label], minlength=10) == 6).all()
+    assert (groups == jackknife_groups(labels, KEY, units=units)).all()
+    assert (groups != jackknife_groups(labels, jax.random.key(1), units=units)).any()
+
+
+@hypothesis.given(strategies.lists(strategies.integers(0, 12), min_size=2, max_size=40), strategies.integers(2, 10))
+def test_every_group_holds_a_unit_and_large_units_stand_alone(units, num_groups):
+    units, number = np.array(units), len(set(units))
+    labels = np.arange(len(units)) % 3
+    if number < 2:
+        with pytest.raises(ValueError, match=r"two units or more; got shape \(\d+,\) and 1"):
+            jackknife_groups(labels, KEY, num_groups=num_groups, units=units)
+        return
+    groups = jackknife_groups(labels, KEY, num_groups=num_groups, units=units)
+    assert set(groups.tolist()) == set(range(min(number, num_groups)))
+    assert all(len(set(groups[units == unit])) == 1 for unit in set(units))
 
 
 # Leave-a-group-out graphs
@@ -187,6 +213,10 @@ def test_classes_too_small_have_no_error_and_the_aggregates_do():
     for part in (found.per_class.se, found.per_class.lower, found.per_class.upper):
         assert np.isnan(part).tolist() == [False, False, True, True, True]
     assert np.isnan(found.replicates.per_class[:, 2]).sum() == 2
+    kept = [0, 1]  # macro is over the classes that all replicates have
+    assert found.macro.estimate == pytest.approx(np.mean(found.per_class.estimate[kept]))
+    np.testing.assert_allclose(found.replicates.macro, found.replicates.per_class[:, kept].mean(axis=1))
+    np.testing.assert_allclose(found.joint.macro, found.joint.per_class[:, kept].mean(axis=1))
     assert np.isfinite(np.array([found.micro, found.macro])).all()
 
 
@@ -289,6 +319,33 @@ def test_bootstrap_of_small_classes_is_nan_without_warnings():
     assert np.isnan(got.per_class.se).tolist() == [True, True, True, False]
     assert np.isfinite(np.array([got.micro, got.macro])).all()
     assert np.isfinite(none.micro.estimate) and np.isnan(np.array(none.micro)[1:]).all()
+
+
+def test_bootstrap_of_pairs_that_all_score_alike_has_no_error_and_counts_the_failing():
+    perfect, half = (np.where(np.eye(5, dtype=bool), np.nan, value) for value in (1.0, 0.5))
+    got = bootstrap([(np.arange(5), perfect), (np.arange(5), half)], KEY, num_samples=50)
+    assert got.per_class.estimate.tolist() == [1, 0.5] and got.failing.tolist() == [0, 10]
+    for part in (got.per_class.se, got.per_class.lower, got.per_class.upper):
+        assert np.isnan(part).all()
+
+
+def test_correlation_over_domains_is_of_all_classes_or_within():
+    rng = np.random.default_rng(0)
+    domains = [
+        (x, x + rng.normal(size=8) - 5 * d) for d, x in enumerate(rng.normal(size=(3, 8)) + 2 * np.arange(3)[:, None])
+    ]
+    together = [np.concatenate(part) for part in zip(*domains, strict=True)]
+    centred = [np.concatenate([v - v.mean() for v in part]) for part in zip(*domains, strict=True)]
+    for ranks, plain in ((False, scipy.stats.pearsonr), (True, scipy.stats.spearmanr)):
+        for within, values in ((False, together), (True, centred)):
+            got = domain_correlation(domains, KEY, ranks=ranks, within=within, num_samples=200)
+            assert got.coefficient == pytest.approx(plain(*values).statistic) and got.num_points == 24
+            assert -1 <= got.lower < got.coefficient < got.upper <= 1
+    assert domain_correlation(domains, KEY).upper < 0 < domain_correlation(domains, KEY, within=True).lower
+    assert domain_correlation(domains[:1], KEY) == pearson(*domains[0])  # one domain: Fisher's
+    few = domain_correlation([(x[:2], y[:2]) for x, y in domains], KEY)
+    assert few.num_points == 6 and np.isnan(few.lower) and np.isfinite(few.coefficient)
+    assert domain_correlation([], KEY).num_points == 0
 
 
 def test_bootstrap_says_what_is_wrong():

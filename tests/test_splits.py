@@ -18,7 +18,7 @@ FRACTIONS = (0.5, 0.15, 0.35)
 def made(labels, groups=None, parts=None):
     labels = np.asarray(labels)
     as_array = [None if names is None else np.asarray(names) for names in (groups, parts)]
-    return Dataset(np.zeros(len(labels)), {"class": labels, "other": labels[::-1]}, *as_array, {}, "Zeros.")
+    return Dataset(np.arange(len(labels)), {"class": labels, "other": labels[::-1]}, *as_array, {}, "Numbers.")
 
 
 def counts(labels, part):

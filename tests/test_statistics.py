@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import hypothesis
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
@@ -17,8 +18,10 @@ from jaxconvex import statistics
 from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 from jaxconvex.paths.graph import undirected
 from jaxconvex.paths.layout import pack
+from jaxconvex.permutation import permutation_null
 from jaxconvex.scores import graph_convexity
 from jaxconvex.statistics import (
+    holm,
     hubness,
     jackknife,
     paired_difference,
@@ -179,6 +182,18 @@ def test_interval_of_a_perfect_score_is_wilsons():
     np.testing.assert_allclose(interval.upper, [1, t**2 / (50 + t**2)])
 
 
+def test_interval_near_one_is_the_union_where_the_logit_explodes():
+    replicates = np.array([0.99] * 9 + [0.90])
+    got, usual, n = score_interval(0.985, replicates, 50), jackknife(0.985, replicates), 50
+    t, s = scipy.stats.t.ppf(0.975, 9), 0.985
+    assert t * got.se / (s * (1 - s)) > 2.5
+    centre, half = (s + t**2 / 2 / n) / (1 + t**2 / n), t / (1 + t**2 / n) * np.sqrt(s * (1 - s) / n + t**2 / 4 / n**2)
+    assert got.lower == pytest.approx(min(usual.lower, centre - half)) and got.upper == pytest.approx(1)
+    assert got.upper - got.lower < 0.25  # the logit's reaches down to 0.3
+    mirrored = score_interval(0.015, 1 - replicates, 50)
+    np.testing.assert_allclose([1 - mirrored.upper, 1 - mirrored.lower], [got.lower, got.upper])
+
+
 # Paired differences and peaks
 
 
@@ -205,6 +220,45 @@ def test_paired_difference_of_equal_layers_is_exactly_zero():
     difference = paired_difference([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], replicates, replicates)
     for part in difference:
         assert (part == 0).all()
+
+
+def test_paired_difference_near_one_combines_the_intervals_of_both():
+    rng = np.random.default_rng(0)
+    a, b = 0.98 + 0.004 * rng.normal(size=(2, 10))
+    found = paired_difference(0.98, 0.985, a, b, num_points=(50, 40))
+    of_a, of_b = score_interval(0.98, a, 50), score_interval(0.985, b, 40)
+    r = np.corrcoef(a, b)[0, 1]
+    x, y = 0.985 - of_b.lower, of_a.upper - 0.98
+    if jackknife(0.98, a).upper < 1 and jackknife(0.985, b).upper < 1:
+        pytest.fail("the case must leave [0, 1]")
+    assert found.lower == pytest.approx(0.005 - np.sqrt(x**2 - 2 * r * x * y + y**2))
+    back = paired_difference(0.985, 0.98, b, a, num_points=(40, 50))
+    np.testing.assert_allclose([back.lower, back.upper], [-found.upper, -found.lower])
+    middle = paired_difference(0.5, 0.6, a - 0.48, b - 0.385, num_points=(50, 40))
+    assert middle == paired_difference(0.5, 0.6, a - 0.48, b - 0.385)
+    perfect = paired_difference(1.0, 1.0, np.ones(10), np.ones(10), num_points=(50, 50))
+    assert perfect.lower < 0 < perfect.upper  # not that both always are
+    same = paired_difference(0.97, 0.97, a, a, num_points=(50, 50))
+    assert same.lower == same.upper == 0
+
+
+def test_paired_difference_is_corrected_by_joint_replicates():
+    rng = np.random.default_rng(1)
+    a, b = 0.5 + 0.02 * rng.normal(size=(2, 10))
+    joint = 0.5 + 0.01 * rng.normal(size=(2, 5))
+    found = paired_difference(0.5, 0.52, a, b, joint=tuple(joint))
+    assert found.se == jackknife(0.02, b - a, joint=joint[1] - joint[0]).se < paired_difference(0.5, 0.52, a, b).se
+
+
+@pytest.mark.parametrize("p", [[0.01, 0.04, 0.03, 0.005], [0.5, np.nan, 0.2], [0.9], []])
+def test_holm_is_a_loop_over_the_smallest(p):
+    p = np.array(p)
+    want, largest, left = np.full(len(p), np.nan), 0.0, int(np.sum(~np.isnan(p)))
+    for i in np.argsort(p)[:left]:
+        largest = max(largest, left * p[i])
+        want[i] = min(1, largest)
+        left -= 1
+    np.testing.assert_allclose(holm(p), want)
 
 
 def test_paired_difference_refuses_other_shapes():
@@ -305,10 +359,14 @@ def test_pearsons_interval_covers():
 
 @pytest.mark.parametrize("correlation", [pearson, spearman])
 def test_correlations_at_the_ends(correlation):
-    x = np.array([0.1, 0.2, 0.4, 0.7, 1.3])
-    assert correlation(x, 3 * x) == (1, 1, 1, 5)
-    assert correlation(x, -x) == (-1, -1, -1, 5)
-    assert np.isnan(correlation(x, np.full(5, 0.1))[:3]).all()
+    x = np.array([0.1, 0.2, 0.4, 0.7, 1.3, 2.1, 2.2])
+    one_exchanged = 1 - 6 * 2 / (7 * 48)  # ranks that are not as they are throughout differ by as much
+    least = np.tanh(np.arctanh(one_exchanged) - 1.959964 * np.sqrt(1.06 / 4)) if correlation is spearman else 1
+    assert correlation(x, 3 * x) == (1, pytest.approx(least), 1, 7)
+    assert correlation(x, -x) == (-1, -1, pytest.approx(-least), 7)
+    assert np.isnan(correlation(x, np.full(7, 0.1))[:3]).all()
+    six = correlation(x[:6], 3 * x[:6])
+    assert six.coefficient == 1 and np.isnan(six[1:3]).all()
     assert np.isnan(correlation([1.0], [2.0])[:3]).all()
     assert np.isnan(correlation([], [])[:3]).all()
     three = correlation([1, 2, 3], [1, 3, 2])
@@ -352,9 +410,9 @@ def test_the_expected_score_of_random_labels_is_the_mean_over_all_labelings():
     graph = undirected(knn_graph(x, k=2))
     labels = np.array([0, 0, 0, 1, 1, 2, -1])
     expected = random_label_score(graph, labels, num_classes=4)
-    labelings = sorted(set(itertools.permutations(labels.tolist())))
+    labelings = sorted(set(itertools.permutations(labels.tolist()[:6])))
     packed = pack(graph)
-    scores = [graph_convexity(packed, np.array(some), num_classes=4).per_class for some in labelings]
+    scores = [graph_convexity(packed, np.array([*some, -1]), num_classes=4).per_class for some in labelings]
     np.testing.assert_allclose(expected, np.mean(scores, axis=0, dtype=np.float64), atol=1e-6)
     assert np.isnan(expected[2:]).all() and np.isfinite(expected[:2]).all()
 
@@ -367,6 +425,16 @@ def test_the_expected_score_of_random_labels_is_the_oracles(k):
     want = oracles.random_label_score(oracles.knn_adjacency(x, k), labels, 3)
     for graph in (knn, undirected(knn), pack(knn)):
         np.testing.assert_allclose(random_label_score(graph, labels, num_classes=3), want, atol=1e-12)
+
+
+def test_the_expected_score_of_random_labels_holds_background_fixed_as_the_permutation_null_does():
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(60, 3)).astype(np.float32), np.repeat([0, 1, -1], [12, 20, 28])
+    graph = knn_graph(x, k=3)
+    null = permutation_null(graph, jnp.asarray(labels), num_classes=2, key=jax.random.key(0), num_permutations=1500)
+    error = null.per_class.samples.std(axis=-1) / np.sqrt(1500)
+    assert (np.abs(random_label_score(graph, labels, num_classes=2) - null.per_class.mean) < 4 * error).all()
+    assert (error < 0.003).all()  # permuting the background would be off by 0.1
 
 
 def test_the_expected_score_of_random_labels_of_two_points():

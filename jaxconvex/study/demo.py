@@ -21,6 +21,7 @@ from jaxconvex.figures import Figure, save_figure
 from jaxconvex.page import Captioned, Section, write_page
 from jaxconvex.report import Report, class_means, only
 from jaxconvex.statistics import Correlation, pearson, spearman
+from jaxconvex.study.claims.recall import no_correlation
 from jaxconvex.study.splits import stratified_split
 from jaxconvex.study.training import fine_tune, predict
 from jaxconvex.study.transformer import VisionTransformer
@@ -43,6 +44,7 @@ class Demonstration(NamedTuple):
     spearman: Correlation
     page: Path
     seconds: float
+    no_correlation: str = ""  # why there is none to tell
 
     def __str__(self) -> str:
         return _summary(self)
@@ -105,9 +107,10 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
         spearman(*pairs),
         folder / "report.html",
         time.perf_counter() - began,
+        no_correlation(*pairs),
     )
 
-    figures = _figures(reports, comparison, convexity, recall)
+    figures = _figures(reports, comparison, convexity, recall, found.no_correlation)
     for name, figure in figures.items():
         save_figure(figure, folder / name)
     comparison.to_json(folder / "comparison.json")
@@ -153,14 +156,14 @@ def _score(
 
 
 def _figures(
-    reports: Mapping[str, Report], comparison: Comparison, convexity: Mapping, recall: Mapping
+    reports: Mapping[str, Report], comparison: Comparison, convexity: Mapping, recall: Mapping, why: str
 ) -> dict[str, Figure]:
     return {
         "profile": plots.plot_profile(reports, labeling="predicted"),
         "differences": plots.plot_differences(comparison, kind="graph", labeling="predicted"),
         "classes-pretrained": plots.plot_classes(reports["pretrained"], kind="graph", labeling="predicted"),
         "classes-fine-tuned": plots.plot_classes(reports["fine-tuned"], kind="graph", labeling="predicted"),
-        "recall": plots.plot_recall(convexity, recall),
+        "recall": plots.plot_recall(convexity, recall, note=f"no r: {why}" if why else ""),
     }
 
 
@@ -181,11 +184,20 @@ def _change(found: Demonstration, kind: str) -> str:
     name = "Graph" if kind == "graph" else "Euclidean"
     return (
         f"{name} convexity rises most in {largest.layer}: by {100 * largest.difference:.1f} points "
-        f"[{100 * largest.lower:.1f}, {100 * largest.upper:.1f}]; the interval is above 0 in {clear} of {len(rows)} layers."
+        f"[{100 * largest.lower:.1f}, {100 * largest.upper:.1f}]; the interval is above 0 in {clear} of {len(rows)} layers. "
+        f"Mean over layers: {_mean_change(found, kind, 'predicted')} points by the predicted labels, which differ before "
+        f"and after, {_mean_change(found, kind, 'digit')} by the true ones."
     )
 
 
+def _mean_change(found: Demonstration, kind: str, labeling: str) -> str:
+    rows = only(found.comparison, kind=kind, labeling=labeling, level="macro")
+    return f"{100 * float(np.mean([row.difference for row in rows])):+.1f}"
+
+
 def _correlation(found: Demonstration) -> str:
+    if found.no_correlation:
+        return f"There is no correlation of pretrained convexity and recall to tell: {found.no_correlation}."
     r, rank = found.pearson, found.spearman
     return (
         f"Pretrained convexity against recall after fine-tuning, over {r.num_points} classes: Pearson r = "

@@ -25,8 +25,9 @@ class Domain(NamedTuple):
         configuration: of the encoder that is pretrained here, as in config.json.
         pretraining: "masked patches" or "movement tasks", without labels, on the training part; None with a checkpoint.
         pretraining_epochs, pretraining_rate, unlabelled: its epochs, its learning rate, and the most points it takes.
-        options: for the checkpoint's preprocessing: {"size": 64} for images, {"length": 32} for texts; and {"seconds": 1}
-            for recordings, which are cut or filled up to that.
+        options: for the checkpoint's preprocessing: {"size": 64} for images, {"max_length": 32} for texts; and
+            {"seconds": 1} for recordings, which are cut or filled up to that. Without them the length comes from the data,
+            see `study.lengths`.
         pool: "mean" of the valid tokens, or "cls", the first: for the graph, and for the linear classifier.
         classes: how many, those with most points; or their names; None for all with `fewest` points in the test part.
         fewest: points that a class must have in the test part.
@@ -38,8 +39,10 @@ class Domain(NamedTuple):
         segments: pairs of a class and layer for the Euclidean score; each is ten passes through the rest of the network.
         permutations: random labelings for the null.
         k: neighbours in the graph.
+        metric: "euclidean", "cosine" or "manhattan": the distance of the graph.
         protocol: "paper" fixes k, pairs and segments as in the paper.
         pruning: whether to cut the network after its most convex layer and fine-tune what is left.
+        variants: whether to measure in other ways too: re-parametrized features, other settings.
 
     A domain is used by its name and changed field by field: `domain("speech", data=..., encoder=..., seeds=1)`.
     """
@@ -72,9 +75,13 @@ class Domain(NamedTuple):
     segments: int = 20
     permutations: int = 499  # so that 17 layers can be told from chance together
     k: int = 10
+    metric: str = "euclidean"
     protocol: str | None = None
     pruning: bool = True
+    variants: bool = True
 
+
+METRICS = ("euclidean", "cosine", "manhattan")
 
 VIT = {
     "model_type": "vit",
@@ -97,8 +104,6 @@ RESNET = {  # half the channels of the original
         [256, 5, 0, 5, 3, 1],
     ],
 }
-TOKENS = {"length": 32, "max_length": 32}
-
 DOMAINS: dict[str, Domain] = {
     made.name: made
     for made in (
@@ -111,14 +116,14 @@ DOMAINS: dict[str, Domain] = {
             options={"size": 28}, pool="cls", pretraining_epochs=5, pretraining_rate=2e-3, learning_rate=1e-3, train=1500,
         ),
         Domain(
-            "speech", "Speech", "speech", options={"seconds": 0.64}, fractions=(0.5, 1 / 6, 1 / 3), learning_rate=5e-5,
+            "speech", "Speech", "speech", fractions=(0.5, 1 / 6, 1 / 3), learning_rate=5e-5,
         ),
         Domain(
-            "text", "Text", "text", classes=20, options=TOKENS, train=600, test=800, epochs=4, learning_rate=5e-5,
+            "text", "Text", "text", classes=20, train=600, test=800, epochs=4, learning_rate=5e-5,
             segments=5,
         ),
         Domain(
-            "text-77", "Text, 77 classes", "text", options=TOKENS, train=1540, validation=385, test=1540, epochs=4,
+            "text-77", "Text, 77 classes", "text", train=1540, validation=385, test=1540, epochs=4,
             segments=2, pruning=False,
         ),
         Domain(
@@ -198,6 +203,8 @@ def _changed(made: Domain, fields: Mapping[str, Any]) -> Domain:
     changed = made._replace(**{**fields, **tuples})
     if changed.encoder is not None and changed.pretraining is not None and "pretraining" not in fields:
         changed = changed._replace(pretraining=None, configuration=None)  # a checkpoint needs no pretraining
+    if changed.metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {changed.metric!r}.")
     for field in ("seeds", "epochs", "patience", "batch_size", "segments", "k"):
         value = getattr(changed, field)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

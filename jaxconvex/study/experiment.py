@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import io
-import platform
 import time
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +18,24 @@ from jaxconvex.evaluation import evaluate
 from jaxconvex.formats import write_file
 from jaxconvex.kept import lock
 from jaxconvex.messages import say
-from jaxconvex.report import Report, read_report, select
+from jaxconvex.report import Report, read_report
 from jaxconvex.study.analyses.measures import simple_measures
 from jaxconvex.study.analyses.robustness import reparametrizations
 from jaxconvex.study.analyses.sensitivity import sensitivity
+from jaxconvex.study.describing import described, notes, provenance, settings, sizes
 from jaxconvex.study.domains import Domain
-from jaxconvex.study.gathering import PREDICTED, changes, classes, scores
+from jaxconvex.study.failures import sound
+from jaxconvex.study.gathering import changes, classes, labels_of, scores
 from jaxconvex.study.material import Material, Part, prepare
 from jaxconvex.study.networks import Network, fine_tuned, network_name, pretrained
+from jaxconvex.study.progress import Plan, Work, clock_text
 from jaxconvex.study.pruning import pruned
-from jaxconvex.study.results import MeasureRow, Study, VariantRow, write_study
+from jaxconvex.study.results import PREDICTED, MeasureRow, Study, VariantRow, write_study
 from jaxconvex.study.steps import kept, kept_rows
 
 __all__ = ["WORK", "run_study"]
 
 WORK = "work"
-SEGMENTS_OF_PAPER = 5000
 
 
 def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool = True) -> Study:
@@ -66,41 +66,53 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
     say = _say if progress else _say_nothing
     say(f"{domain.title}: reading {domain.data} ...")
     material = prepare(domain, keys[0])
-    say(f"  {material.source} {_sizes(material)}")
-    total = _work(domain, material)
+    say(f"  {material.source} {sizes(material)}")
+    for note in material.notes:
+        say(f"  {note}")
     work.mkdir(parents=True, exist_ok=True)
-    with lock(work), tqdm(total=total, desc=domain.name, disable=not progress, bar_format=BAR, leave=False) as bar:
-
-        def done(what: str, units: float = 1) -> None:
-            bar.set_description_str(f"{domain.name}, done: {what}", refresh=False)
-            bar.update(min(units, bar.total - bar.n))
-
-        before = pretrained(domain, material, work, keys[1], done)
-        after = [fine_tuned(domain, material, before, s, work, done) for s in range(domain.seeds)]
+    with lock(work), tqdm(total=1.0, disable=not progress, bar_format=BAR, leave=False) as bar:
+        plan = Plan(_work(domain, material), lambda text: _show(bar, plan, f"{domain.name}: {text}"))
+        before = pretrained(domain, material, work, keys[1], plan.of("pretraining"))
+        plan.finish("pretraining")
+        after = []
+        for s in range(domain.seeds):
+            after.append(fine_tuned(domain, material, before, s, work, plan.of(f"fine-tuning, seed {s}")))
+            plan.finish(f"fine-tuning, seed {s}")
         networks = [before, *after]
+        fine = sound([network.row for network in networks], len(material.classes))
+        names = np.array(material.classes)
+        # Pretrained layers by the labels of the fine-tuned networks: how much of the change is one of labels.
+        relabelled = {labels_of(network.row.seed or 0): names[network.predicted] for network in after}
         scored = []
         for network in networks:
-            scored.append(_score(domain, material, network, folder, keys[2]))
-            done(f"scores, {network_name(network.row)}", SCORING)
+            labels = material.test.labelings | (relabelled if network is before else {})
+            step = f"scores, {network_name(network.row)}"
+            scored.append(_score(domain, material, network, labels, folder, keys[2], plan.of(step)))
+            plan.finish(step)
         reports = [report for report, _ in scored]
         variants: list[VariantRow] = []
         measures: list[MeasureRow] = []
-        for network, (_, features) in zip(networks[:2], scored, strict=False):
-            variants += _variants(domain, material, network, features, work, keys[3])
-            measures += _measures(domain, material, network, features, work)
-            done(f"variants, {network_name(network.row)}", SCORING)
-        cut = pruned(domain, material, networks, reports[0], work, done) if domain.pruning else []
+        # Other ways of measuring: of the pretrained network and the first fine-tuned one that did not fail.
+        compared = [0, *(1 + seed for seed, good in enumerate(fine) if good)][:2]
+        for network, (_, features) in ((networks[number], scored[number]) for number in compared):
+            if domain.variants:
+                variants += _variants(domain, material, network, features, work, keys[3], plan.of("variants"))
+            measures += _measures(domain, material, network, features, work, plan.of("measures"))
+        plan.finish("variants")
+        plan.finish("measures")
+        cut = pruned(domain, material, networks, reports[0], work, plan.of("pruning")) if domain.pruning else []
+        plan.finish("pruning")
     study = Study(
-        domain=_described(domain, material, reports[0]),
-        settings=_settings(domain, seed),
-        notes=_notes(domain, material),
-        provenance=_provenance(began, material),
+        domain=described(domain, material, reports[0]),
+        settings=settings(domain, material, seed),
+        notes=notes(domain, material),
+        provenance=provenance(began, material),
         networks=tuple(network.row for network in networks),
         scores=tuple(
             row for network, report in zip(networks, reports, strict=True) for row in scores(network.row, report)
         ),
-        changes=tuple(changes(reports[0], reports[1:])),
-        classes=tuple(classes(reports[0], reports[1:], next(iter(material.test.labelings)))),
+        changes=tuple(changes(reports[0], reports[1:], fine)),
+        classes=tuple(classes(reports[0], reports[1:], next(iter(material.test.labelings)), fine)),
         variants=tuple(variants),
         measures=tuple(measures),
         pruning=tuple(cut),
@@ -109,14 +121,28 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
     return study
 
 
-BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
-SCORING = 3.0  # units of the bar: epochs of fine-tuning
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
 
 
-def _work(domain: Domain, material: Material) -> float:
-    """The work in units of an epoch of fine-tuning, roughly."""
-    epochs = domain.seeds * domain.epochs + (domain.pretraining_epochs if domain.pretraining else 0)
-    return epochs * (2 if domain.pruning else 1) + SCORING * (3 + domain.seeds)
+def _show(bar: Any, plan: Plan, text: str) -> None:
+    left = plan.remaining()
+    bar.n = max(bar.n, round(plan.share(), 4))
+    bar.set_description_str(text, refresh=False)
+    bar.set_postfix_str("" if left is None else f"about {clock_text(left)} left", refresh=True)
+
+
+def _work(domain: Domain, material: Material) -> dict[str, Work]:
+    """The steps and their units; the weights are about what a unit takes, in epochs of fine-tuning."""
+    layers = len(material.encoder.blocks) + (domain.pool != "cls")
+    networks = ["pretrained", *(f"fine-tuned-{s}" for s in range(domain.seeds))]
+    return {
+        "pretraining": Work("epoch of pretraining", domain.pretraining_epochs if domain.pretraining else 0, 1),
+        **{f"fine-tuning, seed {s}": Work("epoch", domain.epochs, 1) for s in range(domain.seeds)},
+        **{f"scores, {name}": Work("score", 2 * layers, 0.4) for name in networks},  # graph and Euclidean
+        "variants": Work("variant", 4 * layers if domain.variants else 0, 0.4),  # two kinds of two networks
+        "measures": Work("measure", 2 * layers, 0.2),
+        "pruning": Work("epoch of pruning", domain.seeds * domain.epochs if domain.pruning else 0, 0.7),
+    }
 
 
 # Measuring ------------------------------------------------------------------------------------------------------------
@@ -130,30 +156,38 @@ def _source(domain: Domain, part: Part, network: Network, folder: Path | None) -
 
 
 def _score(
-    domain: Domain, material: Material, network: Network, folder: Path, key: jax.Array
+    domain: Domain,
+    material: Material,
+    network: Network,
+    labels: dict[str, np.ndarray],
+    folder: Path,
+    key: jax.Array,
+    done: Callable[..., Any],
 ) -> tuple[Report, Activations]:
-    """The report of a network, and its pooled features and logits of the test part."""
+    """The report of a network by these labels and its own, and its pooled features and logits of the test part."""
     name = network_name(network.row)
     settings: dict[str, Any] = {"permutations": domain.permutations, "jackknife": True, "protocol": domain.protocol}
     if domain.protocol is None:
-        settings |= {"k": domain.k, "max_segments": domain.segments}
+        settings |= {"k": domain.k, "max_segments": domain.segments, "metric": domain.metric}
     identity = [
         network.identity,
         material.identity,
         domain.pool,
         settings,
+        {labeling: values.tolist() for labeling, values in labels.items() if labeling not in material.test.labelings},
         np.asarray(jax.random.key_data(key)).tolist(),
     ]
 
     def make(place: Path) -> None:
         report = evaluate(
             _source(domain, material.test, network, place / "features"),
-            material.test.labelings,
+            labels,
             predictions="model",
+            groups=material.test.groups,
             classes=material.classes,
             key=key,
             cache=place / "layers",
-            progress=False,
+            progress=done,
             **settings,
         )
         report.to_json(place / "scores.json")
@@ -163,9 +197,9 @@ def _score(
     (folder / name).mkdir(parents=True, exist_ok=True)
     report.to_json(folder / name / "scores.json")
     report.to_csv(folder / name / "scores.csv")
-    predicted = _predicted(material, features)
     content = io.BytesIO()
-    np.savez_compressed(content, predicted=predicted, **material.test.labelings)  # type: ignore
+    predicted: Any = {PREDICTED: _predicted(material, features)}
+    np.savez_compressed(content, **predicted, **labels)  # type: ignore
     write_file(folder / name / "labels.npz", content.getvalue())
     return report, features
 
@@ -175,14 +209,22 @@ def _predicted(material: Material, features: Activations) -> np.ndarray:
 
 
 def _variants(
-    domain: Domain, material: Material, network: Network, features: Activations, work: Path, key: jax.Array
+    domain: Domain,
+    material: Material,
+    network: Network,
+    features: Activations,
+    work: Path,
+    key: jax.Array,
+    done: Callable[..., Any],
 ) -> list[VariantRow]:
     main = next(iter(material.test.labelings))
     labelings = {PREDICTED: _predicted(material, features), main: material.test.labelings[main]}
     which: dict[str, Any] = {"network": network.row.network, "seed": network.row.seed, "key": key, "k": domain.k}
+    which["metric"] = domain.metric
 
     def make() -> list[VariantRow]:
         layers = {name: np.asarray(layer) for name, layer in features.items()}
+        which["progress"] = done
         return [*reparametrizations(layers, labelings, **which), *sensitivity(layers, labelings, **which)]
 
     identity = [
@@ -190,12 +232,15 @@ def _variants(
         material.identity,
         domain.pool,
         domain.k,
+        domain.metric,
         np.asarray(jax.random.key_data(key)).tolist(),
     ]
     return kept_rows(work, f"variants-{network_name(network.row)}", identity, VariantRow, make)
 
 
-def _measures(domain: Domain, material: Material, network: Network, test: Activations, work: Path) -> list[MeasureRow]:
+def _measures(
+    domain: Domain, material: Material, network: Network, test: Activations, work: Path, done: Callable[..., Any]
+) -> list[MeasureRow]:
     def make() -> list[MeasureRow]:
         rows = np.arange(len(material.train.classes))
         train = pooled_features(_source(domain, material.train, network, None), rows, progress=False)
@@ -207,83 +252,11 @@ def _measures(domain: Domain, material: Material, network: Network, test: Activa
             network=network.row.network,
             seed=network.row.seed,
             k=domain.k,
+            progress=done,
         )
 
     identity = [network.identity, material.identity, domain.pool, domain.k]
     return kept_rows(work, f"measures-{network_name(network.row)}", identity, MeasureRow, make)
-
-
-# Describing -----------------------------------------------------------------------------------------------------------
-
-
-def _described(domain: Domain, material: Material, report: Report) -> dict[str, Any]:
-    config = material.encoder.config
-    what = domain.encoder or f"{config['model_type']}, pretrained here by {domain.pretraining}"
-    return {
-        "name": domain.name,
-        "title": domain.title,
-        "modality": domain.modality,
-        "source": material.source,
-        "encoder": f"{Path(what).name if domain.encoder else what} ({len(material.encoder.blocks)} blocks)",
-        "layers": list(dict.fromkeys(row.layer for row in select(report))),
-        "labelings": list(material.test.labelings),
-        "classes": list(material.classes),
-        "pool": domain.pool,
-        "parts": {name: len(getattr(material, name).classes) for name in ("train", "validation", "test")},
-    }
-
-
-def _settings(domain: Domain, seed: int) -> dict[str, Any]:
-    left = ("name", "title", "modality", "data", "encoder", "classes", "configuration", "options")
-    kept = {field: value for field, value in domain._asdict().items() if field not in left}
-    return kept | {"options": dict(domain.options), "seed": seed}
-
-
-def _notes(domain: Domain, material: Material) -> tuple[str, ...]:
-    notes = []
-    for name in ("train", "validation", "test"):
-        most, number = getattr(domain, name), len(getattr(material, name).classes)
-        if most is not None and number > 0.95 * most:
-            notes.append(f"The {name} part was thinned to {number} points.")
-    if material.left_out:
-        shown = ", ".join(material.left_out[:6]) + (", ..." if len(material.left_out) > 6 else "")
-        notes.append(f"{len(material.left_out)} classes were left out ({shown}).")
-    if domain.options:
-        notes.append(f"Preprocessing: {', '.join(f'{name} {value}' for name, value in domain.options.items())}.")
-    if domain.protocol is None:
-        notes.append(
-            f"The Euclidean score took {domain.segments} pairs of each class and layer (the paper: {SEGMENTS_OF_PAPER:,})."
-        )
-    notes.append(f"Fine-tuning took at most {domain.epochs} epochs.")
-    return tuple(notes)
-
-
-def _provenance(began: float, material: Material) -> dict[str, Any]:
-    names = ("jaxconvex", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
-    return {
-        "versions": {name: _version(name) for name in names} | {"python": platform.python_version()},
-        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
-        "inputs": material.identity,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - began,
-    }
-
-
-def _version(name: str) -> str:
-    if name == "jaxconvex":
-        import jaxconvex
-
-        return jaxconvex.__version__
-    return metadata.version(name)
-
-
-def _sizes(material: Material) -> str:
-    parts = {name: len(getattr(material, name).classes) for name in ("train", "validation", "test")}
-    numbers = ", ".join(f"{number} to {verb}" for number, verb in zip(parts.values(), VERBS, strict=True))
-    return f"{len(material.classes)} classes; {numbers}."
-
-
-VERBS = ("train on", "validate on", "test on")
 
 
 def _say(text: str) -> None:

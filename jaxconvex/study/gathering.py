@@ -9,13 +9,24 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from jaxconvex.report import Report, class_means, select
+from jaxconvex.report import Report, Row, class_means, select
 from jaxconvex.statistics import paired_difference
-from jaxconvex.study.results import ChangeRow, ClassRow, NetworkRow, ScoreRow
+from jaxconvex.study.results import (
+    LABELS_ONLY,
+    LAYERS_ONLY,
+    PREDICTED,
+    ChangeRow,
+    ClassRow,
+    NetworkRow,
+    ScoreRow,
+)
 
-__all__ = ["PREDICTED", "changes", "classes", "scores"]
+__all__ = ["changes", "classes", "labels_of", "scores"]
 
-PREDICTED = "predicted"
+
+def labels_of(seed: int) -> str:
+    """The labeling of pretrained layers by what the network says that was fine-tuned with this seed."""
+    return f"{PREDICTED} by fine-tuned-{seed}"
 
 
 def scores(network: NetworkRow, report: Report) -> list[ScoreRow]:
@@ -38,44 +49,85 @@ def scores(network: NetworkRow, report: Report) -> list[ScoreRow]:
             p_value=row.p_value,
             num_points=row.num_points,
             num_pairs=row.num_pairs,
+            hubness=row.hubness,
+            hub=row.hub,
+            cosine=row.cosine,
         )
         for row in report.rows
         if row.level != "class"
     ]
 
 
-def changes(before: Report, after: Sequence[Report]) -> list[ChangeRow]:
-    """Paired differences of the macro scores, a row a seed and one for their mean."""
+def changes(before: Report, after: Sequence[Report], sound: Sequence[bool]) -> list[ChangeRow]:
+    """Paired differences of the macro scores, a row a seed and one for their mean over the seeds that did not fail.
+
+    The change by predicted labels is also told in its two parts: see `ChangeRow`.
+    """
+    starts = select(before, level="macro")
+    ends = [{_place(row): row for row in select(report, level="macro")} for report in after]
+    others = {_place(row): row for row in starts}
     made = []
-    for rows in zip(*(select(report, level="macro") for report in (before, *after)), strict=True):
-        first, others = rows[0], rows[1:]
-        place = (first.kind, first.labeling, first.layer, first.layer_index)
-        assert all((row.kind, row.labeling, row.layer, row.layer_index) == place for row in others)
-        replicates = [np.array(row.replicates) for row in others]
-        scores = [row.score for row in others]
-        for seed, (score, without) in enumerate(zip(scores, replicates, strict=True)):
-            found = _paired(first, score, without)
-            made.append(ChangeRow(*place, seed, first.score, score, *found[:2], math.nan, *found[2:]))
-        difference, se, _, _ = _paired(first, float(np.mean(scores)), np.mean(replicates, axis=0))
-        spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
-        total = math.sqrt(se**2 + (spread**2 / len(scores) if len(scores) > 1 else 0))
-        half = float(stdtrit(len(first.replicates) - 1, 0.975)) * total
-        ends = difference - half, difference + half
-        made.append(ChangeRow(*place, None, first.score, float(np.mean(scores)), difference, total, spread, *ends))
+    for first in starts:
+        if first.labeling.startswith(f"{PREDICTED} by "):
+            continue
+        finer = [rows[_place(first)] for rows in ends]
+        made += _changes(first, first.labeling, [first] * len(finer), finer, sound)
+        relabelled = [others.get((first.kind, labels_of(seed), first.layer)) for seed in range(len(finer))]
+        if first.labeling == PREDICTED and all(row is not None for row in relabelled):
+            made += _changes(first, LABELS_ONLY, [first] * len(finer), relabelled, sound)
+            made += _changes(first, LAYERS_ONLY, relabelled, finer, sound)
     return made
 
 
-def _paired(first: Any, score: float, without: np.ndarray) -> tuple[float, float, float, float]:
-    found = paired_difference(np.array(first.score), np.array(score), np.array(first.replicates), without)
+def _changes(
+    first: Row, labeling: str, before: Sequence[Any], after: Sequence[Any], sound: Sequence[bool]
+) -> list[ChangeRow]:
+    place = (first.kind, labeling, first.layer, first.layer_index)
+    made = []
+    for seed, pair in enumerate(zip(before, after, strict=True)):
+        found = _paired(*(_mean([row]) for row in pair))
+        made.append(ChangeRow(*place, seed, pair[0].score, pair[1].score, *found[:2], math.nan, *found[2:]))
+    if not any(sound):
+        return made
+    means = [_mean([row for row, fine in zip(rows, sound, strict=True) if fine]) for rows in (before, after)]
+    difference, se, _, _ = _paired(*means)
+    single = [row.difference for row, fine in zip(made, sound, strict=True) if fine]
+    spread = float(np.std(single, ddof=1)) if len(single) > 1 else math.nan
+    total = math.sqrt(se**2 + (spread**2 / len(single) if len(single) > 1 else 0))
+    half = float(stdtrit(max(len(first.replicates) - 1, 1), 0.975)) * total
+    values = (means[0][0], means[1][0], difference, total, spread, difference - half, difference + half)
+    return [*made, ChangeRow(*place, None, *values)]
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    return row.kind, row.labeling, row.layer
+
+
+def _mean(rows: Sequence[Row]) -> tuple[float, np.ndarray, np.ndarray, int]:
+    """The mean score, those of the replicates without one and without two groups, and the units that were sampled."""
+    alone, joint = (np.mean([getattr(row, field) for row in rows], axis=0) for field in ("replicates", "joint"))
+    return float(np.mean([row.score for row in rows])), alone, joint, min(row.num_units for row in rows)
+
+
+def _paired(before: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[float, float, float, float]:
+    """Difference, its standard error and interval; the latter NaN where there are no replicates, as of a few groups."""
+    if not before[1].size:
+        return after[0] - before[0], math.nan, math.nan, math.nan
+    joint = (before[2], after[2]) if before[2].size else None
+    found = paired_difference(
+        np.array(before[0]), np.array(after[0]), before[1], after[1], joint=joint, num_points=(before[3], after[3])
+    )
     return tuple(float(value) for value in found)  # type: ignore[return-value]
 
 
-def classes(before: Report, after: Sequence[Report], main: str) -> list[ClassRow]:
+def classes(before: Report, after: Sequence[Report], main: str, sound: Sequence[bool]) -> list[ClassRow]:
+    """A row a class of the main labeling; recalls after fine-tuning are of the seeds that did not fail, NaN if all did."""
+
     def of(report: Report, kind: str, labeling: str, field: str = "score") -> dict[Any, float]:
         kinds = {row.kind for row in report.rows if row.labeling == labeling}
         return class_means(report, kind=kind, labeling=labeling, field=field) if kind in kinds else {}
 
-    recalls = [of(report, "graph", PREDICTED, "recall") for report in after]
+    recalls = [of(report, "graph", PREDICTED, "recall") for report, fine in zip(after, sound, strict=True) if fine]
     points = {row.label: row.num_points for row in select(before, kind="graph", labeling=main, level="class")}
     pre = of(before, "graph", PREDICTED, "recall")
     found = [of(before, kind, labeling) for labeling in (PREDICTED, main) for kind in ("graph", "euclidean")]
@@ -92,7 +144,7 @@ def classes(before: Report, after: Sequence[Report], main: str) -> list[ClassRow
                 graph_true=graph_true,
                 euclidean_true=euclidean_true,
                 recall_pretrained=pre.get(label, math.nan),
-                recall=float(values.mean()),
+                recall=float(values.mean()) if len(values) else math.nan,
                 recall_spread=float(values.std(ddof=1)) if len(values) > 1 else math.nan,
             )
         )

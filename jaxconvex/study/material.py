@@ -15,8 +15,10 @@ from jaxconvex import encoders
 from jaxconvex.activations.calls import array_hash
 from jaxconvex.encoders.encoder import Encoder
 from jaxconvex.encoders.preprocessing import preprocessor
+from jaxconvex.report import FEWEST_UNITS
 from jaxconvex.study.datasets import Dataset, read_dataset, take
 from jaxconvex.study.domains import Domain
+from jaxconvex.study.lengths import fitted
 from jaxconvex.study.splits import split
 
 __all__ = ["Material", "Part", "prepare"]
@@ -28,6 +30,7 @@ class Part(NamedTuple):
     inputs: tuple[np.ndarray, ...]  # with the mask where there is one
     classes: Int[np.ndarray, " n"]
     labelings: dict[str, np.ndarray]
+    groups: np.ndarray | None = None  # the speaker, volunteer, text, ... that each is of
 
 
 class Material(NamedTuple):
@@ -42,6 +45,8 @@ class Material(NamedTuple):
     source: str
     left_out: tuple[str, ...]
     identity: str  # hashes of inputs and labels
+    options: dict[str, Any]  # of preprocessing
+    notes: tuple[str, ...]  # what was not read, left out, cut or scaled, copies and groups, in sentences
 
 
 def prepare(domain: Domain, key: jax.Array) -> Material:
@@ -54,34 +59,49 @@ def prepare(domain: Domain, key: jax.Array) -> Material:
     split_key, encoder_key = jax.random.split(key)
     encoder, preprocess = _encoder(domain, encoder_key)
     dataset = read_dataset(domain.modality, domain.data)
+    main = next(iter(dataset.labelings))
+    notes = [*dataset.notes]
+    number = len(np.unique(dataset.labelings[main]))
+    chosen_classes = domain.classes
+    if isinstance(chosen_classes, int) and chosen_classes > number:
+        notes.append(f"The data have {number} classes, fewer than the {chosen_classes} asked for; all are taken.")
+        chosen_classes = None
     choice: dict[str, Any] = {
         "fractions": domain.fractions,
-        "classes": domain.classes,
+        "classes": chosen_classes,
         "balanced": domain.balanced,
         "fewest": domain.fewest,
     }
     parts = split(dataset, split_key, most=(domain.train, domain.validation, domain.test), **choice)
-    main = next(iter(dataset.labelings))
+    taken = [take(dataset, rows) for rows in parts[:3]]
+    options, cut = fitted(dict(domain.options), preprocess, encoder.config, taken[0], taken)
+    notes += [*parts.notes, *cut]
+    groups = taken[2].groups
+    if groups is not None and (held := len(np.unique(groups))) < FEWEST_UNITS:
+        notes.append(
+            f"The test part has {held} groups; with fewer than {FEWEST_UNITS} no interval can be told, and none is shown."
+        )
     classes, codes = np.unique(dataset.labelings[main][np.concatenate(parts[:3])], return_inverse=True)
     places = np.cumsum([len(rows) for rows in parts[:3]])[:-1]
     made = []
-    for rows, numbers in zip(parts[:3], np.split(codes.astype(np.int32), places), strict=True):
-        chosen = take(dataset, rows)
-        made.append(Part(_inputs(domain, preprocess, chosen), numbers, chosen.labelings))
+    for chosen, numbers in zip(taken, np.split(codes.astype(np.int32), places), strict=True):
+        made.append(Part(_inputs(domain, preprocess, options, chosen), numbers, chosen.labelings, chosen.groups))
     unlabelled = None
     if domain.pretraining is not None:
         whole = split(dataset, split_key, **choice)  # the same parts before they are thinned
         rows = whole.train
         if len(rows) > domain.unlabelled:
             rows = np.sort(np.asarray(jax.random.permutation(encoder_key, rows))[: domain.unlabelled])
-        unlabelled = _inputs(domain, preprocess, take(dataset, rows))
+        unlabelled = _inputs(domain, preprocess, options, take(dataset, rows))
     arrays = [array for part in made for array in (*part.inputs, part.classes)] + list(unlabelled or ())
     names = tuple(str(name) for name in classes)
-    said = [names, *({name: values.tolist() for name, values in part.labelings.items()} for part in made)]
+    said: list[Any] = [names, *({name: values.tolist() for name, values in part.labelings.items()} for part in made)]
+    said += [None if part.groups is None else part.groups.tolist() for part in made]
     hashes = [*map(array_hash, arrays), hashlib.sha256(json.dumps(said).encode()).hexdigest()]
     identity = "-".join(digest[:12] for digest in hashes)
     train, validation, test = made
-    return Material(train, validation, test, unlabelled, names, encoder, dataset.source, parts.left_out, identity)
+    shared = (encoder, dataset.source, parts.left_out, identity, options, tuple(notes))
+    return Material(train, validation, test, unlabelled, names, *shared)
 
 
 def _encoder(domain: Domain, key: jax.Array) -> tuple[Encoder, Callable[..., Any]]:
@@ -103,26 +123,16 @@ def _encoder(domain: Domain, key: jax.Array) -> tuple[Encoder, Callable[..., Any
     return encoder, preprocess
 
 
-def _options(domain: Domain, preprocess: Callable[..., Any]) -> dict[str, Any]:
-    """The domain's options; "seconds" of a recording in the terms of the encoder's family."""
-    options = dict(domain.options)
-    seconds = options.pop("seconds", None)
-    if seconds is None:
-        return options
-    log_mel = getattr(preprocess, "__name__", "") == "preprocess_log_mel"
-    return options | (
-        {"frames": round(100 * seconds), "mask": True} if log_mel else {"length": round(16_000 * seconds)}
-    )
-
-
 def _lacks_config(path: str) -> bool:
     from pathlib import Path
 
     return Path(path).is_dir() and not (Path(path) / "config.json").is_file()
 
 
-def _inputs(domain: Domain, preprocess: Callable[..., Any], dataset: Dataset) -> tuple[np.ndarray, ...]:
-    made = preprocess(dataset.inputs, **dataset.options, **_options(domain, preprocess))
+def _inputs(
+    domain: Domain, preprocess: Callable[..., Any], options: dict[str, Any], dataset: Dataset
+) -> tuple[np.ndarray, ...]:
+    made = preprocess(dataset.inputs, **dataset.options, **options)
     if len(made.inputs) != len(dataset.inputs):
         raise ValueError(
             f"preprocessing made {len(made.inputs)} inputs of {len(dataset.inputs)} points of {domain.name!r}; they must "

@@ -12,11 +12,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from jaxconvex.activations.calls import weights_hash
 from jaxconvex.encoders.encoder import Encoder
 from jaxconvex.formats import write_file
 from jaxconvex.study.domains import Domain
+from jaxconvex.study.failures import share_of_last
 from jaxconvex.study.material import Material
 from jaxconvex.study.pretraining import masked_patches, movement_tasks
 from jaxconvex.study.results import NetworkRow
@@ -33,12 +35,13 @@ Progress = Callable[[str], object]  # told what was done, once an epoch
 
 
 class Network(NamedTuple):
-    """A network of the study, what is known of its training, and a hash of its weights."""
+    """A network of the study, what is known of its training, a hash of its weights, and what it says of the test part."""
 
     encoder: Encoder
     row: NetworkRow
     identity: str
     epoch_seconds: float  # the fastest epoch of its fine-tuning
+    predicted: Int[np.ndarray, " n"]  # the class of each test point, by number
 
 
 def network_name(row: NetworkRow) -> str:
@@ -132,22 +135,26 @@ def fine_tuned(
             "best_epoch": int(found.best_epoch),
             "losses": np.asarray(found.losses).tolist(),
             "validation_losses": np.asarray(found.validation_losses).tolist(),
+            "still_falling": share_of_last(found.start_loss, found.validation_losses.tolist(), domain.epochs),
         }
         seconds = {"seconds": times[-1] - times[0], "epoch_seconds": np.diff(times).tolist()}  # the first compiles
-        _finish(folder, facts | _accuracies(found.model, material) | seconds)
+        facts |= _accuracies(found.model, material)
+        facts["vanished"] = len(set(start.predicted.tolist()) - set(facts["predicted"]))
+        _finish(folder, facts | seconds)
 
     settings = {field: getattr(domain, field) for field in TRAINING}
     place = kept(work, f"{name}-{seed}", [settings, seed, start.identity, material.identity], make)
     return _read(start.encoder, place, "fine-tuned", seed)
 
 
-def _accuracies(encoder: Encoder, material: Material) -> dict[str, float]:
+def _accuracies(encoder: Encoder, material: Material) -> dict[str, Any]:
     said = logits(encoder, material.test.inputs).argmax(axis=1)
     of_validation = logits(encoder, material.validation.inputs).astype(np.float64)
     shifted = of_validation - of_validation.max(axis=1, keepdims=True)
     likely = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     loss = -likely[np.arange(len(likely)), material.validation.classes].mean()
-    return {"accuracy": float(np.mean(said == material.test.classes)), "validation_loss": float(loss)}
+    accuracy = float(np.mean(said == material.test.classes))
+    return {"accuracy": accuracy, "validation_loss": float(loss), "predicted": said.tolist()}
 
 
 def _finish(folder: Path, facts: dict[str, Any]) -> None:
@@ -158,9 +165,10 @@ def _finish(folder: Path, facts: dict[str, Any]) -> None:
 def _read(template: Encoder, place: Path, name: str, seed: int | None) -> Network:
     encoder = load_state(template, place / STATE)
     facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
-    fields = {field: facts[field] for field in ("accuracy", "validation_loss", "epochs", "best_epoch", "seconds")}
+    fields = {field: facts[field] for field in NetworkRow._fields if field in facts}
     fastest = min(facts.get("epoch_seconds", []), default=math.nan)
-    return Network(encoder, NetworkRow(name, seed, **fields), weights_hash(encoder), fastest)
+    predicted = np.array(facts["predicted"], np.int32)
+    return Network(encoder, NetworkRow(name, seed, **fields), weights_hash(encoder), fastest, predicted)
 
 
 def _data(key: jax.Array) -> list[int]:

@@ -17,9 +17,10 @@ from flax import nnx
 from jaxconvex.encoders.encoder import Encoder
 from jaxconvex.report import Report, only
 from jaxconvex.study.domains import Domain
+from jaxconvex.study.failures import reasons
 from jaxconvex.study.material import Material
 from jaxconvex.study.networks import Network, fine_tuned, probed
-from jaxconvex.study.results import PruningRow
+from jaxconvex.study.results import NetworkRow, PruningRow
 from jaxconvex.study.steps import kept_rows
 from jaxconvex.study.training import logits
 
@@ -68,17 +69,20 @@ def pruned(
     if number == depth:
         rule, (layer, number) = "most convex but the last", most_convex(report, main, before=depth)
     last = f"blocks/{depth - 1}"
-    rows = [_row("whole", last, depth, network, material, work) for network in networks[1:]]
+    begun = networks[0].row
+    rows = [_row("whole", last, depth, network, begun, material, work) for network in networks[1:]]
     start = probed(domain, material, networks[0].encoder.truncate(number), work, name="probe-cut")
     for network in networks[1:]:
         seed = network.row.seed
         assert seed is not None
         cut = fine_tuned(domain, material, start, seed, work, progress, name="fine-tuning-cut")
-        rows.append(_row(rule, layer, number, cut, material, work))
+        rows.append(_row(rule, layer, number, cut, start.row, material, work))
     return rows
 
 
-def _row(rule: str, layer: str, blocks: int, network: Network, material: Material, work: Path) -> PruningRow:
+def _row(
+    rule: str, layer: str, blocks: int, network: Network, start: NetworkRow, material: Material, work: Path
+) -> PruningRow:
     facts = network.row
     assert facts.seed is not None
 
@@ -94,6 +98,7 @@ def _row(rule: str, layer: str, blocks: int, network: Network, material: Materia
                 training_seconds=network.epoch_seconds,
                 inference_seconds=_seconds(network.encoder, material),
                 parameters=_parameters(network.encoder),
+                failed=", ".join(reasons(facts, start, len(material.classes))),
             )
         ]
 

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 from jaxconvex.formats import csv_text, has_checksum, json_of_tables, read_tables, write_file
 
 __all__ = [
-    "TABLES", "ChangeRow", "ClassRow", "MeasureRow", "NetworkRow", "PruningRow", "ScoreRow", "Study", "VariantRow",
-    "read_study", "write_study",
+    "LABELS_ONLY", "LAYERS_ONLY", "PREDICTED", "TABLES", "ChangeRow", "ClassRow", "MeasureRow", "NetworkRow", "PruningRow",
+    "ScoreRow", "Study", "VariantRow", "read_study", "write_study",
 ]  # fmt: skip
 
 FORMAT, VERSION = "jaxconvex study", 1
 FILE, TIMES = "study.json", "times.json"
+PREDICTED = "predicted"  # the labeling by what a network says
+LABELS_ONLY, LAYERS_ONLY = "predicted (labels only)", "predicted (layers only)"  # the two parts of its change
 
 
 class NetworkRow(NamedTuple):
@@ -26,8 +28,12 @@ class NetworkRow(NamedTuple):
     accuracy: float  # on the test part, a fraction
     validation_loss: float
     epochs: int  # trained; the best of them is kept
-    best_epoch: int  # counted from 0
+    best_epoch: int  # counted from 0; -1 where none was better than the network it began with
     seconds: float  # of training, on the machine of the study
+    vanished: int = 0  # classes that the network it began with predicts and this one predicts for no test point
+    still_falling: float = (
+        math.nan
+    )  # share of the fall of the validation loss in the last epoch allowed; NaN: ended before
 
 
 class ScoreRow(NamedTuple):
@@ -36,7 +42,7 @@ class ScoreRow(NamedTuple):
     network: str
     seed: int | None
     kind: str  # "graph" or "euclidean"
-    labeling: str  # "predicted", or one of the data's own
+    labeling: str  # "predicted", one of the data's own, or of the pretrained network "predicted by fine-tuned-0"
     layer: str
     layer_index: int
     level: str  # "macro" or "micro"
@@ -50,10 +56,17 @@ class ScoreRow(NamedTuple):
     p_value: float
     num_points: int
     num_pairs: int
+    hubness: float = math.nan  # graph only, as in a report: skewness of how often points are neighbours
+    hub: int = 0  # points that have the most frequent neighbour among theirs
+    cosine: float = math.nan  # the same score by the neighbours of the cosine metric
 
 
 class ChangeRow(NamedTuple):
-    """Fine-tuned minus pretrained, macro: of one seed, or (seed None) of the mean over the seeds.
+    """Fine-tuned minus pretrained, macro: of one seed, or (seed None) of the mean over the seeds that did not fail.
+
+    The change by "predicted" labels, which differ before and after, is the sum of two: "predicted (labels only)", the
+    pretrained layers by the fine-tuned network's labels less the same layers by the pretrained network's; and "predicted
+    (layers only)", the fine-tuned layers less the pretrained ones, both by the fine-tuned network's labels.
 
     The interval of one seed is the paired jackknife's. That of the mean has se^2 + spread^2 / seeds as its variance, so
     that it holds the sampling of test points and of training runs.
@@ -83,7 +96,7 @@ class ClassRow(NamedTuple):
     graph_true: float  # the same by true labels
     euclidean_true: float
     recall_pretrained: float
-    recall: float  # fine-tuned, mean over seeds
+    recall: float  # fine-tuned, mean over the seeds that did not fail
     recall_spread: float  # standard deviation over seeds
 
 
@@ -125,6 +138,7 @@ class PruningRow(NamedTuple):
     training_seconds: float  # an epoch
     inference_seconds: float  # 1,000 points
     parameters: int
+    failed: str = ""  # what speaks against the fine-tuning, in words
 
 
 TABLES: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """The three parts of a data set: to train on, to stop training by, and to measure on.
 
-Nothing leaks: points of one group (a speaker, a volunteer, an image of origin) lie in one part, and the test part that the
-authors of the data fixed stays the test part.
+Nothing leaks: points of one group (a speaker, a volunteer, an image of origin) lie in one part, identical points do, and the
+test part that the authors of the data fixed stays the test part.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jaxconvex.checks import positive_integer
+from jaxconvex.study.copies import identical, told, without_copies_across
 from jaxconvex.study.datasets.dataset import Dataset
 
 __all__ = ["Parts", "split", "stratified_split"]
@@ -29,6 +30,7 @@ class Parts(NamedTuple):
     validation: np.ndarray
     test: np.ndarray
     left_out: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what was found of copies and groups, in sentences
 
 
 def split(
@@ -47,6 +49,9 @@ def split(
     1,000 random assignments of the groups to the parts that one is kept which leaves the most classes (see `classes`)
     and, among those, has the least deviation: the largest |share - fraction|, over all parts, of the points of a class
     or of all points.
+
+    Identical points are kept in one part: without groups they are dealt together; where groups or authors put them into
+    several parts, those of the last part (test before validation before train) are kept and the others left out.
 
     Args:
         dataset: the points. Where `dataset.parts` names a test part, it stays; validation is taken from the others.
@@ -68,7 +73,7 @@ def split(
 
     Example:
         >>> labels = np.repeat(["cat", "dog"], 100)
-        >>> dataset = Dataset(np.zeros(200), {"class": labels}, np.tile(np.arange(20), 10), None, {}, "Zeros.")
+        >>> dataset = Dataset(np.arange(200), {"class": labels}, np.tile(np.arange(20), 10), None, {}, "Numbers.")
         >>> parts = split(dataset, jax.random.key(0), most=(None, None, 50))
         >>> [len(part) for part in parts[:3]]
         [100, 30, 50]
@@ -82,7 +87,9 @@ def split(
     rows = np.flatnonzero(taken[codes])
     assign_key, thin_key = jax.random.split(key)
     least = (fewest, 1, fewest) if classes is None else (1, 1, 1)
-    part = _assign(dataset, codes, rows, assign_key, fractions, least)
+    sets = identical(dataset.inputs)
+    whole = _assign(dataset, codes, rows, sets[rows], assign_key, fractions, least)
+    part = without_copies_across(whole, sets[rows])
 
     table = np.stack([np.bincount(codes[rows[part == i]], minlength=len(names)) for i in range(3)])
     if classes is None:
@@ -91,18 +98,33 @@ def split(
             raise ValueError(
                 f"fewer than two classes have {fewest} points to train on, {fewest} to test on and one to validate on; "
                 f"the largest have {table.max(axis=1).tolist()} to train on, to validate on and to test on. "
-                "Give more data, or a smaller fewest."
+                f"Give more data, or allow fewer (the field fewest, in a command --fewest).{_lost(whole, part)}"
             )
     elif absent := [f"{names[j]} from {NAMES[i]}" for i, j in np.argwhere((table == 0) & taken)]:
         raise ValueError(
             f"every part must have points of every class; absent are {', '.join(absent[:5])}"
             f"{', ...' if len(absent) > 5 else ''}. Leave these classes out, or give more points or groups of them."
+            f"{_lost(whole, part)}"
         )
     generator = _generator(thin_key)
     train, validation, test = (
         _thin(rows[(part == i) & taken[codes[rows]]], codes, most[i], balanced, generator, NAMES[i]) for i in range(3)
     )
-    return Parts(train, validation, test, left_out=tuple(names[~taken].tolist()))
+    named = dict(zip(NAMES, (train, validation, test), strict=True))
+    notes = (told(sets, labels, int(np.sum(part < 0)), named), _groups_told(dataset, named))
+    return Parts(train, validation, test, tuple(names[~taken].tolist()), notes)
+
+
+def _lost(whole: np.ndarray, part: np.ndarray) -> str:
+    number = int(np.sum((part < 0) & (whole >= 0)))
+    return f" {number} points were left out, since other parts have copies of them." if number else ""
+
+
+def _groups_told(dataset: Dataset, parts: dict[str, np.ndarray]) -> str:
+    if dataset.groups is None:
+        return "The data name no groups, so points are dealt one by one."
+    held = ", ".join(f"{len(np.unique(dataset.groups[rows])):,} in {name}" for name, rows in parts.items())
+    return f"Groups: {held}; none is in two parts."
 
 
 def stratified_split(
@@ -156,7 +178,7 @@ def _chosen(classes: int | Sequence[str], names: np.ndarray, counts: np.ndarray)
     return np.isin(names, wanted)
 
 
-def _assign(dataset, codes, rows, key, fractions, least) -> np.ndarray:
+def _assign(dataset, codes, rows, sets, key, fractions, least) -> np.ndarray:
     """The number of the part (0, 1, 2) of each of the rows."""
     part = np.full(len(rows), 2)
     groups = None if dataset.groups is None else np.asarray(dataset.groups)[rows]
@@ -171,10 +193,11 @@ def _assign(dataset, codes, rows, key, fractions, least) -> np.ndarray:
         shares, least = shares[:2] / max(sum(shares[:2]), 1e-12), least[:2]
     inner = codes[rows[free]]
     if groups is None:
-        divided = stratified_split(inner, key, fractions=tuple(shares))
-        numbers = np.empty(len(inner), int)
-        for i, members in enumerate(divided):
+        _, first, of_set = np.unique(sets[free], return_index=True, return_inverse=True)
+        numbers = np.empty(len(first), int)
+        for i, members in enumerate(stratified_split(inner[first], key, fractions=tuple(shares))):
             numbers[members] = i
+        numbers = numbers[of_set]
     else:
         numbers = _assign_groups(groups[free], inner, _generator(key), shares, np.array(least))
     part[free] = numbers

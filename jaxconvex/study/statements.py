@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxconvex.formats import csv_text, has_checksum, json_text, read_json, write_file
-from jaxconvex.study.claims.layers import above_null, labels_not_trained_for, most_in_late_layers, raised
+from jaxconvex.study.claims.layers import above_null, labels_not_trained_for, most_in_late_layers, raised, withheld
 from jaxconvex.study.claims.pruning import pruned
 from jaxconvex.study.claims.recall import beside_simpler_measures, predicts_recall
 from jaxconvex.study.claims.settings import robust, stands
@@ -20,7 +20,7 @@ __all__ = [
 
 FORMAT, VERSION = "jaxconvex statements", 1
 CLAIMS = (
-    above_null, raised, most_in_late_layers, labels_not_trained_for, predicts_recall, robust, stands,
+    withheld, above_null, raised, most_in_late_layers, labels_not_trained_for, predicts_recall, robust, stands,
     beside_simpler_measures, pruned,
 )  # fmt: skip
 
@@ -28,8 +28,9 @@ CLAIMS = (
 def statements(studies: Sequence[Study]) -> tuple[Statement, ...]:
     """The statements on all seven claims: over the domains together (two or more), then on each domain.
 
-    A part that no study has gives no statement; `missing_parts` names it. Over the domains together each domain counts
-    the same, and a domain that is another cut of one that is there ("text-77" beside "text") is left out: `pooled`.
+    A part that no study has gives no statement; `missing_parts` names it. Of a fine-tuning that failed only that is said.
+    Over the domains together each domain counts the same, and a domain that is another cut of one that is there
+    ("text-77" beside "text") is left out: `pooled`.
 
     The seven: above the permutation null; raised by fine-tuning, and more in late layers; predicts recall, pooled and
     within domain; robust to re-parametrization; stands under other settings; beside simpler measures; pruning.

@@ -15,7 +15,7 @@ from jaxconvex.kept import found, sealed, sweep
 
 __all__ = ["identity_hash", "kept", "kept_rows"]
 
-FILES, ROWS, FORMAT, VERSION = "step.json", "rows.json", "jaxconvex rows", 2
+FILES, ROWS, FORMAT, VERSION = "step.json", "rows.json", "jaxconvex rows", 3
 
 
 def kept(folder: Path, name: str, identity: Any, make: Callable[[Path], object]) -> Path:

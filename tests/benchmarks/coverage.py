@@ -1,6 +1,7 @@
 """How often nominal 95% intervals of graph convexity cover the expected score: a simulation with Gaussian classes.
 
     python tests/benchmarks/coverage.py --draws 400 --expected 2000
+    python tests/benchmarks/coverage.py --cases --draws 200 --expected 400
 
 The expected score of each setting is the mean over independent samples; coverage is the share of further samples whose
 interval holds it. Prints a table in Markdown: `jackknife` is what `graph_jackknife` reports; `symmetric` the jackknife
@@ -157,7 +158,13 @@ def main() -> None:
     parser.add_argument("--expected", type=int, default=2000, help="samples that give the expected score")
     parser.add_argument("--settings", type=int, nargs="*", help="numbers of the settings, from 0; by default all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", action="store_true", help="the settings of coverage_cases.py instead")
     options = parser.parse_args()
+    if options.cases:
+        from coverage_cases import print_cases  # beside this file
+
+        print_cases(options.draws, options.expected)
+        return
     start = time.perf_counter()
     print(
         "| sizes | d | k | separation | level | expected score | jackknife | width | se/sd | symmetric | se/sd ", end=""

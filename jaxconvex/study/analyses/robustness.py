@@ -85,6 +85,7 @@ def reparametrizations(
     seed: int | None,
     key: PRNGKeyArray,
     k: int = 10,
+    metric: str = "euclidean",
     progress: Progress | None = None,
 ) -> list[VariantRow]:
     """The macro graph convexity of every layer, written down in each of the ways of `REPARAMETRIZATIONS`.
@@ -95,6 +96,7 @@ def reparametrizations(
         network, seed: what the rows say.
         key: of the random maps; every layer and variant has its own. The same key gives the same rows.
         k: neighbours of the graph, 1 to n - 1.
+        metric: of the graph.
         progress: called after each layer.
 
     Isometries and scaling keep the graph and its paths (but for near ties, which rounding may turn); other maps
@@ -118,7 +120,7 @@ def reparametrizations(
         layer_key = jax.random.fold_in(key, index)
         for number, (variant, change) in enumerate(REPARAMETRIZATIONS.items()):
             changed = change(x, jax.random.fold_in(layer_key, number))
-            scores = macro_scores(knn_graph(jnp.asarray(changed), k=k), encoded, key)
+            scores = macro_scores(knn_graph(jnp.asarray(changed), k=k, metric=metric), encoded, key)
             common = ("reparametrization", variant, network, seed)
             rows += [VariantRow(*common, one, name, index, score, len(x)) for one, score in scores.items()]
         if progress is not None:

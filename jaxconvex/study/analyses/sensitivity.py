@@ -30,11 +30,13 @@ def sensitivity(
     seed: int | None,
     key: PRNGKeyArray,
     k: int = 10,
+    metric: str = "euclidean",
     progress: Progress | None = None,
 ) -> list[VariantRow]:
     """The macro graph convexity of every layer with other settings.
 
-    The variants: "none" (k neighbours, euclidean, union, all points); "k = 5" to "k = 40"; "cosine"; "mutual"; "half the
+    The variants: "none" (k neighbours by the metric, union, all points); "k = 5" to "k = 40"; "cosine" ("euclidean", where
+    the metric is that); "mutual"; "half the
     points" and "a quarter of the points", drawn so that each class keeps its share, the others being no part of the
     graph.
 
@@ -65,21 +67,22 @@ def sensitivity(
     samples = {
         name: stratified_sample(main.codes, n // share, key) for name, share in SAMPLES.items() if name not in missing
     }
+    other = "cosine" if metric != "cosine" else "euclidean"
     rows: list[VariantRow] = []
     for index, name in enumerate(layers):
         x = as_features(layers[name], name, encoded, k)
-        nearest = knn_graph(jnp.asarray(x), k=room)
+        nearest = knn_graph(jnp.asarray(x), k=room, metric=metric)
         of_width = {width: macro_scores(_first(nearest, width, room), encoded, key) for width in {k, *widths.values()}}
         found = {"none": of_width[k]} | {variant: of_width[width] for variant, width in widths.items()}
-        if np.all(np.any(x != 0, axis=1)):
-            found["cosine"] = macro_scores(
-                _first(knn_graph(jnp.asarray(x), k=k, metric="cosine"), k, room), encoded, key
-            )
+        if other == "cosine" and not np.all(np.any(x != 0, axis=1)):
+            found[other] = dict.fromkeys(encoded, float("nan"))
         else:
-            found["cosine"] = dict.fromkeys(encoded, float("nan"))
+            found[other] = macro_scores(_first(knn_graph(jnp.asarray(x), k=k, metric=other), k, room), encoded, key)
         found["mutual"] = macro_scores(_first(nearest, k, room), encoded, key, mode="mutual")
         for variant, chosen in samples.items():
-            found[variant] = macro_scores(knn_graph(jnp.asarray(x[chosen]), k=k), _of_points(encoded, chosen), key)
+            found[variant] = macro_scores(
+                knn_graph(jnp.asarray(x[chosen]), k=k, metric=metric), _of_points(encoded, chosen), key
+            )
         sizes = {variant: len(chosen) for variant, chosen in samples.items()}
         for variant, scores in found.items():
             common = ("sensitivity", variant, network, seed)

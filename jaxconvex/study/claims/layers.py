@@ -26,9 +26,10 @@ from jaxconvex.study.claims.words import (
     true_labels,
     where,
 )
-from jaxconvex.study.results import ScoreRow, Study
+from jaxconvex.study.failures import alarm, failed_seeds
+from jaxconvex.study.results import LABELS_ONLY, LAYERS_ONLY, ScoreRow, Study
 
-__all__ = ["above_null", "holm", "labels_not_trained_for", "most_in_late_layers", "raised"]
+__all__ = ["above_null", "holm", "labels_not_trained_for", "most_in_late_layers", "raised", "withheld"]
 
 KINDS = ("graph", "euclidean")
 LEVEL = 0.05
@@ -54,12 +55,16 @@ def holm(p_values: Sequence[float]) -> Float[np.ndarray, " n"]:
 def above_null(studies: Sequence[Study], domain: str) -> list[Statement]:
     """Whether graph convexity is above the null in every layer; the layer closest to the null gives the estimate.
 
+    Networks whose fine-tuning failed are left out.
+
     It holds where every layer's interval lies above the null's upper end, and does not where a layer's interval lies below
     the null's mean. The p-values are said beside it: with few permutations none can be small after the correction.
     """
     found: list[tuple[Study, ScoreRow, float]] = []
     for study in studies:
+        failed = failed_seeds(study)
         rows = [row for row in macro_rows(study, "graph") if math.isfinite(row.score) and math.isfinite(row.null_upper)]
+        rows = [row for row in rows if row.network == "pretrained" or row.seed not in failed]
         for network in dict.fromkeys((row.network, row.seed) for row in rows):
             mine = [row for row in rows if (row.network, row.seed) == network]
             found += zip([study] * len(mine), mine, holm([row.p_value for row in mine]).tolist(), strict=True)
@@ -103,8 +108,30 @@ def _smallest(study: Study, row: ScoreRow) -> bool:
     return isinstance(number, int) and row.p_value * (number + 1) < 1.5
 
 
+def withheld(studies: Sequence[Study], domain: str) -> list[Statement]:
+    """What is not said, since fine-tuning failed: of one domain with the reasons, of several by name."""
+    failed = [study for study in studies if failed_seeds(study)]
+    if not failed:
+        return []
+    text = alarm(failed[0])
+    if domain == "all":
+        names = ", ".join(f"{study.name} ({len(failed_seeds(study))} of {_runs(study)} runs)" for study in failed)
+        text = (
+            f"Fine-tuning failed or was cut short in {names}; of these runs it is not said what fine-tuning raises, what "
+            "predicts recall and what pruning costs."
+        )
+    return [Statement("failed fine-tuning", text, math.nan, math.nan, math.nan, None, domain)]
+
+
+def _runs(study: Study) -> int:
+    return sum(row.network != "pretrained" for row in study.networks)
+
+
 def raised(studies: Sequence[Study], domain: str) -> list[Statement]:
-    """By how much fine-tuning changes convexity, the mean over layers.
+    """By how much fine-tuning changes convexity, the mean over layers; by predicted labels, in its parts, and by true ones.
+
+    Predicted labels are others before and after. So their change is told in two parts: that of the labels alone (the
+    pretrained layers by the fine-tuned network's labels) and that of the layers alone (by the same labels).
 
     Its interval is as wide as the layers' own on average, that is, their errors are taken as wholly correlated; the
     layers' own hold the sampling of test points and of seeds. Those of domains are independent.
@@ -128,7 +155,33 @@ def raised(studies: Sequence[Study], domain: str) -> list[Statement]:
         if domain == "all":
             text += f" {by_domain(names, found)}"
         text += contrast(holds, "The paper found that fine-tuning raises it; here it falls.")
-        made.append(Statement(f"raised by fine-tuning: {kind}", text, estimate, lower, upper, holds, domain))
+        claim = f"raised by fine-tuning: {kind}"
+        made.append(Statement(claim, text, estimate, lower, upper, holds, domain))
+        made += _parts(studies, domain, kind, claim, holds)
+    return made
+
+
+def _parts(studies: Sequence[Study], domain: str, kind: str, claim: str, whole: bool | None) -> list[Statement]:
+    """What of the change is one of the labels, what of the layers, and the change by labels that stay the same."""
+    words = {
+        "labels only": "The change of the labels alone, with the layers of before, makes {} points {}",
+        "layers only": "and that of the layers, with the labels of after, {} points {}.",
+        "true labels": "By true labels {} convexity changes by {} points {}.",
+    }
+    made = []
+    for part, text in words.items():
+        of_part = {"labels only": LABELS_ONLY, "layers only": LAYERS_ONLY}
+        rows = [change_rows(study, kind, of_part.get(part) or true_labels(study)) for study in studies]
+        found = [(mean(row.difference for row in own), mean(map(half_width, own))) for own in rows if own]
+        if not found:
+            continue
+        estimate, lower, upper = over_domains(found)
+        holds = sign(lower, upper)
+        shown = (points(estimate), ends(lower, upper))
+        said = text.format(*(shown if part != "true labels" else (named(kind), *shown)))
+        if part != "labels only" and whole is True and holds is not True:
+            said += " So a rise of the layers themselves is not shown."
+        made.append(Statement(f"{claim}, {part}", said, estimate, lower, upper, holds, domain))
     return made
 
 

@@ -19,12 +19,15 @@ TOLERATED_LOSS = 0.01  # of accuracy
 def pruned(studies: Sequence[Study], domain: str) -> list[Statement]:
     """The accuracy of the network cut after its most convex layer less the whole's, mean over seeds, and what is saved.
 
+    Seeds with which the fine-tuning of either failed are left out.
+
     The interval is Student's over seeds; it holds where less than 1 point is lost.
     """
     found, saved = [], []
     for study in studies:
-        whole = {row.seed: row for row in study.pruning if row.rule == "whole"}
-        cut = {row.seed: row for row in study.pruning if row.rule.startswith("most convex")}
+        rows = [row for row in study.pruning if not row.failed]
+        whole = {row.seed: row for row in rows if row.rule == "whole"}
+        cut = {row.seed: row for row in rows if row.rule.startswith("most convex")}
         both = [seed for seed in cut if seed in whole]
         if both:
             lost = np.array([cut[seed].accuracy - whole[seed].accuracy for seed in both])

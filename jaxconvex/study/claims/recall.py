@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
 
+from jaxconvex.formats import FEW_CLASSES
 from jaxconvex.statistics import Correlation, pearson, spearman
 from jaxconvex.study.analyses.adding import Beside, what_convexity_adds
 from jaxconvex.study.claims.words import (
@@ -24,9 +25,10 @@ from jaxconvex.study.claims.words import (
 )
 from jaxconvex.study.results import Study
 
-__all__ = ["beside_simpler_measures", "predicts_recall", "recall_pairs", "within_domains"]
+__all__ = ["beside_simpler_measures", "no_correlation", "predicts_recall", "recall_pairs", "within_domains"]
 
 KINDS = ("graph", "euclidean")
+AT_CEILING = 0.98
 PAPER = {"graph": "0.22 ± 0.06", "euclidean": "0.24 ± 0.06"}  # pooled Pearson r, with its standard error
 
 
@@ -34,6 +36,23 @@ def recall_pairs(study: Study, kind: str) -> tuple[Float[np.ndarray, " c"], Floa
     """Convexity of the pretrained network (mean over layers) and recall after fine-tuning, of each class; may be NaN."""
     values = np.array([(getattr(row, kind), row.recall) for row in study.classes], np.float64).reshape(-1, 2)
     return values[:, 0], values[:, 1]
+
+
+def no_correlation(convexity: np.ndarray, recall: np.ndarray) -> str:
+    """Why there is no correlation to tell, in a few words; empty where there is one.
+
+    There is none of fewer than `FEW_CLASSES` classes, nor where recall is at its ceiling: where half the classes or more
+    have a recall of `AT_CEILING`, so that what is left is which class has one of its few errors; nor of constants.
+
+    >>> no_correlation(np.array([0.2, 0.3]), np.array([0.9, 0.8])), no_correlation(np.arange(6.0), np.ones(6))
+    ('too few classes: 2', 'recall is at its ceiling')
+    """
+    both = np.isfinite(convexity) & np.isfinite(recall)
+    if np.sum(both) < FEW_CLASSES:
+        return f"too few classes: {np.sum(both)}"
+    if np.median(recall[both]) >= AT_CEILING:
+        return "recall is at its ceiling"
+    return "" if np.ptp(convexity[both]) and np.ptp(recall[both]) else "constant"
 
 
 def within_domains(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Correlation:
@@ -68,9 +87,18 @@ def predicts_recall(studies: Sequence[Study], domain: str) -> list[Statement]:
     made = []
     for kind in KINDS:
         pairs = [recall_pairs(study, kind) for study in studies if study.classes]
-        if not pairs:
+        pairs = [both for both in pairs if domain != "all" or np.isfinite(both[1]).any()]
+        if not pairs or not any(np.isfinite(recall).any() for _, recall in pairs):
             continue
         x, y = (np.concatenate(values) for values in zip(*pairs, strict=True))
+        why = no_correlation(x, y)
+        if why:
+            text = (
+                f"{where(len(pairs), domain)} there is no correlation of the {named(kind)} convexity of a class before "
+                f"fine-tuning with its recall after it to tell: {WHY[why.split(':')[0]].format(_with_both(x, y))}"
+            )
+            made.append(Statement(f"predicts recall: {kind}", text, math.nan, math.nan, math.nan, None, domain))
+            continue
         found, rank = pearson(x, y), spearman(x, y)
         lost = len(x) - found.num_points
         text = (
@@ -79,9 +107,7 @@ def predicts_recall(studies: Sequence[Study], domain: str) -> list[Statement]:
             f"{f' ({lost} more have no value and are not in it)' if lost else ''}."
         )
         holds = sign(found.lower, found.upper)
-        if not math.isfinite(found.coefficient):
-            text += " There is no correlation where one of the two is constant or fewer than two classes have both."
-        elif domain == "all":
+        if domain == "all":
             text += f" The paper found r = {PAPER[kind]} over all its domains; here {_paper(found, kind)}."
         else:
             text += contrast(holds, f"The paper found r = {PAPER[kind]} over all its domains; here it is negative.")
@@ -94,6 +120,17 @@ def predicts_recall(studies: Sequence[Study], domain: str) -> list[Statement]:
             text += contrast(holds, "Pooling hides this: within domains the relation is the other way round.")
             made.append(Statement(f"predicts recall: {kind}, within domains", text, *inner[:3], holds, domain))
     return made
+
+
+WHY = {
+    "too few classes": f"{{}} classes have both, and {FEW_CLASSES} are the fewest.",
+    "recall is at its ceiling": f"recall is at its ceiling, {100 * AT_CEILING:.0f} percent or more in half of {{}} classes.",
+    "constant": "one of the two is constant over {} classes.",
+}
+
+
+def _with_both(x: np.ndarray, y: np.ndarray) -> int:
+    return int(np.sum(np.isfinite(x) & np.isfinite(y)))
 
 
 def _paper(found: Correlation, kind: str) -> str:

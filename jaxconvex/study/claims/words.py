@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxconvex import formats
 from jaxconvex.statistics import Correlation
-from jaxconvex.study.results import ChangeRow, ScoreRow, Study
+from jaxconvex.study.results import PREDICTED, ChangeRow, ScoreRow, Study
 
 __all__ = [
     "Statement", "begin", "by_domain", "coefficient_text", "change_rows", "contrast", "correlation_text", "ends",
@@ -33,12 +34,12 @@ class Statement(NamedTuple):
     domain: str = "all"  # or the name of one domain
 
 
-def macro_rows(study: Study, kind: str) -> list[ScoreRow]:
-    wanted = (kind, "predicted", "macro")
+def macro_rows(study: Study, kind: str, labeling: str = PREDICTED) -> list[ScoreRow]:
+    wanted = (kind, labeling, "macro")
     return [row for row in study.scores if (row.kind, row.labeling, row.level) == wanted]
 
 
-def change_rows(study: Study, kind: str, labeling: str = "predicted") -> list[ChangeRow]:
+def change_rows(study: Study, kind: str, labeling: str = PREDICTED) -> list[ChangeRow]:
     """The change of the mean over the seeds, of the layers that have one."""
     wanted = (kind, labeling, None)
     rows = [row for row in study.changes if (row.kind, row.labeling, row.seed) == wanted]
@@ -126,5 +127,4 @@ def coefficient_text(value: float) -> str:
 
 
 def correlation_text(found: Correlation) -> str:
-    ends = f"[{found.lower:.2f}, {found.upper:.2f}]" if math.isfinite(found.lower) else "(no interval)"
-    return f"{found.coefficient:.2f} {ends}" if math.isfinite(found.coefficient) else "not defined"
+    return formats.correlation_text(*found[:3])

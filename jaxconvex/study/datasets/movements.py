@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxconvex.study.datasets.dataset import Dataset, class_folders, folder_of, refuse
+from jaxconvex.study.datasets.dataset import Dataset, check_files, class_folders, folder_of, refuse
 
 __all__ = ["read_movements", "windows"]
 
@@ -45,8 +45,9 @@ def read_movements(path: str | Path, *, seconds: float = 5.0) -> Dataset:
     """
     folder = folder_of(path)
     files = [file for file in sorted(folder.glob("*/Accelerometer-*.txt")) if not file.parent.name.endswith("_MODEL")]
+    notes: tuple[str, ...] = ()
     if files:
-        trials = [-1.5 + 3 * _table(file, None) / 63 for file in files]
+        trials = [-1.5 + 3 * trial / 63 for trial in _tables(files, None, folder)]
         activities = np.array([file.parent.name for file in files])
         volunteers = np.array([file.stem.split("-")[-1] for file in files])
         cut, trial = windows(trials, HMP_RATE, seconds)
@@ -57,13 +58,27 @@ def read_movements(path: str | Path, *, seconds: float = 5.0) -> Dataset:
         if found is None:
             refuse(folder, LAYOUTS)
         rate = _rate(folder)
-        trials = [_table(file, ",") for file in found.paths]
+        trials = _tables(found.paths, ",", folder)
+        notes = found.notes
         groups = np.array([str(file) for file in found.paths]) if found.groups is None else found.groups
         cut, trial = windows(trials, rate, seconds)
         labelings = {"class": found.labels[trial]}
         parts = None if found.parts is None else found.parts[trial]
     source = f"{len(cut)} windows of {seconds:g} s from {len(trials)} trials in the folder {folder.name}."
-    return Dataset(cut, labelings, groups[trial], parts, {"rate": rate}, source)
+    notes = (*notes, *_cut_told(trials, round(rate * seconds), seconds))
+    return Dataset(cut, labelings, groups[trial], parts, {"rate": rate}, source, notes)
+
+
+def _cut_told(trials: list[Float[np.ndarray, "time 3"]], length: int, seconds: float) -> list[str]:
+    """What of the trials is in no window, and how many had to be filled up, in a sentence; none where nothing was."""
+    lengths = np.array([len(trial) for trial in trials])
+    short = int(np.sum(lengths < length))
+    lost = float(np.sum(np.where(lengths < length, 0, lengths % length)) / lengths.sum())
+    said = [f"{short:,} of {len(lengths):,} trials are shorter than {seconds:g} s and were filled up"] if short else []
+    said += [f"{100 * lost:.0f} percent of all samples are in rests shorter than a window, which were left out"] * (
+        lost > 0
+    )
+    return [f"{'; '.join(said)}."] if said else []
 
 
 def windows(
@@ -87,15 +102,26 @@ def windows(
     return np.stack(cut).astype(np.float32), np.array(numbers)
 
 
+def _tables(paths: list[Path], delimiter: str | None, folder: Path) -> list[Float[np.ndarray, "time 3"]]:
+    tables, problems = [], {}
+    for path in paths:
+        try:
+            tables.append(_table(path, delimiter))
+        except ValueError as error:
+            problems[path] = str(error)
+    check_files(problems, folder, "mend or remove them")
+    return tables
+
+
 def _table(path: Path, delimiter: str | None) -> Float[np.ndarray, "time 3"]:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     named = delimiter is not None and bool(lines) and not any(c.isdigit() for c in lines[0])
     try:
         table = np.array([line.split(delimiter) for line in lines[named:] if line.strip()], dtype=float)
     except ValueError as error:
-        raise ValueError(f"{path} must hold three numbers a line, x, y and z; got: {error}.") from error
+        raise ValueError(f"must hold three numbers a line, x, y and z; got: {error}.") from error
     if table.ndim != 2 or table.shape[1] != 3 or not len(table) or not np.isfinite(table).all():
-        raise ValueError(f"{path} must hold three finite numbers a line, x, y and z; got shape {table.shape}.")
+        raise ValueError(f"must hold three finite numbers a line, x, y and z; got shape {table.shape}.")
     return table
 
 

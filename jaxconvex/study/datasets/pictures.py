@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxconvex.study.datasets.dataset import Dataset, class_folders, folder_of, refuse
+from jaxconvex.study.datasets.dataset import Dataset, check_files, class_folders, folder_of, refuse
 
 __all__ = ["read_pictures"]
 
@@ -25,6 +25,7 @@ LAYOUTS = (
 GARMENTS = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+REMEDY = "remove or replace them, or scale them to 0..255"
 MARGIN = 0.1  # of a box's longer side, around it
 
 
@@ -55,9 +56,11 @@ def read_pictures(path: str | Path) -> Dataset:
     files = class_folders(folder, SUFFIXES)
     if files is None:
         refuse(folder, LAYOUTS)
-    pictures = [_read_picture(path) for path in files.paths]
+    problems: dict[Path, str] = {}
+    pictures = [_read_picture(path, problems) for path in files.paths]
+    check_files(problems, folder, REMEDY)
     source = f"{len(pictures)} pictures of {len(set(files.labels))} classes from the folder {folder.name}."
-    return Dataset(pictures, {"class": files.labels}, files.groups, files.parts, {}, source)
+    return Dataset(pictures, {"class": files.labels}, files.groups, files.parts, {}, source, files.notes)
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:
@@ -102,12 +105,15 @@ def _idx_array(path: Path) -> UInt8[np.ndarray, ...]:
 
 def _read_boxes(folder: Path) -> Dataset:
     pictures, labels, groups, left_out = [], [], [], 0
+    problems: dict[Path, str] = {}
     files = {path.stem: path for path in sorted((folder / "JPEGImages").iterdir())}
     annotations = sorted((folder / "Annotations").glob("*.xml"))
     for annotation in annotations:
         if annotation.stem not in files:
             raise ValueError(f"{annotation} has no picture {annotation.stem}.jpg in {folder / 'JPEGImages'}.")
-        picture = _read_picture(files[annotation.stem])
+        picture = _read_picture(files[annotation.stem], problems)
+        if annotation.stem in {path.stem for path in problems}:
+            continue
         for name, box in _boxes(annotation):
             cut = _cut(picture, box)
             if cut is None:
@@ -116,6 +122,7 @@ def _read_boxes(folder: Path) -> Dataset:
             pictures.append(cut)
             labels.append(name)
             groups.append(annotation.stem)
+    check_files(problems, folder, REMEDY)
     if not pictures:
         raise ValueError(f"{folder} has the layout of Pascal VOC, but no box in {len(annotations)} annotations.")
     source = (
@@ -159,13 +166,18 @@ def _cut(picture: Any, box: tuple[float, float, float, float]) -> UInt8[np.ndarr
     return picture[place(upper, lower, height), place(left, right, width)].copy()
 
 
-def _read_picture(path: Path) -> UInt8[np.ndarray, "h w ..."]:
+def _read_picture(path: Path, problems: dict[Path, str]) -> UInt8[np.ndarray, "h w ..."]:
+    """The picture; one without pixels where it cannot be taken, after noting why."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError('pictures are read with Pillow: pip install "jaxconvex[encoders]"') from error
-    with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
-        if picture.mode[0] in "IF":
-            raise ValueError(f"{path} has more than 8 bits (mode {picture.mode}); scale it to 0..255 first.")
-        return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file)
+            if picture.mode[0] not in "IF":
+                return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+        problems[path] = f"has more than 8 bits (mode {picture.mode})"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for damaged files
+        problems[path] = "can not be read as a picture to its end"
+    return np.zeros((0, 0), np.uint8)

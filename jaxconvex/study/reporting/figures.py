@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxconvex import figures, plots
 from jaxconvex.figures import MUTED, Axes, Figure
-from jaxconvex.study.claims.recall import recall_pairs
+from jaxconvex.study.claims.recall import no_correlation, recall_pairs
+from jaxconvex.study.claims.words import change_rows, macro_rows, true_labels
+from jaxconvex.study.failures import failed_seeds
 from jaxconvex.study.reporting.other_figures import plot_measures, plot_pruning, plot_robustness, plot_sensitivity
 from jaxconvex.study.reporting.panels import (
-    GREY,
+    FAILED,
     KIND_COLOURS,
     NETWORKS,
     grid,
@@ -21,7 +24,7 @@ from jaxconvex.study.reporting.panels import (
     network_rows,
     panels_of,
 )
-from jaxconvex.study.results import ScoreRow, Study
+from jaxconvex.study.results import LABELS_ONLY, PREDICTED, ScoreRow, Study
 from jaxconvex.study.statements import Statement, pooled
 
 __all__ = [
@@ -60,49 +63,100 @@ def study_figures(studies: Sequence[Study], made: Sequence[Statement] = ()) -> d
 
 
 def plot_profiles(studies: Sequence[Study], kinds: Sequence[str] = KINDS) -> Figure | None:
-    """Convexity over layers before and after fine-tuning, by predicted labels, macro: a panel a domain and kind.
+    """Convexity over layers before and after fine-tuning, macro, by predicted and by true labels side by side.
 
-    Bands are the intervals; of the fine-tuned networks the mean over seeds is drawn, with its seeds as thin lines and the
-    mean of their intervals. Grey is the permutation null of the pretrained network.
+    A line of panels for the predicted and one for the true labels of one study, with a panel a kind; a line a domain of
+    several. Bands are the intervals; of the fine-tuned networks the mean over the seeds that did not fail is drawn, with
+    its seeds as thin lines and the mean of their intervals; those that failed are thin and red. Dashed is the permutation
+    null of each network, dash-dotted the score by the cosine metric, dotted the pretrained layers by the fine-tuned
+    networks' labels.
     """
-    shown = [(study, kind) for study in studies for kind in kinds if any(row.kind == kind for row in study.scores)]
+    one = len(studies) == 1
+    cells = [(study, kind, labeling) for study in studies for kind in kinds for labeling in _two_labelings(study)]
+    if one:
+        cells.sort(
+            key=lambda cell: cell[2] != PREDICTED
+        )  # the kinds of the predicted labels, then those of the true ones
+    shown = [cell for cell in cells if macro_rows(*cell)]
     if not shown:
         return None
-    wide = max(figures.width_for(len(study.domain["layers"])) for study, _ in shown) if len(shown) <= 2 else 3.3
-    with grid(len(shown), width=min(wide, 4.9)) as (figure, axes):
-        for panel, (study, kind) in zip(axes, shown, strict=True):
+    columns = len({kind for _, kind, _ in shown}) if one else len({cell[2] == PREDICTED for cell in shown})
+    wide = max(figures.width_for(len(study.domain["layers"])) for study, _, _ in shown) if one else 3.3
+    with grid(len(shown), width=min(wide, 4.9), columns=columns) as (figure, axes):
+        for panel, (study, kind, labeling) in zip(axes, shown, strict=True):
             for network, colour in NETWORKS.items():
-                _draw_profile(panel, network_rows(study, kind, network), network, colour)
-            panel.set_title(f"{kind.capitalize()} convexity" if len(studies) == 1 else study.name)
+                _draw_profile(panel, study, network_rows(study, kind, network, labeling), network, colour)
+            if labeling == PREDICTED:
+                _draw_relabelled(panel, study, kind)
+            name = "predicted labels" if labeling == PREDICTED else f"true labels ({labeling})"
+            panel.set_title(f"{kind.capitalize()} convexity, {name}" if one else f"{study.name}, {name}", fontsize=9)
             if panel.get_subplotspec().is_first_col():
-                panel.set_ylabel(f"{kind} convexity" if len(studies) > 1 else "macro score")
+                panel.set_ylabel("macro score" if one else f"{kind} convexity")
             figures.percent_axis(panel.yaxis)
-        legend(figure, axes[0])
-        for panel, (study, _) in zip(axes, shown, strict=True):
+        _level(axes, [(study.name, kind) for study, kind, _ in shown])
+        legend(figure, axes[0], most=3)
+        for panel, (study, _, _) in zip(axes, shown, strict=True):
             figures.finish_layers(panel, study.domain["layers"])
     return figure
 
 
-def _draw_profile(panel: Axes, rows: Sequence[ScoreRow], network: str, colour: str) -> None:
+def _two_labelings(study: Study) -> list[str]:
+    return list(dict.fromkeys([PREDICTED, *([true_labels(study)] if true_labels(study) else [])]))
+
+
+def _level(axes: Sequence[Axes], keys: Sequence[Any]) -> None:
+    """Gives panels of one key the same limits, so that they can be compared."""
+    for key in dict.fromkeys(keys):
+        those = [panel for panel, own in zip(axes, keys, strict=True) if own == key]
+        low, high = zip(*(panel.get_ylim() for panel in those), strict=True)
+        for panel in those:
+            panel.set_ylim(min(low), max(high))
+
+
+def _draw_profile(panel: Axes, study: Study, rows: Sequence[ScoreRow], network: str, colour: str) -> None:
+    failed = failed_seeds(study) if network != "pretrained" else {}
+    for seed in dict.fromkeys(row.seed for row in rows if row.seed in failed):
+        mine = sorted((row.layer_index, row.score) for row in rows if row.seed == seed)
+        panel.plot(*zip(*mine, strict=True), color=FAILED, linewidth=1, label=f"{network}, failed")
+    rows = [row for row in rows if row.seed not in failed]
     if not rows:
         return
+    places, values = _table(rows)
+    score, lower, upper, null, null_lower, null_upper, cosine = _mean_over_seeds(values)
+    if np.isfinite(null).any():
+        figures.band(panel, places, null_lower, null_upper, colour, alpha=0.12)
+        panel.plot(places, null, color=colour, linewidth=1, linestyle=(0, (4, 2)), label=f"permuted labels, {network}")
+    figures.band(panel, places, lower, upper, colour, alpha=0.2)
+    if np.isfinite(cosine).any():
+        panel.plot(
+            places, cosine, color=colour, linewidth=1, linestyle="-.", alpha=0.8, label=f"cosine metric, {network}"
+        )
+    if len(values) > 1:
+        panel.plot(places, values[:, 0].T, color=colour, linewidth=0.6, alpha=0.6)
+    size = 4.5 if len(places) <= 8 else 3
+    label = f"{network}, mean over seeds" if len(values) > 1 else network
+    panel.plot(places, score, "o-", color=colour, linewidth=1.7, markersize=size, label=label)
+
+
+def _draw_relabelled(panel: Axes, study: Study, kind: str) -> None:
+    """The pretrained layers by the labels of the fine-tuned networks, mean over the seeds that did not fail."""
+    rows = [row for row in change_rows(study, kind, LABELS_ONLY) if math.isfinite(row.after)]
+    if rows:
+        places, after = [row.layer_index for row in rows], [row.after for row in rows]
+        label = "pretrained layers, labels of after"
+        panel.plot(places, after, color=NETWORKS["pretrained"], linewidth=1.4, linestyle=":", label=label)
+
+
+def _table(rows: Sequence[ScoreRow]) -> tuple[np.ndarray, np.ndarray]:
+    """The layers, and score, interval, null and cosine score of each seed (first axis) and layer (last)."""
     places = np.array(sorted({row.layer_index for row in rows}))
     seeds = list(dict.fromkeys(row.seed for row in rows))
-    fields = ("score", "lower", "upper", "null_mean", "null_lower", "null_upper")
+    fields = ("score", "lower", "upper", "null_mean", "null_lower", "null_upper", "cosine")
     values = np.full((len(seeds), len(fields), len(places)), np.nan)
     for row in rows:
         place = int(np.searchsorted(places, row.layer_index))
         values[seeds.index(row.seed), :, place] = [getattr(row, field) for field in fields]
-    score, lower, upper, null, null_lower, null_upper = _mean_over_seeds(values)
-    if network == "pretrained" and np.isfinite(null).any():
-        figures.band(panel, places, null_lower, null_upper, GREY, alpha=0.3)
-        panel.plot(places, null, color=GREY, linewidth=1, linestyle=(0, (4, 2)), label="permuted labels")
-    figures.band(panel, places, lower, upper, colour, alpha=0.2)
-    if len(seeds) > 1:
-        panel.plot(places, values[:, 0].T, color=colour, linewidth=0.6, alpha=0.6)
-    size = 4.5 if len(places) <= 8 else 3
-    label = f"{network}, mean over seeds" if len(seeds) > 1 else network
-    panel.plot(places, score, "o-", color=colour, linewidth=1.7, markersize=size, label=label)
+    return places, values
 
 
 def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
@@ -156,6 +210,7 @@ def plot_recall(studies: Sequence[Study]) -> Figure | None:
                 list(recall),
                 groups=groups if len(shown) > 1 else None,
                 title=title,
+                note=f"no r: {why}" if (why := no_correlation(convexity, recall)) else "",
                 ax=panel,
             )
             panel.title.set_fontsize(9)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxconvex.figures import Figure, save_figure
-from jaxconvex.formats import Table, csv_text, interval_text, percent_text, write_file
+from jaxconvex.formats import Table, csv_text, interval_text, number_text, percent_text, write_file
 from jaxconvex.page import Captioned, Section, write_page
+from jaxconvex.study.failures import alarm
 from jaxconvex.study.reporting.figures import study_figures
-from jaxconvex.study.reporting.summary import SummaryRow, summary_row, summary_rows, summary_table
+from jaxconvex.study.reporting.summary import SummaryRow, headline, hubs, summary_row, summary_rows, summary_table
 from jaxconvex.study.results import Study
 from jaxconvex.study.statements import (
     Statement,
@@ -27,12 +28,19 @@ __all__ = ["summary_rows", "summary_table", "write_domain_page", "write_joint_pa
 
 PAGE = "report.html"
 BY_SEED = "Thin lines are seeds of fine-tuning, the thick line their mean; bands are intervals, of seeds their mean"
+NULLS = (
+    "Dash-dotted is the cosine metric. "
+    "Dashed is each network's permutation null: its graph with its labels permuted. Dotted are pretrained layers by the "
+    "fine-tuned networks' labels: as far as they lie above the pretrained profile, the change is one of the labels. Red "
+    "lines are fine-tunings that failed."
+)
 CAPTIONS = {
-    "profiles": f"Convexity of every layer, mean of the classes that the network predicts. {BY_SEED}. Grey is the "
-    "permutation null: the same graph with the pretrained network's labels permuted.",
-    "profiles-graph": f"Graph convexity of every layer, mean of the classes that the network predicts. {BY_SEED}. Grey is "
-    "the permutation null: the same graph with the pretrained network's labels permuted.",
-    "profiles-euclidean": f"Euclidean convexity of every layer, mean of the classes that the network predicts. {BY_SEED}.",
+    "profiles": f"Convexity of every layer, mean of the classes: those that the network predicts, which differ before and "
+    f"after, and those of the data, which do not. {BY_SEED}. {NULLS}",
+    "profiles-graph": f"Graph convexity of every layer, mean of the classes that the network predicts (left) and of those "
+    f"of the data (right). {BY_SEED}. {NULLS}",
+    "profiles-euclidean": f"Euclidean convexity of every layer, mean of the classes that the network predicts (left) and of "
+    f"those of the data (right). {BY_SEED}.",
     "changes": "Fine-tuned (mean over seeds) minus pretrained. The intervals hold the sampling of test points and of seeds.",
     "recall": "A point is a class: its convexity before fine-tuning (mean over layers) and its recall after it (mean over "
     "seeds).",
@@ -78,7 +86,7 @@ def write_domain_page(study: Study, folder: str | os.PathLike[str]) -> list[Path
         Section("Statements", [_statement_table(made)]),
         Section("How it was done", [METHOD, _settings([study]), *_provenance([study])]),
     ]
-    return _write(folder, title, _lead(study), sections, drawn)
+    return _write(folder, title, _lead(study), sections, drawn, alarm(study))
 
 
 def write_joint_page(studies: Sequence[Study], folder: str | os.PathLike[str]) -> list[Path]:
@@ -107,15 +115,19 @@ def write_joint_page(studies: Sequence[Study], folder: str | os.PathLike[str]) -
         "is measured in every layer, fine-tuned, and measured again. Classes are those that each network predicts, unless "
         "said otherwise. Numbers in brackets are 95 percent intervals, differences are in percentage points."
     )
-    paths = _write(folder, "Convexity before and after fine-tuning", lead, sections, drawn)
+    failed = "\n\n".join(filter(None, map(alarm, studies)))
+    lead += "\n\n" + " ".join(filter(None, [*map(headline, studies), *map(hubs, studies)]))
+    paths = _write(folder, "Convexity before and after fine-tuning", lead, sections, drawn, failed)
     summary = write_file(Path(folder) / "summary.csv", csv_text(SummaryRow._fields, summary_rows(studies)))
     return [paths[0], *write_statements(made, folder), summary, *paths[1:]]
 
 
-def _write(folder: Any, title: str, lead: str, sections: Sequence[Section], drawn: dict[str, Figure]) -> list[Path]:
+def _write(
+    folder: Any, title: str, lead: str, sections: Sequence[Section], drawn: dict[str, Figure], failed: str
+) -> list[Path]:
     place = Path(folder)
     (place / "figures").mkdir(parents=True, exist_ok=True)
-    paths = [write_page(place / PAGE, title=title, lead=lead, sections=sections)]
+    paths = [write_page(place / PAGE, title=title, lead=lead, sections=sections, alarm=failed)]
     for name, figure in drawn.items():
         paths += save_figure(figure, place / "figures" / name)
     return paths
@@ -146,7 +158,7 @@ def _lead(study: Study) -> str:
         f"of them right before and {percent_text(row.accuracy)} percent after{spread}. Numbers in brackets are 95 percent "
         "intervals, differences are in percentage points."
     )
-    return f"{text}\n\n{' '.join(study.notes)}"
+    return "\n\n".join(filter(None, [headline(study), hubs(study), text, " ".join(study.notes)]))
 
 
 def _sentence(text: Any) -> str:
@@ -215,10 +227,11 @@ def _domain_tables(study: Study) -> dict[str, list[Any]]:
     scores = [row for row in study.scores if (row.labeling, row.level) == ("predicted", "macro")]
     layers = Table(
         "Scores by predicted labels, mean of the classes, percent",
-        ("kind", "network", "seed", "layer", "score", "interval", "null", "p"),
+        ("kind", "network", "seed", "layer", "score", "interval", "null", "p", "cosine", "hubness"),
         tuple(
             (row.kind, row.network, _shown(row.seed), row.layer, percent_text(row.score),
-             interval_text(row.lower, row.upper), percent_text(row.null_mean), _p(row.p_value))
+             interval_text(row.lower, row.upper), percent_text(row.null_mean), _p(row.p_value), percent_text(row.cosine),
+             number_text(row.hubness, 2))
             for row in scores
         ),
         (), 4,

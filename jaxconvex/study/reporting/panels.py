@@ -10,13 +10,14 @@ from typing import Any
 from jaxconvex import figures
 from jaxconvex.figures import COLOURS, FAINT, Axes, Figure
 from jaxconvex.study.claims.words import macro_rows
-from jaxconvex.study.results import ScoreRow, Study
+from jaxconvex.study.results import PREDICTED, ScoreRow, Study
 
-__all__ = ["GREY", "KIND_COLOURS", "NETWORKS", "grid", "legend", "name_rows", "network_rows", "panels_of"]
+__all__ = ["FAILED", "GREY", "KIND_COLOURS", "NETWORKS", "grid", "legend", "name_rows", "network_rows", "panels_of"]
 
 NETWORKS = {"pretrained": COLOURS[0], "fine-tuned": COLOURS[1]}
 KIND_COLOURS = {"graph": COLOURS[2], "euclidean": COLOURS[3]}
 GREY = "#8c8c8c"
+FAILED = "#b3261e"
 
 
 @contextlib.contextmanager
@@ -56,6 +57,6 @@ def name_rows(panel: Axes, names: Sequence[str]) -> None:
     panel.grid(axis="y", color=FAINT, linewidth=0.8)
 
 
-def network_rows(study: Study, kind: str, network: str) -> list[ScoreRow]:
-    """The macro scores by predicted labels of one network, all its seeds."""
-    return [row for row in macro_rows(study, kind) if row.network == network]
+def network_rows(study: Study, kind: str, network: str, labeling: str = PREDICTED) -> list[ScoreRow]:
+    """The macro scores of one network, all its seeds; by predicted labels, if no others are named."""
+    return [row for row in macro_rows(study, kind, labeling) if row.network == network]

@@ -9,12 +9,25 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxconvex.formats import Table, percent_text
-from jaxconvex.statistics import Correlation, pearson
-from jaxconvex.study.claims.recall import recall_pairs
-from jaxconvex.study.claims.words import correlation_text
-from jaxconvex.study.results import Study
+from jaxconvex.report_table import HUBS
+from jaxconvex.statistics import pearson
+from jaxconvex.study.claims.recall import no_correlation, recall_pairs
+from jaxconvex.study.claims.words import (
+    change_rows,
+    correlation_text,
+    ends,
+    macro_rows,
+    mean,
+    points,
+    spot,
+    true_labels,
+)
+from jaxconvex.study.failures import failed_seeds
+from jaxconvex.study.results import LABELS_ONLY, LAYERS_ONLY, PREDICTED, ChangeRow, Study
 
-__all__ = ["SummaryRow", "summary_row", "summary_rows", "summary_table"]
+__all__ = ["SummaryRow", "headline", "hubs", "summary_row", "summary_rows", "summary_table"]
+
+KINDS = ("graph", "euclidean")
 
 
 class SummaryRow(NamedTuple):
@@ -25,6 +38,7 @@ class SummaryRow(NamedTuple):
     classes: int
     layers: int
     seeds: int
+    failed: int  # fine-tunings that failed: they count in the accuracy only
     accuracy_pretrained: float
     accuracy: float
     accuracy_spread: float
@@ -42,6 +56,14 @@ class SummaryRow(NamedTuple):
     r_euclidean: float
     r_euclidean_lower: float
     r_euclidean_upper: float
+    graph_first_pretrained_true: float  # by the labels that the network is trained for
+    graph_first_true: float
+    graph_last_pretrained_true: float
+    graph_last_true: float
+    euclidean_first_pretrained_true: float
+    euclidean_first_true: float
+    euclidean_last_pretrained_true: float
+    euclidean_last_true: float
 
 
 def summary_rows(studies: Sequence[Study]) -> tuple[SummaryRow, ...]:
@@ -50,54 +72,120 @@ def summary_rows(studies: Sequence[Study]) -> tuple[SummaryRow, ...]:
 
 
 def summary_table(studies: Sequence[Study]) -> Table:
-    """The same as a table for people, in percent: `to_text` and `to_rich` show it on a terminal."""
-    columns = ("domain", "classes", "right before", "after", "graph first", "graph last", "Eucl. first", "Eucl. last",
-               "r graph", "r Eucl.")  # fmt: skip
+    """The same as a table for people, in percent: `to_text` and `to_rich` show it on a terminal.
+
+    A domain has a line by predicted labels, and one by true labels.
+    """
+    columns = ("domain", "labels", "classes", "right before", "after", "graph first", "graph last", "Eucl. first",
+               "Eucl. last", "r graph", "r Eucl.")  # fmt: skip
     lines = []
-    for row in summary_rows(studies):
+    for study, row in zip(studies, summary_rows(studies), strict=True):
         spread = f" ± {percent_text(row.accuracy_spread)}" if math.isfinite(row.accuracy_spread) else ""
-        cells = [row.domain, str(row.classes), percent_text(row.accuracy_pretrained)]
-        cells.append(f"{percent_text(row.accuracy)}{spread}")
-        for place in ("graph_first", "graph_last", "euclidean_first", "euclidean_last"):
-            before, after = getattr(row, f"{place}_pretrained"), getattr(row, place)
-            cells.append(f"{percent_text(before)} → {percent_text(after)}")
-        for kind in ("graph", "euclidean"):
-            r, lower, upper = (getattr(row, f"r_{kind}{end}") for end in ("", "_lower", "_upper"))
-            cells.append(correlation_text(Correlation(r, lower, upper, row.classes)))
-        lines.append(tuple(cells))
-    notes = (
+        start = [row.domain, "predicted", str(row.classes), percent_text(row.accuracy_pretrained)]
+        start.append(f"{percent_text(row.accuracy)}{spread}")
+        r = [_recall_text(study, kind) for kind in KINDS]
+        lines.append((*start, *_changes(row, ""), *r))
+        lines.append(("", "true", "", "", "", *_changes(row, "_true"), "", ""))
+    notes = [
         "Percent, before → after fine-tuning (mean over seeds, ± their standard deviation): test points told right, and "
-        "convexity of the first and the last layer. r: convexity before and recall after, over classes.",
+        "convexity of the first and the last layer, by the labels that each network predicts, which change, and by those of "
+        "the data, which do not. r: convexity before and recall after, over classes.",
+        *filter(None, map(headline, studies)),
+        *filter(None, map(hubs, studies)),
+    ]
+    return Table("Before and after fine-tuning", columns, tuple(lines), tuple(notes), 2)
+
+
+def _changes(row: SummaryRow, end: str) -> list[str]:
+    places = ("graph_first", "graph_last", "euclidean_first", "euclidean_last")
+    pairs = [(getattr(row, f"{place}_pretrained{end}"), getattr(row, f"{place}{end}")) for place in places]
+    return [f"{percent_text(before)} → {percent_text(after)}" for before, after in pairs]
+
+
+def _recall_text(study: Study, kind: str) -> str:
+    pairs = recall_pairs(study, kind)
+    if not np.isfinite(pairs[1]).any():  # no fine-tuning is left that did not fail
+        return "–"
+    return no_correlation(*pairs) or correlation_text(pearson(*pairs))
+
+
+def headline(study: Study) -> str:
+    """What a referee asks first: how much of the change of graph convexity is one of the labels, how much of the layers.
+
+    Empty where no fine-tuning is left that did not fail.
+    """
+    found = {}
+    for labeling in (PREDICTED, LABELS_ONLY, LAYERS_ONLY, true_labels(study)):
+        rows = change_rows(study, "graph", labeling)
+        found[labeling] = f"{points(mean(r.difference for r in rows))} {_mean_ends(rows)}" if rows else ""
+    whole, labels, layers, truth = found.values()
+    if not whole:
+        return ""
+    text = f"{study.name}: fine-tuning changes graph convexity, mean over layers, by {whole} points by predicted labels"
+    if labels and layers:
+        text += f", of which {labels} are the change of the labels and {layers} that of the layers"
+    return text + (f"; by true labels by {truth}." if truth else ".")
+
+
+def hubs(study: Study) -> str:
+    """Which layers have hubs, and what the cosine metric says of the worst; empty where none has."""
+    rows = [row for row in macro_rows(study, "graph") if row.hubness > HUBS]
+    if not rows:
+        return ""
+    worst = max(rows, key=lambda row: row.hubness)
+    text = (
+        f"{study.name}: hubness is above {HUBS:g} in {len(rows)} of {len(macro_rows(study, 'graph'))} layers (each network "
+        f"by itself); in {spot(study, worst, study.name)} it is {worst.hubness:.1f}, and one point is a neighbour of "
+        f"{worst.hub} others, so that a few points decide the paths."
     )
-    return Table("Before and after fine-tuning", columns, tuple(lines), notes)
+    if math.isfinite(worst.cosine):
+        text += f" That layer scores {percent_text(worst.score)}, by the cosine metric {percent_text(worst.cosine)}."
+    return text
+
+
+def _mean_ends(rows: Sequence[ChangeRow]) -> str:
+    return ends(mean(row.lower for row in rows), mean(row.upper for row in rows))
 
 
 def summary_row(study: Study) -> SummaryRow:
-    """The line of one domain; classes without convexity or recall are left out of r."""
+    """The line of one domain; classes without convexity or recall, and fine-tunings that failed, are left out of r."""
     accuracy: dict[str, list[float]] = {"pretrained": [], "fine-tuned": []}
     for made in study.networks:
         accuracy[made.network].append(made.accuracy)
-    scores = []
-    for kind in ("graph", "euclidean"):
-        rows = [row for row in study.scores if (row.kind, row.labeling, row.level) == (kind, "predicted", "macro")]
-        ends = [min((row.layer_index for row in rows), default=0), max((row.layer_index for row in rows), default=0)]
-        for end in ends:
-            for network in accuracy:
-                scores.append(_mean([row.score for row in rows if (row.network, row.layer_index) == (network, end)]))
+    scores = {}
+    for labeling in (PREDICTED, true_labels(study)):
+        scores[labeling] = [value for kind in KINDS for value in _first_and_last(study, kind, labeling)]
     seeds = len(accuracy["fine-tuned"])
-    correlations = [pearson(*recall_pairs(study, kind))[:3] for kind in ("graph", "euclidean")]
+    correlations = []
+    for kind in KINDS:
+        pairs = recall_pairs(study, kind)
+        correlations.append((math.nan,) * 3 if no_correlation(*pairs) else pearson(*pairs)[:3])
     return SummaryRow(
         study.name,
         int(study.domain.get("parts", {}).get("test", 0)),
         len(study.domain.get("classes", study.classes)),
         len(study.domain["layers"]),
         seeds,
+        len(failed_seeds(study)),
         _mean(accuracy["pretrained"]),
         _mean(accuracy["fine-tuned"]),
         float(np.std(accuracy["fine-tuned"], ddof=1)) if seeds > 1 else math.nan,
-        *scores,
+        *scores[PREDICTED],
         *(float(value) for found in correlations for value in found),
+        *scores[true_labels(study)],
     )
+
+
+def _first_and_last(study: Study, kind: str, labeling: str) -> list[float]:
+    """The score of the first layer before and after, and of the last, by one labeling; failed fine-tunings do not count."""
+    failed = failed_seeds(study)
+    rows = [row for row in macro_rows(study, kind, labeling) if row.network == "pretrained" or row.seed not in failed]
+    ends = [find((row.layer_index for row in rows), default=0) for find in (min, max)]
+    return [
+        _mean([row.score for row in rows if (row.network, row.layer_index) == (network, end)])
+        for end in ends
+        for network in ("pretrained", "fine-tuned")
+    ]
 
 
 def _mean(values: Sequence[float]) -> float:

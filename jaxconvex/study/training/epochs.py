@@ -31,12 +31,16 @@ ON_DEVICE = 2**30  # bytes of data that are kept on the device; of what is large
 
 
 class Trained(NamedTuple):
-    """The networks of the best epoch (the last, where none is validated), that epoch from 0, and each epoch's losses."""
+    """The networks of the best epoch (the last, where none is validated), that epoch from 0, and each epoch's losses.
+
+    The networks that went in take part: `best_epoch` is -1 where no epoch has a smaller validation loss than they.
+    """
 
     networks: Any
     best_epoch: int
     losses: np.ndarray
     validation_losses: np.ndarray
+    start_loss: float  # the validation loss of what went in; nan where nothing is validated
 
 
 class State(NamedTuple):
@@ -46,7 +50,7 @@ class State(NamedTuple):
     parameters: Any
     others: Any
     optimizer: Any
-    best: Any  # parameters and other state of the best epoch; None where nothing is validated
+    best: Any  # parameters and other state of the best epoch, at first of the start; None where nothing is validated
     losses: np.ndarray
     validation_losses: np.ndarray
 
@@ -80,9 +84,10 @@ def train(
         batch_size: the points of a step; an epoch leaves out the remainder of the shuffled points.
         learning_rate: the peak of a schedule that warms up for a tenth of the steps, then falls along a cosine to 0.
         weight_decay: of AdamW, for all parameters.
-        validate: a loss of the networks after an epoch, by which the best is chosen; a `jax.tree_util.Partial` of the
-            data that it takes, so that a checkpoint made with others is not used.
-        patience: training stops when that loss has not fallen for so many epochs.
+        validate: a loss of the networks, by which the best of the start and all epochs is chosen; a
+            `jax.tree_util.Partial` of the data that it takes, so that a checkpoint made with others is not used.
+        patience: training stops when that loss has not fallen below the least so far, the start's among them, for so many
+            epochs.
         checkpoint: a file for the state of the training, written after every epoch, before `progress` is called. The same
             call goes on from there and ends with the same bits. A file of another call or, after a line that says so,
             one that is not whole is not used, and written over. It is left in place.
@@ -109,7 +114,8 @@ def train(
         data = jax.tree.map(jnp.asarray, data)
     epoch_keys = jax.random.split(key, num_epochs)
     done = int(state.done)
-    while done < num_epochs and not _waited(state.validation_losses[:done], patience):
+    start_loss = np.nan if validate is None else _finite(validate(networks))
+    while done < num_epochs and not _waited(start_loss, state.validation_losses[:done], patience):
         carry = state.parameters, state.others, state.optimizer
         carry, mean_loss = _epoch(carry, data, epoch_keys[done], batch_size, batch_loss, optimizer)
         losses, validation_losses = state.losses.copy(), state.validation_losses.copy()
@@ -117,7 +123,7 @@ def train(
         best = state.best
         if validate is not None:
             validation_losses[done] = _finite(validate(nnx.merge(graph, *carry[:2])))
-            best = carry[:2] if _best(validation_losses[: done + 1]) == done else best
+            best = carry[:2] if _best(start_loss, validation_losses[: done + 1]) == done else best
         done += 1
         state = State(np.array(done), carry[0], carry[1], carry[2], best, losses, validation_losses)
         if checkpoint is not None:
@@ -125,21 +131,22 @@ def train(
         if progress is not None:
             progress(done, num_epochs, float((losses if validate is None else validation_losses)[done - 1]))
     kept = (state.parameters, state.others) if state.best is None else state.best
-    best_epoch = done - 1 if validate is None else _best(state.validation_losses[:done])
-    scored = done if validate is not None else 0
-    return Trained(nnx.merge(graph, *kept), best_epoch, state.losses[:done], state.validation_losses[:scored])
+    best_epoch = done - 1 if validate is None else _best(start_loss, state.validation_losses[:done])
+    scored = state.validation_losses[: done if validate is not None else 0]
+    return Trained(nnx.merge(graph, *kept), best_epoch, state.losses[:done], scored, start_loss)
 
 
 def _finite(loss: float) -> float:
     return float(loss) if np.isfinite(loss) else np.inf
 
 
-def _best(losses: np.ndarray) -> int:
-    return int(np.argmin(losses))
+def _best(start: float, losses: np.ndarray) -> int:
+    """The epoch of the least loss, the first of equals; -1 for the start."""
+    return int(np.argmin([start, *losses])) - 1
 
 
-def _waited(losses: np.ndarray, patience: int | None) -> bool:
-    return patience is not None and len(losses) > 0 and len(losses) - 1 - _best(losses) >= patience
+def _waited(start: float, losses: np.ndarray, patience: int | None) -> bool:
+    return patience is not None and len(losses) - 1 - _best(start, losses) >= patience
 
 
 @lru_cache

@@ -21,12 +21,16 @@ __all__ = ["FineTuned", "accuracy", "cross_entropy", "fine_tune", "logits", "pre
 
 
 class FineTuned(NamedTuple):
-    """The model of the epoch with the least validation loss, that epoch counted from 0, and the losses of each epoch."""
+    """The model of the epoch with the least validation loss, that epoch counted from 0, and the losses of each epoch.
+
+    Where no epoch is better than the model that went in, it is that one, and `best_epoch` is -1.
+    """
 
     model: Any
     best_epoch: int
     losses: np.ndarray
     validation_losses: np.ndarray
+    start_loss: float  # the validation loss of the model that went in
 
 
 def fine_tune(
@@ -47,7 +51,8 @@ def fine_tune(
 ) -> FineTuned:
     """Returns the model after training all its parameters on the mean cross-entropy, stopped early.
 
-    Training stops when the validation loss has not fallen for `patience` epochs; the epoch where it was least counts.
+    Training stops when the validation loss has not fallen for `patience` epochs; the epoch where it was least counts, or
+    the model that went in, if none is better.
     Only parameters (`nnx.Param`) are trained. In `eval` mode a batch norm's statistics stay as they are, in `train` mode
     they follow the batches; the validation loss is that of `eval` mode.
 

@@ -1,0 +1,88 @@
+"""What a study says of itself: data and network, settings, what was made smaller or left out, versions and dates."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxconvex.report import Report, select
+from jaxconvex.study.domains import Domain
+from jaxconvex.study.material import Material
+
+__all__ = ["described", "notes", "provenance", "settings", "sizes"]
+
+SEGMENTS_OF_PAPER = 5000
+
+
+def described(domain: Domain, material: Material, report: Report) -> dict[str, Any]:
+    config = material.encoder.config
+    what = domain.encoder or f"{config['model_type']}, pretrained here by {domain.pretraining}"
+    return {
+        "name": domain.name,
+        "title": domain.title,
+        "modality": domain.modality,
+        "source": material.source,
+        "encoder": f"{Path(what).name if domain.encoder else what} ({len(material.encoder.blocks)} blocks)",
+        "layers": list(dict.fromkeys(row.layer for row in select(report))),
+        "labelings": list(material.test.labelings),
+        "classes": list(material.classes),
+        "pool": domain.pool,
+        "parts": {name: len(getattr(material, name).classes) for name in ("train", "validation", "test")},
+    }
+
+
+def settings(domain: Domain, material: Material, seed: int) -> dict[str, Any]:
+    left = ("name", "title", "modality", "data", "encoder", "classes", "configuration", "options")
+    kept = {field: value for field, value in domain._asdict().items() if field not in left}
+    return kept | {"options": material.options, "seed": seed}
+
+
+def notes(domain: Domain, material: Material) -> tuple[str, ...]:
+    said = [*material.notes]
+    for name in ("train", "validation", "test"):
+        most, number = getattr(domain, name), len(getattr(material, name).classes)
+        if most is not None and number > 0.95 * most:
+            said.append(f"The {name} part was thinned to {number} points.")
+    if material.left_out:
+        shown = ", ".join(material.left_out[:6]) + (", ..." if len(material.left_out) > 6 else "")
+        said.append(f"{len(material.left_out)} classes were left out ({shown}).")
+    if domain.protocol is None:
+        said.append(
+            f"The Euclidean score took {domain.segments} pairs of each class and layer (the paper: {SEGMENTS_OF_PAPER:,})."
+        )
+    said.append(f"Fine-tuning took at most {domain.epochs} epochs.")
+    return tuple(said)
+
+
+def provenance(began: float, material: Material) -> dict[str, Any]:
+    names = ("jaxconvex", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+    return {
+        "versions": {name: _version(name) for name in names} | {"python": platform.python_version()},
+        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "inputs": material.identity,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _version(name: str) -> str:
+    if name == "jaxconvex":
+        import jaxconvex
+
+        return jaxconvex.__version__
+    return metadata.version(name)
+
+
+def sizes(material: Material) -> str:
+    parts = {name: len(getattr(material, name).classes) for name in ("train", "validation", "test")}
+    numbers = ", ".join(f"{number} to {verb}" for number, verb in zip(parts.values(), VERBS, strict=True))
+    return f"{len(material.classes)} classes; {numbers}."
+
+
+VERBS = ("train on", "validate on", "test on")
