@@ -246,7 +246,8 @@ def summary(scores, labels, num_classes, pairs_of=None, adjacency=None, paths=No
             partners = {i: [scores[i, j] for j in members if j != i] for i in members}
             means = np.array([np.mean(partners[i]) for i in members])
             fields["sem_paper"][c] = values.std(ddof=1) / np.sqrt(size)
-            fields["se_pairs"][c] = 2 * means.std(ddof=1) / np.sqrt(size) * (size - 1) / (size - 2)
+            error = 2 * means.std(ddof=1) / np.sqrt(size) * (size - 1) / (size - 2)
+            fields["se_pairs"][c] = error if np.ptp(means) > 1e-6 else np.nan  # all alike: no error can be told
     counted = fields["per_class"][fields["num_pairs"] > 0]
     micro = float(np.mean(everything)) if everything else np.nan
     macro = float(np.mean(counted)) if len(counted) else np.nan
