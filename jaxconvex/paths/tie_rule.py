@@ -76,7 +76,7 @@ def least_cost(
     labels: Int[Array, " rows"],
     sources: Int[Array, " s"],
     distance: Columns,
-    ends: Bool[Array, " rows"],
+    ends: Bool[Array, "rows s"],
 ) -> Int[Array, "rows s"]:
     """The cost of the path that counts from each source to the ends and to what lies before them.
 
@@ -93,9 +93,10 @@ def least_cost(
 
         def relax(some: Array, live: Array, state: Any) -> Any:  # in place, since the order of the rows does not matter
             cost, excess, changed = state
-            mine, old = distance.of(some), (rows_of(cost, some), rows_of(excess, some))
+            mine = distance.of(some)
 
-            def step(best: tuple[Array, Array], neighbors: Array, edges: Array) -> tuple[Array, Array]:
+            def step(state: tuple[Array, ...], neighbors: Array, edges: Array) -> tuple[Array, ...]:
+                *best, old_cost, old_excess = state
                 foreign = (rows_of(labels, neighbors)[..., None] != own).astype(jnp.int32)
                 offer = rows_of(cost, neighbors) + (1 + OUTSIDE * foreign)
                 longer = rows_of(excess, neighbors) + (distance.of(neighbors) + edges[..., None] - mine[:, None])
@@ -103,10 +104,13 @@ def least_cost(
                 least = jnp.min(jnp.where(allowed, offer, UNREACHED), axis=1)
                 shortest = jnp.min(jnp.where(allowed & (offer == least[:, None]), longer, far), axis=1)
                 better = (least < best[0]) | ((least == best[0]) & (shortest < best[1]))
-                return jnp.where(better, least, best[0]), jnp.where(better, shortest, best[1])
+                new = jnp.where(better, least, best[0]), jnp.where(better, shortest, best[1])
+                return *new, jnp.minimum(old_cost, UNREACHED), jnp.minimum(old_excess, far)
 
-            new = fold_groups(packed, some, live, (rows_of(start, some), jnp.zeros_like(old[1])), step)
-            changed |= jnp.any(live[:, None] & ((new[0] != old[0]) | (new[1] != old[1])))
+            # What was before goes through the loop, unchanged. XLA would read it after the rows are put, from copies of all.
+            old = rows_of(cost, some), rows_of(excess, some)
+            new = fold_groups(packed, some, live, (rows_of(start, some), jnp.zeros_like(old[1]), *old), step)
+            changed |= jnp.any(live[:, None] & ((new[0] != new[2]) | (new[1] != new[3])))
             return put_rows(cost, some, live, new[0]), put_rows(excess, some, live, new[1]), changed
 
         return fold_rows(rows, relax, (cost, excess, jnp.array(False)))
@@ -115,8 +119,8 @@ def least_cost(
     return while_loop(lambda state: state[2], sweep, begin)[0]
 
 
-def _rows_of_paths(packed: PackedGraph, distance: Columns, ends: Bool[Array, " rows"]) -> Rows:
-    """The rows on the shortest paths to some rows, from any of the sources."""
+def _rows_of_paths(packed: PackedGraph, distance: Columns, ends: Bool[Array, "rows s"]) -> Rows:
+    """The rows on the shortest paths from each source to its ends, together."""
 
     def back(state: tuple[Array, Array]) -> tuple[Array, Array]:
         found, new = state
@@ -124,16 +128,17 @@ def _rows_of_paths(packed: PackedGraph, distance: Columns, ends: Bool[Array, " r
         def one(some: Array, live: Array, before: Array) -> Array:
             mine = distance.of(some)
             slack = rounding_slack(mine, packed.quantum.dtype, 2 * packed.depth)
-            reach = jnp.where((mine < infinity(mine.dtype)) & live[:, None], mine + slack, -1)
+            own = rows_of(new, some) & live[:, None] & (mine < infinity(mine.dtype))
+            reach = jnp.where(own, mine + slack, -1)
 
             def step(before: Array, neighbors: Array, edges: Array) -> Array:
                 short = distance.of(neighbors) + edges[..., None] <= reach[:, None]
-                return before.at[neighbors].max(jnp.any(short, axis=2))
+                return before.at[neighbors].max(short)
 
             return fold_groups(packed, some, live, before, step)
 
-        before = fold_rows(chosen_rows(new), one, jnp.zeros_like(found))
+        before = fold_rows(chosen_rows(jnp.any(new, axis=1)), one, jnp.zeros_like(found))
         return found | before, before & ~found
 
     found, _ = while_loop(lambda state: jnp.any(state[1]), back, (ends, ends))
-    return chosen_rows(found)
+    return chosen_rows(jnp.any(found, axis=1))

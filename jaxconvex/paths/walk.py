@@ -132,7 +132,7 @@ def _fold_ties(
         columns = lax.dynamic_slice(listed, (begin,), (narrow,))
         index = jnp.minimum(columns, s - 1)
         own = tied[:, index] & (columns < s)
-        ends = jnp.zeros(len(packed.first), bool).at[block.targets].max(jnp.any(own, axis=1))
+        ends = jnp.zeros((len(packed.first), narrow), bool).at[block.targets].max(own)
         sources = block.sources[index]
         costs = lax.map(lambda one: least_cost(packed, one, sources, Columns(distance.values, index), ends), labels)
 
