@@ -169,7 +169,8 @@ def _wilson(share: Any, points: Any, t: float, xp: Any) -> tuple[Any, Any]:
     points = xp.where(points > 0, points, xp.nan)
     centre, square = share + t**2 / (2 * points), share * (1 - share) / points + (t / points / 2) ** 2
     margin, whole = t * xp.sqrt(square.clip(0)), 1 + t**2 / points
-    return ((centre - margin) / whole).clip(0), ((centre + margin) / whole).clip(None, 1)
+    ends = ((centre - margin) / whole).clip(0), ((centre + margin) / whole).clip(None, 1)
+    return xp.where(share <= 0, 0, ends[0]), xp.where(share >= 1, 1, ends[1])  # in spite of rounding
 
 
 def paired_difference(
