@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxconvex.activations import Activations, ModelSource, extract, model_source, read_activations
-    from jaxconvex.bootstrapping import bootstrap, domain_correlation
+    from jaxconvex.bootstrapping import bootstrap
+    from jaxconvex.correlations import Correlation, domain_correlation, pearson, spearman
     from jaxconvex.distances import pairwise
     from jaxconvex.evaluation import evaluate
     from jaxconvex.layers import LayeredModel, from_linen, from_nnx, rest_of, run_from
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from jaxconvex.resampling import JackknifeScore, graph_jackknife, jackknife_groups
     from jaxconvex.scores import ConvexityScore, euclidean_convexity, graph_convexity, graph_pair_scores
     from jaxconvex.statistics import (
-        Correlation,
         Interval,
         Peak,
         holm,
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
         jackknife,
         paired_difference,
         peak_layer,
-        pearson,
         random_label_score,
-        spearman,
     )
 
 __version__ = "0.1.0"
@@ -113,11 +111,11 @@ _MODULES = {
     "paths.layout": "pack",
     "permutation": "NullScore permutation_null",
     "report": "Report Row read_report",
-    "bootstrapping": "bootstrap domain_correlation",
+    "bootstrapping": "bootstrap",
+    "correlations": "Correlation domain_correlation pearson spearman",
     "resampling": "JackknifeScore graph_jackknife jackknife_groups",
     "scores": "ConvexityScore euclidean_convexity graph_convexity graph_pair_scores",
-    "statistics": "Correlation Interval Peak holm hubness jackknife paired_difference peak_layer pearson random_label_score "
-    "spearman",
+    "statistics": "Interval Peak holm hubness jackknife paired_difference peak_layer random_label_score",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 

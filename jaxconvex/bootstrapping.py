@@ -1,4 +1,4 @@
-"""The bootstrap: points drawn again and again for the graph held fixed; classes drawn again within their domains."""
+"""The bootstrap: points drawn again and again, for the graph held fixed."""
 
 from __future__ import annotations
 
@@ -9,25 +9,12 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, PRNGKeyArray
-from scipy.special import stdtrit
 
 from jaxconvex.aggregates import ROUNDING
 from jaxconvex.checks import positive_integer
-from jaxconvex.statistics import (
-    FEWEST_CLASSES,
-    Correlation,
-    Interval,
-    average_ranks,
-    complete_pairs,
-    pearson,
-    spearman,
-    upper_level,
-)
+from jaxconvex.statistics import Interval, upper_level
 
-__all__ = ["BootstrapScore", "bootstrap", "domain_correlation"]
-
-
-LARGEST = 0.999  # correlation of which artanh is taken
+__all__ = ["BootstrapScore", "bootstrap"]
 
 
 class BootstrapScore(NamedTuple):
@@ -102,69 +89,3 @@ def _aggregates(sums: Float[np.ndarray, "... c"], pairs: Float[np.ndarray, "... 
         micro = sums.sum(axis=-1) / pairs.sum(axis=-1)
         macro = np.nansum(per_class, axis=-1) / np.sum(pairs > 0, axis=-1)
     return per_class, micro, macro
-
-
-def domain_correlation(
-    domains: Sequence[tuple[Float[ArrayLike, " c"], Float[ArrayLike, " c"]]],
-    key: PRNGKeyArray,
-    *,
-    ranks: bool = False,
-    within: bool = False,
-    num_samples: int = 2000,
-    confidence: float = 0.95,
-) -> Correlation:
-    """The correlation of x and y over the classes of several domains, for other classes of the *same* domains.
-
-    Classes of a domain are alike in much, so they are no independent points. Classes are drawn again within each domain,
-    one fewer than it has (Rao and Wu), and r is taken of all together: tanh(artanh r -+ t sd), sd being that of the
-    samples' artanh, t with n - d - 1 degrees of freedom for n classes of d domains. What other domains would give, no
-    few domains can tell.
-
-    Args:
-        domains: x and y of the classes of each domain; classes with a nan are left out.
-        key: a JAX random key.
-        ranks: Spearman's r instead of Pearson's.
-        within: of x and y less their domain's mean.
-        num_samples: number of samples.
-        confidence: between 0 and 1.
-
-    One domain gets the interval of `pearson` or `spearman`. It is nan below seven classes, or three in a domain on average.
-
-    >>> x = np.arange(8.0)
-    >>> found = domain_correlation([(x, x % 3), (x + 9, x % 4)], jax.random.key(0))
-    >>> found.num_points, bool(found.lower < found.coefficient < found.upper)
-    (16, True)
-
-    Source: Rao and Wu, Journal of the American Statistical Association 83:231, 1988.
-    """
-    level = upper_level(confidence)
-    kept = [pair for pair in (complete_pairs(*domain) for domain in domains) if len(pair[0])]
-    plain = spearman if ranks else pearson
-    if len(kept) < 2:
-        x, y = kept[0] if kept else (np.zeros(0), np.zeros(0))
-        return plain(x, y, confidence=confidence)
-
-    def coefficient(parts: Sequence[np.ndarray]) -> np.ndarray:
-        """From each domain's values [2 ... c]; nan where x or y is constant."""
-        if within:
-            parts = [part - part.mean(axis=-1, keepdims=True) for part in parts]
-        both = np.concatenate(parts, axis=-1)
-        both = np.apply_along_axis(average_ranks, -1, both) if ranks else both
-        both = both - both.mean(axis=-1, keepdims=True)
-        size = np.sqrt(np.prod(np.sum(both**2, axis=-1), axis=0))
-        return np.sum(both[0] * both[1], axis=-1) / np.where(size > ROUNDING**2, size, np.nan)
-
-    values = [np.stack(pair) for pair in kept]
-    n = sum(part.shape[-1] for part in values)
-    r, room = float(coefficient(values).clip(-1, 1)), n - len(values) - 1
-    if not np.isfinite(r) or n < max(FEWEST_CLASSES, 3 * len(values)):
-        return Correlation(r, np.nan, np.nan, n)
-    samples = []
-    for d, part in enumerate(values):
-        c = part.shape[-1]
-        shape = (positive_integer(num_samples, "num_samples"), max(c - 1, 1))
-        samples.append(part[:, np.asarray(jax.random.randint(jax.random.fold_in(key, d), shape, 0, c))])
-    spread = np.nanstd(np.arctanh(coefficient(samples).clip(-LARGEST, LARGEST)))
-    centre = np.arctanh(np.clip(r, -LARGEST, LARGEST))
-    lower, upper = np.tanh(centre + np.array([-1, 1]) * stdtrit(room, level) * spread)
-    return Correlation(r, float(min(lower, r)), float(max(upper, r)), n)

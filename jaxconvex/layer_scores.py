@@ -135,9 +135,8 @@ def graph_rows(
         whole = scores(packed)
         for name, labeling in labelings.items():
             null = expected = None
-            if (
-                not settings.permutations and (labeling.codes >= 0).all()
-            ):  # background would take another search of paths
+            # With background the closed form would take another search of paths.
+            if not settings.permutations and (labeling.codes >= 0).all():
                 expected = random_label_score(packed, labeling.codes, num_classes=len(labeling.classes))
             if settings.permutations:
                 null = permutation_null(

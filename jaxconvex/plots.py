@@ -10,10 +10,10 @@ import numpy as np
 
 from jaxconvex import figures
 from jaxconvex.comparison import Comparison
+from jaxconvex.correlations import Correlation, pearson, spearman
 from jaxconvex.figures import COLOURS, FAINT, INK, MUTED, Axes, Figure, save_figure
 from jaxconvex.formats import FEW_CLASSES, correlation_text, name_text
 from jaxconvex.report import FEW_FAILING, Report, distinct, failing_pairs, only, row_key, select
-from jaxconvex.statistics import Correlation, pearson, spearman
 
 __all__ = ["plot_classes", "plot_differences", "plot_profile", "plot_recall", "save_figure"]
 

@@ -1,4 +1,4 @@
-"""Statistics of scores: jackknife intervals, paired differences, the peak layer, correlations, baselines, hubness.
+"""Statistics of scores: jackknife intervals, paired differences, the peak layer, baselines, hubness.
 
 On JAX or NumPy arrays they compute in NumPy's float64 and return NumPy arrays; `jackknife` and `score_interval` run under
 jit too.
@@ -6,13 +6,14 @@ jit too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 from jaxconvex.checks import as_labels, is_concrete
 from jaxconvex.neighbor_lists import checked_neighbors
@@ -21,7 +22,6 @@ from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
 from jaxconvex.scores import graph_convexity
 
 __all__ = [
-    "Correlation",
     "Interval",
     "Peak",
     "holm",
@@ -29,13 +29,10 @@ __all__ = [
     "jackknife",
     "paired_difference",
     "peak_layer",
-    "pearson",
     "random_label_score",
     "score_interval",
-    "spearman",
 ]
 
-FEWEST_CLASSES = 7  # pairs of which a correlation has an interval
 WIDEST = 2.5  # logits to either side
 HIGHEST_ORDER = 10  # of the interactions between points that the jackknife's correction allows for
 
@@ -47,15 +44,6 @@ class Interval(NamedTuple):
     se: Float[Any, " ..."]
     lower: Float[Any, " ..."]
     upper: Float[Any, " ..."]
-
-
-class Correlation(NamedTuple):
-    """A correlation coefficient in [-1, 1], its confidence interval and the number of pairs it was computed from."""
-
-    coefficient: float
-    lower: float
-    upper: float
-    num_points: int
 
 
 class Peak(NamedTuple):
@@ -308,51 +296,6 @@ def peak_layer(
     return Peak(best, int(layers[0]), int(layers[-1]), candidates)
 
 
-def pearson(x: Float[ArrayLike, " n"], y: Float[ArrayLike, " n"], *, confidence: float = 0.95) -> Correlation:
-    """Pearson's correlation r with Fisher's interval: tanh(artanh r -+ z / sqrt(n - 3)).
-
-    Args:
-        x, y: n values each; pairs with a nan are left out.
-        confidence: between 0 and 1.
-
-    The interval is for pairs drawn independently from a bivariate normal distribution: of classes, for other classes drawn
-    as these were. Classes of several domains are not; see `domain_correlation`. It is nan below seven pairs. A constant
-    x or y gives nan throughout.
-
-    Raises:
-        ValueError: shapes that differ, more than one axis, confidence outside (0, 1).
-
-    >>> round(pearson([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 6, 5]).coefficient, 4)
-    0.9429
-
-    Source: Fisher, Biometrika 10:507, 1915.
-    """
-    x, y = complete_pairs(x, y)
-    return _fisher_interval(_correlation(x, y), len(x), 1, confidence)
-
-
-def spearman(x: Float[ArrayLike, " n"], y: Float[ArrayLike, " n"], *, confidence: float = 0.95) -> Correlation:
-    """Spearman's rank correlation r, ties at their average rank: tanh(artanh r -+ z sqrt(1.06 / (n - 3))).
-
-    Args and degenerate cases as for `pearson`. Ranks that agree throughout do not tell that they always do: at |r| = 1 one
-    end is that of the next smaller r, two neighbours exchanged.
-
-    >>> spearman([1, 2, 3, 4, 5, 6], [1, 4, 9, 16, 25, 36]).coefficient
-    1.0
-
-    Source of the factor 1.06: Fieller, Hartley and Pearson, Biometrika 44:470, 1957.
-    """
-    x, y = complete_pairs(x, y)
-    n = len(x)
-    found = _fisher_interval(_correlation(average_ranks(x), average_ranks(y)), n, 1.06, confidence)
-    if abs(found.coefficient) != 1 or n < FEWEST_CLASSES:
-        return found
-    next_lower = _fisher_interval(1 - 12 / (n * (n**2 - 1)), n, 1.06, confidence).lower
-    if found.coefficient > 0:
-        return found._replace(lower=next_lower)
-    return found._replace(upper=-next_lower)
-
-
 def random_label_score(
     graph: KNNGraph | Graph | PackedGraph, labels: Int[ArrayLike, " n"], *, num_classes: int
 ) -> Float[np.ndarray, " c"]:
@@ -439,7 +382,7 @@ def upper_level(confidence: float) -> float:
     return (1 + confidence) / 2
 
 
-def holm(p_values: Float[ArrayLike, " m"]) -> Float[np.ndarray, " m"]:
+def holm(p_values: Sequence[float] | Float[ArrayLike, " m"]) -> Float[np.ndarray, " m"]:
     """P-values adjusted for there being m of them: below a level, the chance of any false one is below that level.
 
     The i-th smallest becomes the largest of (m - j + 1) p_j for j up to i, and at most 1. nan stays nan and is not counted.
@@ -492,39 +435,3 @@ def _interaction(estimate: Any, replicates: Any, joint: Any) -> Any:
     # At j = 1 counted is 1 and seen is 0; the excess counted - 1 over seen falls with j.
     q = estimate - one * (replicates[0 : 2 * h : 2] + replicates[1 : 2 * h : 2]) + two * joint[:h]
     return xp.nan_to_num((counted - 1) / seen * xp.mean(xp.square(q), axis=0), nan=0.0)
-
-
-def complete_pairs(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"x and y must be two series of one length; got shapes {x.shape} and {y.shape}.")
-    complete = ~(np.isnan(x) | np.isnan(y))
-    return x[complete], y[complete]
-
-
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    # Constancy is asked of the values themselves: their mean is rounded, so deviations from it need not vanish.
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    x, y = (value / np.linalg.norm(value) for value in (_deviations(x), _deviations(y)))
-    # x.y by differences, so that rounding cannot part a perfect correlation from 1 or carry any beyond.
-    return float(1 - np.sum((x - y) ** 2) / 2 if x @ y > 0 else np.sum((x + y) ** 2) / 2 - 1)
-
-
-def _deviations(values: np.ndarray) -> np.ndarray:
-    scaled = values / np.max(np.abs(values))  # so that no square overflows
-    return scaled - scaled.mean()
-
-
-def _fisher_interval(coefficient: float, n: int, variance: float, confidence: float) -> Correlation:
-    z = ndtri(upper_level(confidence))
-    if n < FEWEST_CLASSES:
-        return Correlation(coefficient, float("nan"), float("nan"), n)
-    with np.errstate(divide="ignore"):
-        centre, margin = np.arctanh(coefficient), z * np.sqrt(variance / (n - 3))
-    return Correlation(coefficient, float(np.tanh(centre - margin)), float(np.tanh(centre + margin)), n)

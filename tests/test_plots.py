@@ -16,9 +16,9 @@ from sample_reports import sample_report
 
 from jaxconvex import figures
 from jaxconvex.comparison import compare_reports
+from jaxconvex.correlations import pearson
 from jaxconvex.plots import plot_classes, plot_differences, plot_profile, plot_recall, save_figure
 from jaxconvex.report import Report, class_means, select
-from jaxconvex.statistics import pearson
 
 
 def lines(panel, label):

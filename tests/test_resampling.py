@@ -16,7 +16,8 @@ from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
 from jaxconvex import resampling
-from jaxconvex.bootstrapping import bootstrap, domain_correlation
+from jaxconvex.bootstrapping import bootstrap
+from jaxconvex.correlations import domain_correlation, pearson
 from jaxconvex.neighbors import KNNGraph, knn_graph
 from jaxconvex.resampling import (
     graph_jackknife,
@@ -25,7 +26,7 @@ from jaxconvex.resampling import (
     spare_neighbors,
 )
 from jaxconvex.scores import graph_convexity, graph_pair_scores
-from jaxconvex.statistics import jackknife, pearson, score_interval
+from jaxconvex.statistics import jackknife, score_interval
 
 KEY = jax.random.key(7)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
 from jaxconvex import statistics
+from jaxconvex.correlations import pearson, spearman
 from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 from jaxconvex.paths.graph import undirected
 from jaxconvex.paths.layout import pack
@@ -26,10 +27,8 @@ from jaxconvex.statistics import (
     jackknife,
     paired_difference,
     peak_layer,
-    pearson,
     random_label_score,
     score_interval,
-    spearman,
 )
 
 SHORT_SERIES = arrays.arrays(np.float64, (2, 7), elements=strategies.integers(-3, 3).map(float))

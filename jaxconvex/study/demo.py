@@ -16,11 +16,11 @@ from flax import nnx
 
 from jaxconvex import plots
 from jaxconvex.comparison import Comparison, compare_reports
+from jaxconvex.correlations import Correlation, pearson, spearman
 from jaxconvex.evaluation import evaluate
 from jaxconvex.figures import Figure, save_figure
 from jaxconvex.page import Captioned, Section, write_page
 from jaxconvex.report import Report, class_means, only
-from jaxconvex.statistics import Correlation, pearson, spearman
 from jaxconvex.study.claims.recall import no_correlation
 from jaxconvex.study.splits import stratified_split
 from jaxconvex.study.training import fine_tune, predict

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxconvex.checks import as_points, positive_integer
+from jaxconvex.correlations import spearman
 from jaxconvex.labelings import Labeling
 from jaxconvex.neighbors import KNNGraph
 from jaxconvex.packed_scores import packed_scores
 from jaxconvex.paths.layout import pack
-from jaxconvex.statistics import spearman
 from jaxconvex.study.results import VariantRow
 
 __all__ = ["Points", "Progress", "Summary", "as_features", "macro_scores", "summary"]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-from jaxtyping import Float
-
+from jaxconvex.statistics import holm
 from jaxconvex.study.claims.words import (
     Statement,
     by_domain,
@@ -29,27 +27,10 @@ from jaxconvex.study.claims.words import (
 from jaxconvex.study.failures import alarm, failed_seeds
 from jaxconvex.study.results import LABELS_ONLY, LAYERS_ONLY, ScoreRow, Study
 
-__all__ = ["above_null", "holm", "labels_not_trained_for", "most_in_late_layers", "raised", "withheld"]
+__all__ = ["above_null", "labels_not_trained_for", "most_in_late_layers", "raised", "withheld"]
 
 KINDS = ("graph", "euclidean")
 LEVEL = 0.05
-
-
-def holm(p_values: Sequence[float]) -> Float[np.ndarray, " n"]:
-    """Holm's corrected p-values: the chance of any false alarm among them stays below the level.
-
-    Sorted, p_(i) is multiplied by n - i (i from 0), made non-decreasing and cut at 1.
-
-    >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
-    [0.03, 0.06, 0.06]
-
-    Source: Holm, Scandinavian Journal of Statistics 6:65, 1979.
-    """
-    p = np.asarray(p_values, np.float64)
-    order = np.argsort(p, kind="stable")
-    corrected = np.empty_like(p)
-    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p)))), 1)
-    return corrected
 
 
 def above_null(studies: Sequence[Study], domain: str) -> list[Statement]:

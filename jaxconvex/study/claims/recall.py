@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
 
+from jaxconvex.correlations import Correlation, pearson, spearman
 from jaxconvex.formats import FEW_CLASSES
-from jaxconvex.statistics import Correlation, pearson, spearman
 from jaxconvex.study.analyses.adding import Beside, what_convexity_adds
 from jaxconvex.study.claims.words import (
     Statement,

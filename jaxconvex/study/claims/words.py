@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxconvex import formats
-from jaxconvex.statistics import Correlation
+from jaxconvex.correlations import Correlation
 from jaxconvex.study.results import PREDICTED, ChangeRow, ScoreRow, Study
 
 __all__ = [
