@@ -15,6 +15,7 @@ __all__ = ["FEW_APART", "HUBS", "hub_words", "interval_words", "report_table"]
 FEW_APART = 10  # pairs that are no neighbours, below which there is no interval
 WIDEST = 0.9  # an interval that is wider tells nothing
 HUBS = 3.0  # hubness above which tables warn
+LEVEL = 0.05  # of which the notes on p-values speak
 
 
 def interval_words(row: Row) -> str:
@@ -37,9 +38,6 @@ def interval_words(row: Row) -> str:
     return interval_text(row.lower, row.upper)
 
 
-LEVEL = 0.05  # of which the notes on p-values speak
-
-
 def too_few(row: Row) -> bool:
     """Whether no interval is shown although there are replicates."""
     return interval_words(row).startswith("(too few")
@@ -55,6 +53,7 @@ def hub_words(row: Row) -> str:
 
 
 def report_table(report: Any, kind: str, labeling: str, k: int | None, *, classes: bool) -> Table:
+    """A line a layer, or with `classes` a line a layer and class; columns of which nothing is known are left out."""
     rows = [row for row in select(report, kind=kind, labeling=labeling) if row.k == k]
     failing = failing_pairs(rows)
     columns: dict[str, list[str]]
