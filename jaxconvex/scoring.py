@@ -202,6 +202,17 @@ def keep_compiled_code() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+def forget_compiled_code() -> None:
+    """Lets go of what JAX has compiled in this process: other networks need other programs.
+
+    Each program takes mappings of memory, about 10,000 in the study of a domain, and Linux ends a process with more than
+    65,530.
+    """
+    import jax
+
+    jax.clear_caches()
+
+
 # Comparing ------------------------------------------------------------------------------------------------------------
 
 

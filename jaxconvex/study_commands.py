@@ -185,6 +185,7 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
         with writing.output_folder(folders[made.name]) as folder:
             study, paths = scoring.study_domain(made, folder, seed)
             studies.append(study)
+            scoring.forget_compiled_code()
             _say_alarms([study])
             say(summary_table([study]).to_text())
             say_where(paths, folder)

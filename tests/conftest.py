@@ -60,10 +60,12 @@ def data() -> Path:
     return Path(folder)
 
 
-@pytest.fixture(autouse=True)
-def few_mappings():
-    """Compiled functions are let go before the kernel refuses more mappings of memory (Linux: 65,530 a process)."""
-    yield
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Lets go of compiled functions, before fixtures compile more: the kernel refuses a process more mappings of memory.
+
+    Linux allows 65,530, and the largest fixture makes about 20,000.
+    """
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
         jax.clear_caches()
