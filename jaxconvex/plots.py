@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxconvex import figures
 from jaxconvex.comparison import Comparison
-from jaxconvex.correlations import Correlation, pearson, spearman
+from jaxconvex.correlations import Correlation, domain_correlation
 from jaxconvex.figures import COLOURS, FAINT, INK, MUTED, Axes, Figure, save_figure
 from jaxconvex.formats import FEW_CLASSES, correlation_text, name_text
 from jaxconvex.report import FEW_FAILING, Report, distinct, failing_pairs, only, row_key, select
@@ -177,7 +178,8 @@ def plot_recall(
             the classes in both are taken.
         labels: a name for each point; None takes the mappings' keys, if they are mappings.
         groups: the group (domain, say) of each point, told apart by colour.
-        confidence: of the Fisher interval of Pearson's r (and Spearman's) above the figure.
+        confidence: of the intervals of Pearson's r and Spearman's above the figure, those of `domain_correlation`: of
+            several groups, for other classes of the same groups.
         title: stands before the correlations.
         note: why there is no correlation to tell, shown in its place. Of fewer than five classes none is shown.
         ax: axes to draw into; None makes a figure.
@@ -197,8 +199,11 @@ def plot_recall(
     kept = np.isfinite(x) & np.isfinite(y)
     about = f"no r: {kept.sum()} classes are too few" if kept.sum() < FEW_CLASSES else note
     if not about:
-        first = _correlation_text("Pearson r", pearson(x[kept], y[kept], confidence=confidence))
-        second = _correlation_text("Spearman", spearman(x[kept], y[kept], confidence=confidence))
+        domains = [(x[kept & (members == group)], y[kept & (members == group)]) for group in dict.fromkeys(members)]
+        first, second = (
+            _correlation_text(name, domain_correlation(domains, jax.random.key(0), ranks=ranks, confidence=confidence))
+            for name, ranks in (("Pearson r", False), ("Spearman", True))
+        )
         about = f"{first}, {kept.sum()} classes\n{second}; {100 * confidence:g}% intervals"
     with figures.panels(1, ax, width=4.4, height=4.0) as (figure, axes):
         panel = axes[0]
