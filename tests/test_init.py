@@ -36,8 +36,8 @@ def test_names_are_listed_and_unknown_ones_refused():
     ("statement", "absent"),
     [
         ("import jaxconvex", {"jax", "scipy", "numpy"}),
-        ("from jaxconvex.cli import main; main(['--help'])", {"jax", "scipy", "numpy", "matplotlib"}),
-        ("from jaxconvex.cli import main; main(['score', '--help'])", {"jax", "scipy", "matplotlib"}),
+        ("from jaxconvex.cli.main import main; main(['--help'])", {"jax", "scipy", "numpy", "matplotlib"}),
+        ("from jaxconvex.cli.main import main; main(['score', '--help'])", {"jax", "scipy", "matplotlib"}),
         (
             "from jaxconvex import knn_graph, graph_convexity, evaluate",
             {"scipy.sparse", "matplotlib", "pandas", "flax"},

@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from jaxconvex import candidates, distances, neighbors
-from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
+from jaxconvex.neighbors import distances
+from jaxconvex.neighbors import knn as neighbors
+from jaxconvex.neighbors import products as candidates
+from jaxconvex.neighbors.knn import KNNGraph, epsilon_graph, knn_graph
 
 pytestmark = pytest.mark.check_shapes
 METRICS = ("euclidean", "cosine", "manhattan")

@@ -11,7 +11,7 @@ import pytest
 from sample_studies import large_study, sample_study, small_study
 from scipy import stats
 
-from jaxconvex.correlations import domain_correlation
+from jaxconvex.statistics.correlation import domain_correlation
 from jaxconvex.study.claims.layers import holm
 from jaxconvex.study.results import Study
 from jaxconvex.study.statements import (

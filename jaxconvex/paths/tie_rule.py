@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.loops import while_loop
+from jaxconvex._internal.loops import while_loop
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.search import (
     UNREACHED,

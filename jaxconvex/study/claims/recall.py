@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
 
-from jaxconvex.correlations import Correlation, domain_correlation, pearson
-from jaxconvex.formats import FEW_CLASSES
+from jaxconvex._internal.formats import FEW_CLASSES
+from jaxconvex.statistics.correlation import Correlation, domain_correlation, pearson
 from jaxconvex.study.analyses.adding import Beside, what_convexity_adds
 from jaxconvex.study.claims.words import (
     Statement,

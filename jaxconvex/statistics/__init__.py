@@ -1,0 +1,37 @@
+"""What a score is worth: intervals, jackknife, bootstrap, permutation null, comparisons, correlations."""
+
+from jaxconvex.statistics.bootstrapping import bootstrap
+from jaxconvex.statistics.correlation import Correlation, domain_correlation, pearson, spearman
+from jaxconvex.statistics.intervals import (
+    Interval,
+    Peak,
+    holm,
+    hubness,
+    jackknife,
+    paired_difference,
+    peak_layer,
+    random_label_score,
+)
+from jaxconvex.statistics.permutation import NullScore, permutation_null
+from jaxconvex.statistics.resampling import JackknifeScore, graph_jackknife, jackknife_groups
+
+__all__ = [
+    "Correlation",
+    "Interval",
+    "JackknifeScore",
+    "NullScore",
+    "Peak",
+    "bootstrap",
+    "domain_correlation",
+    "graph_jackknife",
+    "holm",
+    "hubness",
+    "jackknife",
+    "jackknife_groups",
+    "paired_difference",
+    "peak_layer",
+    "pearson",
+    "permutation_null",
+    "random_label_score",
+    "spearman",
+]
