@@ -13,7 +13,7 @@ import pytest
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from jaxconvex.neighbors.knn import KNNGraph, epsilon_graph, knn_graph
+from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph, undirected
 from jaxconvex.paths.layout import pack
 

@@ -11,7 +11,7 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxconvex.neighbors.knn import KNNGraph, epsilon_graph, knn_graph
+from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 from jaxconvex.paths.counts import shortest_path_counts, shortest_path_lengths
 from jaxconvex.paths.graph import Graph, undirected
 from jaxconvex.paths.layout import pack

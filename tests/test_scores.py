@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies
 from sklearn.datasets import make_blobs, make_moons
 
-from jaxconvex.neighbors.knn import epsilon_graph, knn_graph
+from jaxconvex.neighbors import epsilon_graph, knn_graph
 from jaxconvex.paths.graph import undirected
 from jaxconvex.paths.layout import pack
 from jaxconvex.paths.pairs import same_class_pairs

@@ -23,7 +23,7 @@ from jaxconvex.evaluation.report import (
     row_key,
     select,
 )
-from jaxconvex.statistics.intervals import paired_difference
+from jaxconvex.statistics.comparison import paired_difference
 
 __all__ = ["Comparison", "Difference", "compare_reports", "read_comparison"]
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 from tqdm import tqdm
 
-from jaxconvex._internal.checks import as_points, one_of, positive_integer
-from jaxconvex._internal.formats import plain
-from jaxconvex._internal.functions import as_program
-from jaxconvex._internal.kept import found as kept_whole
-from jaxconvex._internal.kept import sealed, tell
-from jaxconvex.evaluation.labelings import check_background, encode_all, label_array, named_labels, stratified_sample
+from jaxconvex._internal.checks import one_of, positive_integer
+from jaxconvex.evaluation.kept_rows import keep_rows, kept_rows, metric_hash, place_of_rows, setting_name
+from jaxconvex.evaluation.labelings import (
+    Labeling,
+    check_background,
+    encode_all,
+    label_array,
+    named_labels,
+    stratified_sample,
+)
 from jaxconvex.evaluation.layer_scores import (
     Sampled,
     Settings,
@@ -32,9 +36,9 @@ from jaxconvex.evaluation.layer_scores import (
     rows_of_equal_classes,
     segment_rows,
 )
-from jaxconvex.evaluation.layer_sources import check_columns, check_source, open_source, predicted_labels
-from jaxconvex.evaluation.report import FEWEST_UNITS, Report, Row, read_report
-from jaxconvex.layers.calls import array_hash, program_hash
+from jaxconvex.evaluation.layer_sources import LayerSource, check_columns, check_source, open_source, predicted_labels
+from jaxconvex.evaluation.report import FEWEST_UNITS, Report, Row
+from jaxconvex.layers.calls import array_hash
 from jaxconvex.layers.model_sources import ModelSource
 from jaxconvex.neighbors.distances import Metric
 from jaxconvex.scores.packed import check_sampling, sources_by_default
@@ -160,98 +164,50 @@ def evaluate(
         confidence=confidence,
         class_size=None if class_size is None else positive_integer(class_size, "class_size"),
     )
+    key = jax.random.key(0) if key is None else key
+    sample_key, group_key, score_key = jax.random.split(key, 3)
     from_model = isinstance(predictions, str) and predictions == "model"
-    both = {} if predictions is None or from_model else {"predictions": predictions}
-    check_background(named_labels(labels) | both, background)
-    labelings = encode_all(labels, None if from_model else predictions, background=background, classes=classes)
+    given = None if from_model else predictions
+    check_background(named_labels(labels) | ({} if given is None else {"predictions": given}), background)
+    labelings = encode_all(labels, given, background=background, classes=classes)
     main = next(iter(labelings.values())).codes
     n = len(main)
     check_source(representations, n, pool, heads or {})
-    scored = n if max_points is None else min(n, positive_integer(max_points, "max_points"))
-    for each in settings.k:
-        positive_integer(each, "k", most=scored - 1, why=f" for {scored} points (a point is no neighbour of itself)")
-    key = jax.random.key(0) if key is None else key
-    sample_key, group_key, score_key = jax.random.split(key, 3)
-    chosen = np.arange(n) if max_points is None else stratified_sample(main, max_points, sample_key)
-    told = progress if callable(progress) else lambda name: None
+    chosen = _chosen(main, max_points, settings, sample_key)
     shown = progress is True
     source = open_source(representations, chosen, heads=heads or {}, mesh=mesh, progress=shown)
+    labelings = {name: one._replace(codes=one.codes[chosen]) for name, one in labelings.items()}
     if from_model:
         of_chosen = {name: np.asarray(values)[chosen] for name, values in named_labels(labels).items()}
         predicted = predicted_labels(source.outputs, classes)
         labelings = encode_all(of_chosen, predicted, background=background, classes=classes)
-    else:
-        labelings = {name: one._replace(codes=one.codes[chosen]) for name, one in labelings.items()}
-    main = next(iter(labelings.values())).codes
     if source.with_heads:
         for name in {next(iter(labelings)), "predicted"} & set(labelings):
             check_columns(columns_of(labelings[name].classes, classes), source.outputs)
-    if settings.jackknife is None:
-        settings = settings._replace(jackknife=protocol is None and len(chosen) <= JACKKNIFED)
-    sampled, num_groups = _sampled(main, groups, chosen, n, group_key)
-    if num_groups is not None and num_groups < FEWEST_UNITS:
-        settings = settings._replace(jackknife=False)
-    settings = settings._replace(cosine=protocol is None and metric == "euclidean" and len(chosen) <= JACKKNIFED)
-    if settings.max_pairs is None and settings.tolerance is None:
-        settings = settings._replace(max_sources=sources_by_default(len(chosen), settings.max_sources))
+    sampled, num_groups = _sampled(next(iter(labelings.values())).codes, groups, chosen, n, group_key)
+    settings = _settled(settings, protocol, len(chosen), num_groups)
 
     recorded = {**settings._asdict(), "k": list(settings.k), "protocol": protocol, "max_points": max_points}
-    recorded["groups"] = num_groups
-    recorded["key"] = np.asarray(jax.random.key_data(key)).tolist()
+    recorded |= {"groups": num_groups, "key": np.asarray(jax.random.key_data(key)).tolist()}
     drawn = str(jax.random.key_impl(key)), bool(jax.config.values["jax_enable_x64"])
     label_hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
     # The order of the labelings counts: the first one is the truth. What functions and background do is hashed elsewhere.
     sampled_hashes = [array_hash(values) for values in sampled]
     common = [*label_hashes.items(), *sampled_hashes, recorded | {"metric": None}, *drawn, _version()]
     used = representations.pool if isinstance(representations, ModelSource) else pool
-    recorded |= {"metric": _named(metric), "pool": _named(used)}
+    recorded |= {"metric": setting_name(metric), "pool": setting_name(used)}
     recorded |= {"num_points_scored": len(chosen), "background": background}
-    hashes: dict[str, str] = {}
-    rows: dict[str, list[Row]] = {name: [] for name in source.names}
-    work = len(source.names) + len(source.with_heads)
-    with tqdm(total=work, desc="layers", unit="layer", disable=not shown, leave=False) as bar:
-        for name in source.names:
-            bar.set_postfix_str(str(name))
-            features = source.features(name)
-            hashes[str(name)] = array_hash(features)
-            points = pooled(features, pool)
-            hashed = hashes[str(name)] if points is features else array_hash(points)
-            which = f"layer {name!r}"
-            place = _place(cache, (hashed, _metric_hash(metric, points, which)), common, f"the metric of {which}")
-            found = _kept(place)
-            if found is None:
-                rows_of = graph_rows if class_size is None else rows_of_equal_classes
-                found = rows_of(
-                    points, labelings, sampled, settings, key=score_key, mesh=mesh, memory=memory, name=which
-                )
-                _keep(place, found, recorded)
-            rows[name] += found
-            bar.update()
-            told(str(name))
-        places: dict[str, Path | None] = dict.fromkeys(source.with_heads)
-        if cache is not None:
-            identities = source.identities(source.with_heads)
-            shared = [None if classes is None else list(classes), *common]
-            places = {
-                name: _place(cache, (identities[name],), shared, f"the network from layer {name!r}")
-                for name in source.with_heads
-            }
-        before = {name: _kept(place) for name, place in places.items()}
-        bar.update(sum(found is not None for found in before.values()))
-        for name, whole, head in source.wholes([name for name, found in before.items() if found is None]):
-            bar.set_postfix_str(f"{name}, Euclidean")
-            found = segment_rows(head, whole, labelings, sampled, settings, classes=classes, key=score_key, mesh=mesh)
-            del whole  # before other layers are read
-            before[name] = found
-            _keep(places[name], found, recorded)
-            bar.update()
-            told(str(name))
-        for name, found in before.items():
-            rows[name] += found or ()
-    of_layers = [
+    data = _Data(source, labelings, sampled, settings, classes, pool, score_key, mesh, memory)
+    kept = _Kept(cache, common, recorded)
+    total = len(source.names) + len(source.with_heads)
+    with tqdm(total=total, desc="layers", unit="layer", disable=not shown, leave=False) as bar:
+        done = partial(_advance, bar, progress if callable(progress) else None)
+        graph_scores, hashes = _graph_scores(data, kept, bar.set_postfix_str, done)
+        segment_scores = _segment_scores(data, kept, bar.set_postfix_str, done)
+    rows = [
         row._replace(layer=str(name), layer_index=index)
-        for index, (name, found) in enumerate(rows.items())
-        for row in found
+        for index, name in enumerate(source.names)
+        for row in (*graph_scores[name], *segment_scores.get(name, ()))
     ]
     provenance = {
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "scipy")}
@@ -261,7 +217,108 @@ def evaluate(
         "sha256": {"layers": hashes, "labels": label_hashes},
         "groups": sampled_hashes[0] if settings.jackknife else None,
     }
-    return Report(tuple(of_layers), recorded, provenance)
+    return Report(tuple(rows), recorded, provenance)
+
+
+class _Data(NamedTuple):
+    """What is scored, and how."""
+
+    source: LayerSource
+    labelings: dict[str, Labeling]
+    sampled: Sampled
+    settings: Settings
+    classes: Sequence[int | str] | None
+    pool: str | Callable[[Array], Array] | None
+    key: PRNGKeyArray
+    mesh: Mesh | None
+    memory: float | None
+
+
+class _Kept(NamedTuple):
+    """Where finished rows are kept, and what all of them depend on."""
+
+    folder: str | Path | None
+    common: list[Any]
+    recorded: dict[str, Any]
+
+
+def _advance(bar: Any, told: Callable[[str], object] | None, name: Any) -> None:
+    bar.update()
+    if told is not None:
+        told(str(name))
+
+
+def _graph_scores(
+    data: _Data, kept: _Kept, begin: Callable[[str], object], done: Callable[[Any], None]
+) -> tuple[dict[Any, Sequence[Row]], dict[str, str]]:
+    """The rows of graph convexity of each layer, and a hash of its features."""
+    rows: dict[Any, Sequence[Row]] = {}
+    hashes: dict[str, str] = {}
+    score = graph_rows if data.settings.class_size is None else rows_of_equal_classes
+    for name in data.source.names:
+        begin(str(name))
+        features = data.source.features(name)
+        hashes[str(name)] = array_hash(features)
+        points, which = pooled(features, data.pool), f"layer {name!r}"
+        hashed = hashes[str(name)] if points is features else array_hash(points)
+        told = hashed, metric_hash(data.settings.metric, points, which)
+        place = place_of_rows(kept.folder, told, kept.common, f"the metric of {which}")
+        found = kept_rows(place)
+        if found is None:
+            options: dict[str, Any] = {"key": data.key, "mesh": data.mesh, "memory": data.memory, "name": which}
+            found = score(points, data.labelings, data.sampled, data.settings, **options)
+            keep_rows(place, found, kept.recorded)
+        rows[name] = found
+        done(name)
+    return rows, hashes
+
+
+def _segment_scores(
+    data: _Data, kept: _Kept, begin: Callable[[str], object], done: Callable[[Any], None]
+) -> dict[Any, Sequence[Row]]:
+    """The rows of Euclidean convexity of each layer that has the rest of the network."""
+    source, classes = data.source, data.classes
+    places: dict[Any, Path | None] = dict.fromkeys(source.with_heads)
+    if kept.folder is not None:
+        identities = source.identities(source.with_heads)
+        shared = [None if classes is None else list(classes), *kept.common]
+        for name in source.with_heads:
+            what = f"the network from layer {name!r}"
+            places[name] = place_of_rows(kept.folder, (identities[name],), shared, what)
+    rows = {name: found for name, place in places.items() if (found := kept_rows(place)) is not None}
+    for name in rows:
+        done(name)
+    for name, whole, head in source.wholes([name for name in places if name not in rows]):
+        begin(f"{name}, Euclidean")
+        options: dict[str, Any] = {"classes": classes, "key": data.key, "mesh": data.mesh}
+        rows[name] = segment_rows(head, whole, data.labelings, data.sampled, data.settings, **options)
+        del whole  # before other layers are read
+        keep_rows(places[name], rows[name], kept.recorded)
+        done(name)
+    return rows
+
+
+def _chosen(
+    main: np.ndarray, max_points: int | None, settings: Settings, key: PRNGKeyArray
+) -> Int[np.ndarray, " chosen"]:
+    """The rows that are scored: all, or a sample stratified by the first labeling."""
+    n = len(main)
+    scored = n if max_points is None else min(n, positive_integer(max_points, "max_points"))
+    for each in settings.k:
+        positive_integer(each, "k", most=scored - 1, why=f" for {scored} points (a point is no neighbour of itself)")
+    return np.arange(n) if max_points is None else stratified_sample(main, max_points, key)
+
+
+def _settled(settings: Settings, protocol: str | None, num_points: int, num_groups: int | None) -> Settings:
+    """The settings, where they depend on the number of points and groups."""
+    few = protocol is None and num_points <= JACKKNIFED
+    if settings.jackknife is None:
+        settings = settings._replace(jackknife=few)
+    if num_groups is not None and num_groups < FEWEST_UNITS:
+        settings = settings._replace(jackknife=False)
+    if settings.max_pairs is None and settings.tolerance is None:
+        settings = settings._replace(max_sources=sources_by_default(num_points, settings.max_sources))
+    return settings._replace(cosine=few and settings.metric == "euclidean")
 
 
 def _sampled(
@@ -296,55 +353,6 @@ def _settings(protocol: str | None, **given: Any) -> Settings:
     if given["permutations"] != 0:
         positive_integer(given["permutations"], "permutations")
     return Settings(**given)
-
-
-def _named(function: Any) -> Any:
-    """A setting as a report holds it: of a function its name."""
-    if not callable(function):
-        return function
-    return getattr(function, "__name__", None) or _named(getattr(function, "func", type(function)))
-
-
-def _metric_hash(metric: Any, points: np.ndarray, name: str) -> str | None:
-    """What tells a metric from others: its name or, of a function, what it computes now on vectors of this length."""
-    if not callable(metric):
-        return metric
-    point = as_points(points, name)[0]
-    try:
-        return program_hash(as_program(metric, point, point))
-    except jax.errors.JAXTypeError as error:
-        raise ValueError(
-            f"metric must be a function of two vectors that JAX can trace: {_named(metric)} takes their values out of JAX. "
-            "Write it with jax.numpy, without conditions on values."
-        ) from error
-
-
-def _place(cache: str | Path | None, told: tuple[str | None, ...], common: Sequence[Any], what: str) -> Path | None:
-    """Where the rows are kept that depend on all this; None where nothing tells a part of it."""
-    if cache is None:
-        return None
-    if None in told:
-        tell(f"Scores by {what} are not kept: it calls back into Python, and nothing tells what is computed there.")
-        return None
-    text = json.dumps(plain([*told, *common]))
-    return Path(cache) / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-
-
-def _kept(place: Path | None) -> Sequence[Row] | None:
-    return None if place is None else kept_whole(place, _read)
-
-
-def _read(place: Path) -> Sequence[Row]:
-    report = read_report(sealed(place))
-    if report.provenance.get("entry") != place.stem:
-        raise ValueError(f"{place} holds the rows of {report.provenance.get('entry')}.")
-    return report.rows
-
-
-def _keep(place: Path | None, rows: Sequence[Row], recorded: dict[str, Any]) -> None:
-    if place is not None and jax.process_index() == 0:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Report(tuple(rows), recorded, {"entry": place.stem}).to_json(place)
 
 
 def _version() -> str:

@@ -24,7 +24,7 @@ from jaxconvex.paths.layout import pack
 from jaxconvex.scores.aggregates import ConvexityScore
 from jaxconvex.scores.euclidean import euclidean_segments, summarise_segments
 from jaxconvex.scores.packed import check_packing, compile_ahead, packed_scores, places_in_class
-from jaxconvex.statistics.intervals import hubness, occurrences, random_label_score
+from jaxconvex.statistics.measures import hubness, occurrences, random_label_score
 from jaxconvex.statistics.permutation import permutation_null
 from jaxconvex.statistics.resampling import leave_group_out_graphs, spare_neighbors
 

@@ -82,7 +82,7 @@ class Report(NamedTuple):
 
         Each kind, labeling and k is a family of its own, as in the tables.
         """
-        from jaxconvex.statistics.intervals import holm  # here, since a report is read without JAX
+        from jaxconvex.statistics.comparison import holm  # here, since a report is read without JAX
 
         families: dict[tuple[Any, ...], list[int]] = {}
         for place, row in enumerate(self.rows):

@@ -144,7 +144,7 @@ def _split(whole: Int[Array, ...]) -> tuple[Int[Array, ...], Int[Array, ...]]:
 
 
 def summarise(
-    sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, complete: Any, xp: Any, unit: float = 1
+    sums: PairSums, labels: Any, num_classes: int, *, ordered: bool, complete: Any, xp: Any, unit: int | float = 1
 ) -> ConvexityScore:
     """From sums over the partners of each point to scores of classes.
 
@@ -189,7 +189,7 @@ def summarise(
 
 
 def of_drawn_sources(
-    sums: PairSums, labels: Any, drawn: Int[Any, " c"], num_classes: int, *, xp: Any, unit: float = 1
+    sums: PairSums, labels: Any, drawn: Int[Any, " c"], num_classes: int, *, xp: Any, unit: int | float = 1
 ) -> ConvexityScore:
     """The scores of classes from the sums of some points with all their partners, so many drawn in each class.
 

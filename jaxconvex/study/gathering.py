@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from jaxconvex.evaluation.report import Report, Row, class_means, select
-from jaxconvex.statistics.intervals import paired_difference
+from jaxconvex.statistics.comparison import paired_difference
 from jaxconvex.study.results import (
     LABELS_ONLY,
     LAYERS_ONLY,

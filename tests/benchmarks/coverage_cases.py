@@ -18,8 +18,9 @@ from jaxconvex.neighbors.knn import KNNGraph, knn_graph
 from jaxconvex.paths.graph import undirected
 from jaxconvex.paths.layout import pack
 from jaxconvex.scores.graph import ConvexityScore, graph_convexity
+from jaxconvex.statistics.comparison import paired_difference
 from jaxconvex.statistics.correlation import domain_correlation, pearson, spearman
-from jaxconvex.statistics.intervals import paired_difference, score_interval
+from jaxconvex.statistics.intervals import score_interval
 from jaxconvex.statistics.resampling import jackknife_groups, leave_group_out_graphs, spare_neighbors
 
 FEWEST = 6  # units of a class that has an interval in a report

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from jaxconvex._internal.checks import as_labels, as_points, positive_integer
 from jaxconvex.evaluation.labelings import Labeling, encode, recall
 from jaxconvex.neighbors.knn import knn_graph
-from jaxconvex.statistics.intervals import hubness
+from jaxconvex.statistics.measures import hubness
 from jaxconvex.study.results import MeasureRow
 from jaxconvex.study.training import softmax_regression
 
