@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import re
 import sys
-from functools import partial
+from functools import partial, reduce
 from types import SimpleNamespace
 
 import jax
@@ -28,7 +29,7 @@ def users_model():
     """What README's reader has: a model, its inputs and their classes; the model is that of the page on models."""
     names = {}
     exec(blocks(DOCS / "model.md")[0], names)
-    return {"model": names["model"], "x": jax.random.normal(jax.random.key(0), (180, 5, 8)), "y": np.arange(180) % 3}
+    return {"model": names["model"], "x": jax.random.normal(jax.random.key(0), (300, 5, 8)), "y": np.arange(300) % 3}
 
 
 def other_libraries():
@@ -51,6 +52,25 @@ def other_libraries():
 READERS = {"README.md": users_model, "embeddings.md": other_libraries}
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_the_examples_call_what_there_is(page):
+    tree = ast.parse("\n".join(blocks(page)))
+    known = {"jaxconvex": jaxconvex}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("jaxconvex"):
+            module = importlib.import_module(node.module)
+            known |= {alias.asname or alias.name: getattr(module, alias.name) for alias in node.names}
+    calls = 0
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[0] in known:
+            first, *rest = ast.unparse(node.func).split(".")
+            signature = inspect.signature(reduce(getattr, rest, known[first]))
+            signature.bind(*node.args, **{keyword.arg: None for keyword in node.keywords})
+            calls += 1
+    assert calls
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
 def test_the_examples_run(page, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
