@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import os
 import re
 import shutil
 from pathlib import Path
@@ -33,6 +34,7 @@ def write_generated(app: object = None, config: object = None) -> None:
     folder = HERE / "_generated"
     folder.mkdir(exist_ok=True)
     (folder / "imports.svg").write_text(import_graph.drawing(Path(jaxconvex.__file__).parent), encoding="utf-8")
+    os.environ["COLUMNS"] = "100"  # the same lines on every terminal
     for command in HELP:
         with contextlib.redirect_stdout(io.StringIO()) as said:
             main([*command.split(), "--help"])

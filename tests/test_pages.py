@@ -84,6 +84,12 @@ def test_the_examples_run(page, tmp_path, monkeypatch):
     run(page, READERS.get(page.name, dict)())
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / name).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def public_names():
     """Return the names that the package and its folders declare, without those of a folder that the package has too."""
     names = {f"jaxconvex.{name}": getattr(jaxconvex, name) for name in jaxconvex.__all__}
