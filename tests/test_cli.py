@@ -567,6 +567,38 @@ def test_version(run):
     assert run("--version") == (0, f"jaxconvex {__version__}\n", "")
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("s", {"score", "study"}),
+        ("study im", {"images", "images-vit"}),
+        ("score --la", {"--labels", "--layer"}),
+        ("score --metric c", {"cosine"}),
+        ("study speech --metric ", {"euclidean", "cosine", "manhattan"}),
+    ],
+)
+def test_the_shell_completes(monkeypatch, capsys, words, wanted):
+    monkeypatch.setenv("_JAXCONVEX_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"jaxconvex {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" "))))
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert not ended.value.code
+    assert set(capsys.readouterr().out.split()) == wanted
+
+
+def test_completion_is_installed_from_the_command(folder):
+    unknown_shell = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # so that the option takes the shell's name
+    script = subprocess.run(
+        [sys.executable, "-m", "jaxconvex", "--show-completion", "bash"],
+        env=environment(folder / "cache") | unknown_shell,
+        capture_output=True,
+        text=True,
+    )
+    assert script.returncode == 0, script.stderr
+    assert "_JAXCONVEX_COMPLETE=complete_bash" in script.stdout and script.stdout.rstrip().endswith(" jaxconvex")
+
+
 def test_demo_runs_the_study(run, monkeypatch):
     from types import ModuleType
 

@@ -86,7 +86,6 @@ app = typer.Typer(
     help=ABOUT,
     epilog=NOTES,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings=SETTINGS,
 )

@@ -17,6 +17,9 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def option(name: str, metavar: str | None, text: str, **more: Any) -> Any:
+    """Declare an option; where its value is one of a few words, "union|mutual", the shell completes them."""
+    if metavar and "|" in metavar and metavar.islower():
+        more["autocompletion"] = lambda: metavar.split("|")
     return typer.Option(*name.split(), metavar=metavar, help=text, show_default=False, **more)
 
 

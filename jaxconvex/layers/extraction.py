@@ -93,8 +93,8 @@ def extract(
     Args:
         model_fn: from a batch to a mapping layer -> activation (b, ...), in order of depth, or to a pair of outputs and
             such a mapping, as `from_nnx` and `from_linen` give it. A batch that is a tuple (or list) is passed as
-            model_fn(*batch), a dict as model_fn(**batch). It is compiled, with the weights that it holds at this call: any
-            function, an nnx.Module or a method of one. It must not change them, as a module in training mode does.
+            `model_fn(*batch)`, a dict as `model_fn(**batch)`. It is compiled, with the weights that it holds at this call:
+            any function, an nnx.Module or a method of one. It must not change them, as a module in training mode does.
         batches: an iterable of batches: arrays, or tuples or dicts of arrays that share their first axis. A generator
             will do. Or, with batch_size, whole inputs of that kind, from which batches are cut.
         layers: names of the layers to take, in this order; by default all. What only other layers need is not computed.

@@ -104,7 +104,7 @@ def pairwise(
             float32 would show. Traced integers are taken less the first row of x.
         metric: "euclidean", "squared_euclidean", "cosine", "manhattan", or a function of two vectors that JAX can trace.
 
-    Differences are taken coordinate by coordinate, never through |x|^2 + |y|^2 - 2 x.y, whose rounding can exceed the
+    Differences are taken coordinate by coordinate, never through `|x|^2 + |y|^2 - 2 x.y`, whose rounding can exceed the
     distance of near neighbours by far. Gradients are finite, also between equal points.
 
     Raises:

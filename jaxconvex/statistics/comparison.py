@@ -46,7 +46,7 @@ def paired_difference(
     suggest when the scores go up and down together.
 
     Near 0 and 1 differences are skewed. With num_points, where the symmetric interval of a or of b leaves [0, 1], the
-    interval is made of their two `score_interval`s: with l = b - lower_b and u = upper_a - a, the lower end is
+    interval is made of the `score_interval` of each: with l = b - lower_b and u = upper_a - a, the lower end is
     d - sqrt(l^2 - 2 r l u + u^2), r being the correlation of the replicates; the upper end likewise.
 
     Measured (tests/benchmarks/coverage.py): with joint and num_points, nominal 95% intervals cover in 93% to 98% of

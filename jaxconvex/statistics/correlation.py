@@ -56,7 +56,7 @@ def pearson(x: Float[ArrayLike, " n"], y: Float[ArrayLike, " n"], *, confidence:
 def spearman(x: Float[ArrayLike, " n"], y: Float[ArrayLike, " n"], *, confidence: float = 0.95) -> Correlation:
     """Spearman's rank correlation r, ties at their average rank: tanh(artanh r -+ z sqrt(1.06 / (n - 3))).
 
-    Args and degenerate cases as for `pearson`. Ranks that agree throughout do not tell that they always do: at |r| = 1 one
+    Args and degenerate cases as for `pearson`. Ranks that agree throughout do not tell that they always do: at `|r| = 1` one
     end is that of the next smaller r, two neighbours exchanged.
 
     >>> spearman([1, 2, 3, 4, 5, 6], [1, 4, 9, 16, 25, 36]).coefficient
