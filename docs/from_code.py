@@ -13,7 +13,7 @@ from pathlib import Path
 import import_graph
 
 import jaxconvex
-from jaxconvex.cli import main
+from jaxconvex.cli.main import main
 
 HERE = Path(__file__).parent
 HELP = ["", "score", "compare", "demo", "study", "study speech", "study all", "study report"]
