@@ -18,7 +18,8 @@ pytest.importorskip("matplotlib")
 from jaxconvex._internal.messages import in_red
 from jaxconvex.evaluation.evaluation import evaluate
 from jaxconvex.evaluation.report import Row
-from jaxconvex.evaluation.table import FEW_APART, interval_words
+from jaxconvex.evaluation.rows import FEW_APART
+from jaxconvex.evaluation.table import interval_words
 from jaxconvex.study.claims.recall import no_correlation
 from jaxconvex.study.datasets import Dataset
 from jaxconvex.study.domains import domain

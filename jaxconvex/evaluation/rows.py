@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "FEWEST_UNITS",
+    "FEW_APART",
     "FEW_FAILING",
     "Row",
     "class_means",
     "distinct",
     "failing_pairs",
     "only",
+    "pairs_apart",
     "row_key",
     "select",
+    "too_few",
 ]
 
 # Below this many failing pairs no interval covers at its nominal level, so the count is shown in its place.
@@ -24,6 +27,9 @@ FEW_FAILING = 10
 
 # With fewer units (points, or groups of points sampled together) than this the jackknife has nothing to go by.
 FEWEST_UNITS = 6
+
+# Below this many pairs that are no neighbours, and beyond this width, an interval tells nothing.
+FEW_APART, WIDEST = 10, 0.9
 
 
 class Row(NamedTuple):
@@ -66,6 +72,20 @@ class Row(NamedTuple):
     tied: int = 0  # points beyond whose k-th neighbour others are exactly as near, so that the order of rows decides
     replicates: tuple[float, ...] = ()  # the score with one group of points left out, group by group
     joint: tuple[float, ...] = ()  # the same with two groups left out
+
+
+def pairs_apart(row: Row) -> int:
+    """The number of pairs that are no neighbours; of all pairs where that is not known, as of segments."""
+    return row.num_pairs if math.isnan(row.adjacent) else round((1 - row.adjacent) * row.num_pairs)
+
+
+def too_few(row: Row) -> bool:
+    """Whether an interval tells nothing: of fewer than `FEW_APART` pairs that are no neighbours, or wider than `WIDEST`.
+
+    >>> too_few(Row("graph", "1", 0, "digit", 10, "class", 7, 0.5, lower=0.01, upper=0.99, num_pairs=21))
+    True
+    """
+    return pairs_apart(row) < FEW_APART or row.upper - row.lower > WIDEST
 
 
 def row_key(row: Any) -> tuple[Any, ...]:
