@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from processes import on_devices
 
 import jaxconvex as jc
 from jaxconvex.activations import model_sources as module
@@ -452,11 +453,11 @@ print("equal on", mesh.size, len(one.rows))
 """
 
 
+@pytest.mark.long
 def test_a_mesh_finds_the_same():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     script = [sys.executable, "-c", MESH, str(Path(__file__).parent)]
     done = subprocess.run(
-        script, capture_output=True, text=True, cwd=Path(jc.__file__).parents[1], env=environment, timeout=280
+        script, capture_output=True, text=True, cwd=Path(jc.__file__).parents[1], env=on_devices(), timeout=280
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "equal on 8 40"

@@ -374,7 +374,7 @@ def test_every_public_function_has_an_example():
             assert ">>>" in value.__doc__, name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_jackknife_covers_the_expected_score():
     from benchmarks.coverage import Setting, rows_of
 

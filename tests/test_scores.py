@@ -55,6 +55,7 @@ def test_parity_case():
     assert oracles.nnconvexity(x, labels) == (73.07, {0: 76.54, 1: 72.95, 2: 69.72})
 
 
+@pytest.mark.long
 def test_moons():
     for seed in range(2):
         whole = score_of(*make_moons(100, noise=0.05, random_state=seed), k=10, num_classes=2)
@@ -66,6 +67,7 @@ def test_moons():
     oracles.assert_score(broken, oracles.knn_convexity(x.astype(np.float32), labels, 2, k=3))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("repeated", (0, 15))
 def test_parity_with_nnconvexity(repeated):
     """Duplicates dropped, percentages, labels 0..C-1, all pairs. Copies keep their label: ties then do not matter."""
@@ -84,6 +86,7 @@ def test_parity_with_nnconvexity(repeated):
 # Every field against the oracle
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(("mode", "duplicates"), list(itertools.product(("union", "mutual"), ("link", "drop"))))
 def test_random_cases(mode, duplicates):
     """Grids full of ties and duplicates, and points at random; background, classes of no, one and two points."""
@@ -103,6 +106,7 @@ def test_random_cases(mode, duplicates):
     assert skipped <= 2
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("metric", ("cosine", "manhattan"))
 def test_other_metrics(metric):
     for seed in range(8):
@@ -126,6 +130,7 @@ def test_epsilon_graph():
         oracles.assert_score(score, oracles.graph_convexity(adjacency, labels, 3))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "classes", "k"), [(400, 3, 6), (700, 2, 8)])
 def test_several_blocks_of_sources_and_slices_of_rows(n, classes, k):
     rng = np.random.default_rng(n)
@@ -143,6 +148,7 @@ def test_several_blocks_of_sources_and_slices_of_rows(n, classes, k):
         np.testing.assert_allclose(found, scores[np.ix_(members, members)], atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_hub_beside_many_small_rows():
     rng = np.random.default_rng(0)
     x = np.concatenate([np.zeros((1, 60)), 2 * np.eye(60), rng.normal(size=(239, 60)) * 0.01 + 10]).astype(np.float32)
@@ -168,6 +174,7 @@ def test_pair_scores():
     np.testing.assert_allclose(score.per_class[:4], [np.nanmean(scores) for _, scores in found[:4]], atol=1e-6)
 
 
+@pytest.mark.long
 def test_se_pairs_is_the_jackknife_over_points_of_a_fixed_graph():
     """An independent form: leave each point out of the mean over pairs, (n-1)/n sum (U_i - mean U)^2."""
     rng = np.random.default_rng(3)
@@ -181,6 +188,7 @@ def test_se_pairs_is_the_jackknife_over_points_of_a_fixed_graph():
         )
 
 
+@pytest.mark.long
 def test_random_labels_score_what_the_formula_says():
     """E = p_adj + (1 - p_adj - p_disc)(n_c - 2)/(n - 2), over 400 permutations by vmap."""
     rng = np.random.default_rng(4)
@@ -198,6 +206,7 @@ def test_random_labels_score_what_the_formula_says():
 # Small, degenerate and extreme
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(
     ("labels", "per_class", "pairs"),
     [([0, 0], [1, np.nan], [1, 0]), ([1, 1], [np.nan, 1], [0, 1]), ([0, -1], None, None)],
@@ -219,7 +228,6 @@ def test_two_points(labels, per_class, pairs):
     strategies.lists(strategies.integers(0, 3), min_size=3, max_size=3),
     strategies.lists(strategies.integers(-1, 1), min_size=3, max_size=3),
 )
-@hypothesis.settings(max_examples=30)
 def test_three_points(x, labels):
     x = np.array(x, np.float32)[:, None]
     adjacency = oracles.knn_adjacency(x, 1)
@@ -246,6 +254,7 @@ def test_constant_data_and_all_points_repeated(x):
     oracles.assert_score(score_of(x, labels), oracles.graph_convexity(adjacency, labels, 3))
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("far", (1e5, 1e7))
 def test_one_point_far_away(far):
     """The others score what they score beside a point not so far."""

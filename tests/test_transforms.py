@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import on_devices
 from transform_cases import ALL, LOSSES, D, K, N, points_and_labels
 
 import jaxconvex
@@ -69,10 +70,8 @@ assert [row.score for row in inside.rows] == [row.score for row in outside.rows]
 
 @pytest.mark.long
 def test_meshes_of_eight_devices():
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    flags += "--xla_llvm_disable_expensive_passes=true"  # it compiles far longer than it runs
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": paths}
+    environment = on_devices() | {"PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True, timeout=280
     )
