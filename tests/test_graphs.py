@@ -95,6 +95,7 @@ def test_equal_lengths_at_both_ends():
         assert np.isfinite(dense(undirected(knn_graph(x, k=5, metric=metric)))).any()
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(("mode", "duplicates"), OPTIONS)
 def test_jit_vmap_and_eager_agree(mode, duplicates):
     layers = jnp.stack(list(cases(4)))
@@ -129,6 +130,7 @@ def test_packing_is_the_same_eagerly_under_jit_and_under_vmap():
         chex.assert_trees_all_equal(jax.tree.map(lambda part: part[i], batched), alone[i])  # noqa: B023
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("n", (200, 20_000))
 def test_the_layout_holds_every_edge_and_knows_its_parts(n):
     """Two clouds and a lone pair: components, one row of neighbours a node, the order by degree in each cell."""

@@ -553,6 +553,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.long
 def test_two_processes_give_what_one_gives():
     """The points are an array that neither process can address whole."""
     with socket.socket() as free:

@@ -75,6 +75,7 @@ def test_tiny_grids_by_listing_all_paths(k):
         assert_paths(graph, labels, oracles.enumerated_paths(adjacency, x, labels), adjacency, f"seed {seed}")
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize(("d", "side", "k"), [(1, 60, 3), (2, 8, 4), (2, 30, 6), (3, 4, 6)])
 def test_grids_in_exact_arithmetic(d, side, k):
     """Ties on nearly every path, and duplicates with conflicting labels."""
@@ -96,6 +97,7 @@ def test_whole_grid_in_exact_arithmetic():
             assert_paths(graph, labels, oracles.exact_shortest_paths(adjacency, x, labels), adjacency, f"scale {scale}")
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("d", (1, 2, 8))
 def test_random_points(d):
     """On a line of random points ties are exact however the coordinates are rounded; elsewhere there are hardly any."""
@@ -222,6 +224,7 @@ def test_long_chains_in_exact_arithmetic():
         assert_paths(graph, labels, oracles.exact_shortest_paths(adjacency, x, labels), adjacency, f"seed {seed}")
 
 
+@pytest.mark.long
 def test_long_curves():
     """Spirals of 120 noisy points; of 14,000 pairs some hang on differences that float32 cannot tell: they are left out."""
     for seed in range(6):
@@ -252,6 +255,7 @@ def test_a_chain_in_the_packed_engine():
     np.testing.assert_allclose(scores, [[np.nan, 0, 1 / 299], [0, np.nan, 0], [1 / 299, 0, np.nan]], atol=1e-7)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("x64", (False, True))
 @pytest.mark.parametrize(("inside", "outside"), [(20, 10), (40, 20), (101, 50)])
 def test_ties_between_long_routes(inside, outside, x64):
@@ -276,6 +280,7 @@ def test_ties_between_long_routes(inside, outside, x64):
             assert graph_pair_scores(graph, jnp.asarray(labels), num_classes=2)[0][1][0, 1] == 1, f"seed {seed}"
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("far", (1e3, 1e5, 1e7))
 def test_one_point_far_away(far):
     """It stretches the longest path, and with it the unit of fixed-point lengths."""
@@ -294,6 +299,7 @@ def test_one_point_far_away(far):
         )
 
 
+@pytest.mark.long
 def test_float64_lengths_decide_what_float32_cannot():
     """Around a square, one way longer than the other by 2e-7 of its length: rounding in float32, not in float64."""
     senders, receivers = jnp.array([0, 1, 0, 2, 1, 3, 2, 3]), jnp.array([1, 0, 2, 0, 3, 1, 3, 2])
@@ -317,6 +323,7 @@ def test_nan_lengths_give_no_number():
     assert (np.asarray(got.interior) == -1).all()
 
 
+@pytest.mark.long
 def test_vmap_over_labelings_and_over_graphs():
     cases = [grid_case(seed, n=40, d=2, side=8, k=4) for seed in range(3)]
     labelings = jnp.stack([jnp.asarray(labels) for _, labels, _, _ in cases])

@@ -56,6 +56,7 @@ def _cases() -> dict[str, tuple[np.ndarray, int]]:
     }
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("case", _cases())
 def test_null_is_that_of_scoring_permuted_labels(case):
     x, k = _cases()[case]
@@ -75,6 +76,7 @@ def test_null_is_that_of_scoring_permuted_labels(case):
     assert null.num_sources == np.sum(labels >= 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["grid with diagonals", "outlier", "spiral"])
 def test_so_in_float64(case):
     x, k = _cases()[case]
@@ -96,6 +98,7 @@ def test_null_agrees_with_the_oracle():
     np.testing.assert_allclose(null.micro.samples, want, rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 def test_many_permutations_go_on_from_fewer():
     x, labels = _cloud(9)
     packed = jc.pack(jc.knn_graph(x, k=4))
@@ -162,6 +165,7 @@ def test_p_values():
     assert 0.3 < np.mean(p_values) < 0.7  # uniform where the labels are random
 
 
+@pytest.mark.long
 def test_sampled_sources_estimate_the_same_null():
     x, labels = _cloud(6, n=200)
     packed = jc.pack(jc.knn_graph(x, k=5))
@@ -217,6 +221,7 @@ def _assert_same(ours, theirs):
         np.testing.assert_allclose(mine, other, rtol=0, atol=2e-6)
 
 
+@pytest.mark.long
 def test_jit_and_vmap_give_what_concrete_arrays_give():
     rng = np.random.default_rng(0)
     labels = rng.integers(-1, 3, 36)
@@ -236,6 +241,7 @@ def test_jit_and_vmap_give_what_concrete_arrays_give():
         _assert_same(jax.tree.map(lambda part, i=i: part[i], batch), want)
 
 
+@pytest.mark.long
 def test_sampled_sources_are_the_same_under_jit():
     x, labels = _cloud(6, n=60)
     packed = jc.pack(jc.knn_graph(x, k=5))

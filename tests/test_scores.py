@@ -294,6 +294,7 @@ def test_other_types(dtype):
         oracles.assert_score(score, want)
 
 
+@pytest.mark.long
 def test_float64():
     with jax.enable_x64(True):
         rng = np.random.default_rng(6)
@@ -333,6 +334,7 @@ def test_isometry_scale_order_of_rows_and_names_of_labels():
     assert_same(score_of(x, renamed), ConvexityScore(*(f[jnp.array([1, 2, 0])] for f in want)))
 
 
+@pytest.mark.long
 def test_order_of_rows_does_not_matter_with_ties_and_duplicates():
     """Within an epsilon graph, whose neighbours no tie decides."""
     rng = np.random.default_rng(9)
@@ -356,6 +358,7 @@ def test_an_affine_map_may_change_the_score():
 # Every form of a graph, jit, vmap, gradients
 
 
+@pytest.mark.long
 def test_all_forms_agree_to_the_last_pair():
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -374,6 +377,7 @@ def test_all_forms_agree_to_the_last_pair():
 COMPILED = jax.jit(lambda graph, labels: graph_convexity(graph, labels, num_classes=5))
 
 
+@pytest.mark.long
 def test_vmap_over_layers_and_over_labelings():
     rng = np.random.default_rng(11)
     layers = jnp.asarray(rng.normal(size=(3, 40, 3)), jnp.float32)
@@ -395,6 +399,7 @@ def test_vmap_over_layers_and_over_labelings():
             assert_same(take(over_labels, j), want)
 
 
+@pytest.mark.long
 def test_constants_inside_jit():
     rng = np.random.default_rng(12)
     x, labels = as_jax(rng.normal(size=(40, 3)), rng.integers(-1, 3, 40))

@@ -84,6 +84,7 @@ def debug_flags():
         yield
 
 
+@pytest.mark.long(after=3)
 @pytest.mark.parametrize("name", ALL)
 def test_debug_flags_find_nothing_on_clean_data(name, debug_flags):
     x, y = points_and_labels()
@@ -127,6 +128,7 @@ def as_a_loss(function, x, y):
     return jax.value_and_grad(lambda x: function(x, y))(x)
 
 
+@pytest.mark.long(after=3)
 @pytest.mark.parametrize("name", ALL)
 def test_transformed_outside_jit_compiles_once(name, compilations):
     x, y = points_and_labels()
@@ -148,6 +150,7 @@ SYMBOLIC = {
 }
 
 
+@pytest.mark.long(after=3)
 @pytest.mark.parametrize("name", SYMBOLIC)
 def test_exports_with_a_symbolic_batch(name):
     function, constraints = SYMBOLIC[name]
