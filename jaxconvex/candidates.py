@@ -80,7 +80,7 @@ def nearest_by_products(
     n, d = x.shape
     cut = plan(size, n, d, k, x.dtype.itemsize)
     # A median of some rows: unlike the mean, a few far outliers do not move it, and rounding grows with the norms.
-    sample = jnp.minimum((jnp.arange(256) * (count / 256)).astype(jnp.int32), count - 1)
+    sample = jnp.minimum((jnp.arange(256.0) * (count / 256)).astype(jnp.int32), count - 1)
     centred = x - jnp.sort(x[sample], axis=0)[128]
     unit = jnp.where(wide, _middle_unit(centred[sample]), 1)
     centred = centred / unit

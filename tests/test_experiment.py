@@ -82,8 +82,8 @@ NAMES = ("images", "speech", "text", "activity", "medical")
 def test_a_small_study_from_end_to_end(toy, tmp_path):
     (made,) = (made for made in read_domains(toy / "studies.toml") if made.name == "medical")
     made = made._replace(seeds=1, epochs=1, pruning=False, variants=False)
-    study = run_study(made, tmp_path, progress=False)
-    assert read_study(tmp_path) == study
+    run_study(made, tmp_path, progress=False)
+    study = read_study(tmp_path)
     assert [row.network for row in study.networks] == ["pretrained", "fine-tuned"]
     assert all(0 <= row.score <= 1 for row in study.scores if row.level == "macro")
     check_by_oracle(tmp_path, k=5)
