@@ -68,6 +68,7 @@ def test_oracle_tells_near_ties_from_ties():
     assert abs(length(2) + length(3) - length(10)) > oracles.EXACT
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("k", (2, 3))
 def test_tiny_grids_by_listing_all_paths(k):
     for seed in range(60):
@@ -75,7 +76,7 @@ def test_tiny_grids_by_listing_all_paths(k):
         assert_paths(graph, labels, oracles.enumerated_paths(adjacency, x, labels), adjacency, f"seed {seed}")
 
 
-@pytest.mark.long(after=2)
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(("d", "side", "k"), [(1, 60, 3), (2, 8, 4), (2, 30, 6), (3, 4, 6)])
 def test_grids_in_exact_arithmetic(d, side, k):
     """Ties on nearly every path, and duplicates with conflicting labels."""
@@ -84,6 +85,7 @@ def test_grids_in_exact_arithmetic(d, side, k):
         assert_paths(graph, labels, oracles.exact_shortest_paths(adjacency, x, labels), adjacency, f"seed {seed}")
 
 
+@pytest.mark.long
 def test_whole_grid_in_exact_arithmetic():
     """9 x 9 points, 8 neighbours: long straight ties of sqrt 2 and of 1."""
     x = np.array(list(itertools.product(range(9), repeat=2)))
@@ -138,6 +140,7 @@ def test_all_points_equal():
         assert_paths(graph, labels, oracles.shortest_paths(adjacency, labels), adjacency, f"seed {seed}")
 
 
+@pytest.mark.long
 def test_near_duplicates_do_not_go_round_in_circles():
     for noise in (1e-3, 1e-5, 1e-7):
         rng = np.random.default_rng(0)
