@@ -18,7 +18,7 @@ CHAINS = {
 }
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("name", CHAINS)
 def test_agrees_with_the_packed_engine(name):
     rng = np.random.default_rng(0)

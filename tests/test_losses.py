@@ -63,7 +63,7 @@ def test_the_oracles_agree(temperature):
         np.testing.assert_allclose(solved[off], listed[off], rtol=0, atol=atol)
 
 
-@pytest.mark.long(after=2)
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_is_the_oracles_number(temperature):
     atol = 2e-5 if temperature < 0.01 else 3e-6  # lengths in temperatures are rounded to float32

@@ -40,6 +40,7 @@ def test_drawing_all_sources_is_scoring_all_pairs():
     np.testing.assert_allclose(all_drawn.sem_paper, whole.sem_paper, rtol=1e-3)
 
 
+@pytest.mark.long
 def test_drawn_sources_against_the_matrix_of_pair_scores():
     """The draw must be a set of rows: their mean, and the error from their spread, are what the matrix gives."""
     score = drawn(3, max_sources=1)
@@ -81,7 +82,7 @@ def test_more_sources_go_on_from_fewer():
         np.testing.assert_allclose(by_tolerance.per_class[c], alone.per_class[c], rtol=1e-6)
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"max_sources": 25}, {"max_pairs": 300}])
 def test_several_labelings_share_the_paths(options):
     rng = np.random.default_rng(2)

@@ -177,6 +177,7 @@ def test_sources_and_targets_are_rows_and_columns():
     assert int(some.interior[0, 1]) == 0 and int(some.outside[0, 1]) == 0  # a point to itself
 
 
+@pytest.mark.long
 def test_row_order_does_not_matter():
     """Following whichever predecessor comes first gave scores from 0.58 to 0.68 here."""
     x, labels, _, _ = grid_case(5, n=40, d=2, side=4, k=4)
@@ -220,6 +221,7 @@ def test_a_chain_of_600_hops():
     assert got.outside.tolist() == [[0, 400], [400, 0]]  # 199 of the 599 inside have the label of the ends
 
 
+@pytest.mark.long
 def test_long_chains_in_exact_arithmetic():
     """120 whole numbers below 200: up to 60 hops, ties on all of them, duplicates, gaps."""
     for seed in range(8):
@@ -249,6 +251,7 @@ def test_long_curves():
             np.testing.assert_allclose(np.where(np.isnan(want), np.nan, found), want, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_chain_in_the_packed_engine():
     x = jnp.arange(301.0)[:, None]
     labels = np.where(np.arange(301) % 150 == 0, 0, -1).astype(np.int32)  # three points, 150 hops apart
@@ -258,7 +261,7 @@ def test_a_chain_in_the_packed_engine():
     np.testing.assert_allclose(scores, [[np.nan, 0, 1 / 299], [0, np.nan, 0], [1 / 299, 0, np.nan]], atol=1e-7)
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("x64", (False, True))
 @pytest.mark.parametrize(("inside", "outside"), [(20, 10), (40, 20), (101, 50)])
 def test_ties_between_long_routes(inside, outside, x64):
@@ -318,6 +321,7 @@ def test_float64_lengths_decide_what_float32_cannot():
     assert outside == {(True, True): 1, (True, False): 0, (False, True): 0, (False, False): 0}
 
 
+@pytest.mark.long
 def test_nan_lengths_give_no_number():
     graph = undirected(knn_graph(jnp.arange(6.0)[:, None], k=2))
     broken = graph._replace(lengths=graph.lengths.at[0].set(jnp.nan))

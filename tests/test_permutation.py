@@ -118,6 +118,7 @@ def test_permutations_are_uniform():
     assert kinds.shape[1] == 12 and np.sum((counts - 500) ** 2) / 500 < 32  # chi square with 11 degrees of freedom
 
 
+@pytest.mark.long
 def test_one_permutation_is_exactly_a_score():
     """With all sources, each sample must be the score of some relabeling: check sums over pairs pair by pair."""
     x, labels = _cloud(3, n=40)
@@ -137,6 +138,7 @@ def test_one_permutation_is_exactly_a_score():
     assert {round(float(v), 5) for v in null.per_class.samples[1]} <= possible
 
 
+@pytest.mark.long
 def test_closed_form_of_the_mean():
     x, labels = _cloud(4, n=120, classes=4)
     knn = jc.knn_graph(x, k=5)
@@ -176,6 +178,7 @@ def test_sampled_sources_estimate_the_same_null():
     assert some.micro.samples.std() > whole.micro.samples.std()
 
 
+@pytest.mark.long
 def test_background_stays_and_shapes_the_graph():
     x, labels = _cloud(7)
     labels[::3] = -1
@@ -190,6 +193,7 @@ def test_background_stays_and_shapes_the_graph():
     assert abs(null.micro.mean - np.mean(scores)) < 4 * np.sqrt(2 / 200) * np.std(scores)
 
 
+@pytest.mark.long
 def test_broken_lengths_give_nan():
     x, labels = _cloud(10)
     packed = jc.pack(jc.knn_graph(x, k=4))
@@ -198,6 +202,7 @@ def test_broken_lengths_give_nan():
     assert np.isnan(null.micro.samples).all() and np.isnan(null.per_class.mean).all()
 
 
+@pytest.mark.long
 def test_degenerate_classes_and_bad_arguments():
     x, labels = _cloud(8)
     null = jc.permutation_null(jc.knn_graph(x, k=4), labels, num_classes=5, key=KEY, num_permutations=20)

@@ -134,6 +134,7 @@ def test_graphs_without_a_group_are_those_built_from_scratch(kind, metric):
     assert_as_from_scratch(x, groups, 4, metric)
 
 
+@pytest.mark.long
 def test_graphs_without_a_group_are_searched_afresh_where_too_few_neighbours_are_left():
     rng = np.random.default_rng(1)
     x = (rng.normal(size=(40, 2)) + 20 * np.repeat(np.eye(2), 20, axis=0)).astype(np.float32)
@@ -303,6 +304,7 @@ def test_bootstrap_is_an_explicit_loop_over_samples():
     np.testing.assert_allclose(got.micro.estimate, np.average(means, weights=[20, 56, 6]))
 
 
+@pytest.mark.long
 def test_bootstrap_error_is_near_the_closed_form_for_a_fixed_graph():
     x = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
     labels = (x[:, 0] > 0).astype(int)

@@ -119,6 +119,7 @@ def test_other_metrics(metric):
         oracles.assert_score(score, oracles.graph_convexity(adjacency, labels, 3))
 
 
+@pytest.mark.long
 def test_epsilon_graph():
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -234,6 +235,7 @@ def test_three_points(x, labels):
     oracles.assert_score(score_of(x, labels, 2, k=1), oracles.graph_convexity(adjacency, labels, 2))
 
 
+@pytest.mark.long
 def test_one_class_only():
     x = np.random.default_rng(0).normal(size=(40, 3))
     score = score_of(x, np.zeros(40), num_classes=1)
@@ -247,6 +249,7 @@ def test_no_pairs_at_all_is_nan():
     assert score.num_pairs.tolist() == [0, 0, 0] and score.num_points.tolist() == [1, 1, 1]
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("x", [np.zeros((40, 3)), np.full((40, 3), 300.1), np.repeat(np.eye(20, 3), 2, axis=0)])
 def test_constant_data_and_all_points_repeated(x):
     labels = np.random.default_rng(0).integers(-1, 3, 40)
@@ -254,7 +257,7 @@ def test_constant_data_and_all_points_repeated(x):
     oracles.assert_score(score_of(x, labels), oracles.graph_convexity(adjacency, labels, 3))
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("far", (1e5, 1e7))
 def test_one_point_far_away(far):
     """The others score what they score beside a point not so far."""
@@ -282,6 +285,7 @@ def test_disconnected_clusters_score_zero_between():
     np.testing.assert_allclose(score.inside, score.per_class)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.check_shapes(False)
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "bfloat16", "float64"])
 def test_other_types(dtype):
@@ -347,6 +351,7 @@ def test_order_of_rows_does_not_matter_with_ties_and_duplicates():
         )
 
 
+@pytest.mark.long
 def test_an_affine_map_may_change_the_score():
     rng = np.random.default_rng(10)
     x, labels = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
@@ -412,6 +417,7 @@ def test_constants_inside_jit():
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+@pytest.mark.long
 def test_gradient_is_zero():
     rng = np.random.default_rng(13)
     x, labels = as_jax(rng.normal(size=(40, 3)), rng.integers(0, 3, 40))
@@ -454,6 +460,7 @@ def test_fields_and_ranges():
 # A sample of the pairs
 
 
+@pytest.mark.long
 def test_drawn_pairs_are_the_mean_over_those_pairs():
     rng = np.random.default_rng(15)
     x, labels = as_jax(rng.normal(size=(40, 3)), np.where(rng.random(40) < 0.7, 0, rng.integers(-1, 3, 40)))
@@ -594,6 +601,7 @@ def test_euclidean_invariant_under_order_of_rows_and_names_of_labels():
     assert_same(got, ConvexityScore(*(f[jnp.array([1, 2, 0])] for f in want)))
 
 
+@pytest.mark.long
 def test_euclidean_jit_vmap_and_eager_agree():
     rng = np.random.default_rng(4)
     layers = jnp.asarray(rng.normal(size=(3, 30, 4)), jnp.float32)
@@ -611,6 +619,7 @@ def test_euclidean_jit_vmap_and_eager_agree():
         assert_same(take(batched, i), want)
 
 
+@pytest.mark.long
 def test_eager_is_jit_at_forty_thousand_points():
     """jax 0.10.x on CPU gets a vmapped 3 x 3 product wrong above 32,768 rows (jax issue 39103)."""
     rng = np.random.default_rng(9)
@@ -729,6 +738,7 @@ def test_other_bad_input_is_named():
             euclidean_convexity(predict, x, labels, num_classes=2)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("labels", ([0, 1, 2, 3], [0, -2, 1, 1]))
 def test_labels_out_of_range_under_jit_give_no_number(labels):
     x, labels = as_jax(np.arange(4.0)[:, None], labels)
@@ -739,6 +749,7 @@ def test_labels_out_of_range_under_jit_give_no_number(labels):
     assert np.isnan(score.per_class).all()
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("value", (np.nan, np.inf))
 def test_nan_under_jit_gives_no_number(value):
     rng = np.random.default_rng(0)
@@ -758,6 +769,7 @@ def test_nan_under_jit_gives_no_number(value):
     assert np.isnan(score.per_class[labels[3]]) and np.isnan(score.micro) and np.isnan(score.macro)
 
 
+@pytest.mark.long
 def test_nan_lengths_of_a_packed_graph_give_no_number():
     x, labels = as_jax(np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 3)
     graph = undirected(knn_graph(x, k=4))
@@ -780,6 +792,7 @@ def test_from_points_to_scores_is_one_program_for_accelerators_too():
         assert not [target for target in targets if "callback" in target or "host" in target.lower()], targets
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("options", [{}, {"max_pairs": 30}, {"max_sources": 7}])
 def test_jit_vmap_and_eager_are_one(options):
     """Scores of a batch, every field: one program, shared out on concrete arrays, and mapped under vmap."""
