@@ -234,6 +234,7 @@ def test_running_on_costs_what_the_rest_written_by_hand_costs(case):
         assert flops(lambda read, h, x, i=i: run_from(read, name.format(i), h, x), read, h, x) == by_hand < whole
 
 
+@pytest.mark.long
 def test_vmap_and_gradients(case):
     read, weights, method, name = case
     x, layer = inputs(), name.format(1)
