@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxconvex._internal.lazy import on_demand
 
 if TYPE_CHECKING:
-    from jaxconvex.activations import Activations, ModelSource, extract, model_source, read_activations
-    from jaxconvex.bootstrapping import bootstrap
-    from jaxconvex.correlations import Correlation, domain_correlation, pearson, spearman
-    from jaxconvex.distances import pairwise
-    from jaxconvex.evaluation import evaluate
-    from jaxconvex.layers import LayeredModel, from_linen, from_nnx, rest_of, run_from
+    from jaxconvex.evaluation import Report, Row, evaluate, read_report
+    from jaxconvex.layers import (
+        Activations,
+        LayeredModel,
+        ModelSource,
+        extract,
+        from_linen,
+        from_nnx,
+        model_source,
+        read_activations,
+        rest_of,
+        run_from,
+    )
     from jaxconvex.losses import detour_loss, euclidean_convexity_loss, graph_convexity_loss
-    from jaxconvex.neighbor_lists import neighbors_graph
-    from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
-    from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
-    from jaxconvex.paths.counts import PathCounts, shortest_path_counts, shortest_path_lengths
-    from jaxconvex.paths.graph import Graph, PackedGraph, undirected
-    from jaxconvex.paths.layout import pack
-    from jaxconvex.permutation import NullScore, permutation_null
-    from jaxconvex.report import Report, Row, read_report
-    from jaxconvex.resampling import JackknifeScore, graph_jackknife, jackknife_groups
+    from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph, neighbors_graph, pairwise
+    from jaxconvex.paths import (
+        Graph,
+        PackedGraph,
+        Pairs,
+        PathCounts,
+        pack,
+        same_class_pairs,
+        segment_points,
+        shortest_path_counts,
+        shortest_path_lengths,
+        undirected,
+    )
     from jaxconvex.scores import ConvexityScore, euclidean_convexity, graph_convexity, graph_pair_scores
     from jaxconvex.statistics import (
+        Correlation,
         Interval,
+        JackknifeScore,
+        NullScore,
         Peak,
+        bootstrap,
+        domain_correlation,
+        graph_jackknife,
         holm,
         hubness,
         jackknife,
+        jackknife_groups,
         paired_difference,
         peak_layer,
+        pearson,
+        permutation_null,
         random_label_score,
+        spearman,
     )
 
 __version__ = "0.1.0"
@@ -93,43 +115,21 @@ __all__ = [
     "undirected",
 ]
 
-# Where each name stands: a module is imported when the first of its names is asked for, so that `jaxconvex --help` and
-# reading a report need no JAX.
-_MODULES = {
-    "activations": "Activations ModelSource extract model_source read_activations",
-    "distances": "pairwise",
-    "encoders": "",
-    "evaluation": "evaluate",
-    "layers": "LayeredModel from_linen from_nnx rest_of run_from",
-    "losses": "detour_loss euclidean_convexity_loss graph_convexity_loss",
-    "neighbor_lists": "neighbors_graph",
-    "neighbors": "KNNGraph epsilon_graph knn_graph",
-    "pairs": "Pairs same_class_pairs segment_points",
-    "paths": "",
-    "paths.counts": "PathCounts shortest_path_counts shortest_path_lengths",
-    "paths.graph": "Graph PackedGraph undirected",
-    "paths.layout": "pack",
-    "permutation": "NullScore permutation_null",
-    "report": "Report Row read_report",
-    "bootstrapping": "bootstrap",
-    "correlations": "Correlation domain_correlation pearson spearman",
-    "resampling": "JackknifeScore graph_jackknife jackknife_groups",
-    "scores": "ConvexityScore euclidean_convexity graph_convexity graph_pair_scores",
-    "statistics": "Interval Peak holm hubness jackknife paired_difference peak_layer random_label_score",
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    """The public name, or the module of the package, after importing it."""
-    if name in _MODULES:
-        return importlib.import_module(f"jaxconvex.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'jaxconvex' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"jaxconvex.{_HOMES[name]}"), name)
-    globals()[name] = value  # the next time it is found without asking here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# On demand, so that `jaxconvex --help` and reading a report need no JAX.
+__getattr__, __dir__ = on_demand(
+    __name__,
+    {
+        "encoders": "",
+        "evaluation": "Report Row evaluate read_report",
+        "layers": "Activations LayeredModel ModelSource extract from_linen from_nnx model_source read_activations "
+        "rest_of run_from",
+        "losses": "detour_loss euclidean_convexity_loss graph_convexity_loss",
+        "neighbors": "KNNGraph epsilon_graph knn_graph neighbors_graph pairwise",
+        "paths": "Graph PackedGraph Pairs PathCounts pack same_class_pairs segment_points shortest_path_counts "
+        "shortest_path_lengths undirected",
+        "scores": "ConvexityScore euclidean_convexity graph_convexity graph_pair_scores",
+        "statistics": "Correlation Interval JackknifeScore NullScore Peak bootstrap domain_correlation graph_jackknife holm "
+        "hubness jackknife jackknife_groups paired_difference peak_layer pearson permutation_null random_label_score "
+        "spearman",
+    },
+)

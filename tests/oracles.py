@@ -316,6 +316,19 @@ def jackknife_scores(x, labels, groups, num_classes, k=10, **options):
     return [knn_convexity(x[keep], labels[keep], num_classes, k=k, **options) for keep in kept]
 
 
+def drawn_correlation(domains, num_samples, seed, within=False):
+    """The ends of the interval of Pearson's r for other classes of the same domains, one sample after the other."""
+    rng, samples = np.random.default_rng(seed), []
+    centred = lambda both: np.asarray(both) - np.mean(both, axis=0) if within else np.asarray(both)  # noqa: E731
+    for _ in range(num_samples):
+        drawn = [both[rng.integers(0, len(both), len(both) - 1)] for both in map(np.asarray, domains)]
+        samples.append(np.arctanh(np.corrcoef(*np.concatenate([centred(both) for both in drawn]).T)[0, 1]))
+    r = np.corrcoef(*np.concatenate([centred(both) for both in domains]).T)[0, 1]
+    room = sum(map(len, domains)) - len(domains) - 1
+    margin = student_t.ppf(0.975, room) * np.std(samples)
+    return np.tanh(np.arctanh(r) - margin), np.tanh(np.arctanh(r) + margin)
+
+
 def permuted_scores(adjacency, permutations, num_classes, tolerance=ROUNDING):
     """The Score of the same graph under every row of permutations [p n], each scored from scratch."""
     return [graph_convexity(adjacency, labels, num_classes, tolerance) for labels in permutations]

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from jaxconvex.report import Report, Row
+from jaxconvex.evaluation.report import Report, Row
 
 
 def sample_report(

@@ -20,10 +20,10 @@ from jax.tree_util import Partial
 from processes import on_devices
 
 import jaxconvex as jc
-from jaxconvex.activations import extract, read_activations
-from jaxconvex.activations import extraction as module
-from jaxconvex.activations.batches import padded
-from jaxconvex.functions import _run, as_program
+from jaxconvex._internal.functions import _run, as_program
+from jaxconvex.layers import extract, read_activations
+from jaxconvex.layers import extraction as module
+from jaxconvex.layers.batches import padded
 
 pytest.importorskip("safetensors")
 
@@ -123,7 +123,7 @@ def test_layers_chosen_in_an_order():
 
 def test_a_mapping_that_reads_nothing_before_it_is_asked(tmp_path, monkeypatch):
     found = quiet(model, X, batch_size=4, folder=tmp_path)
-    monkeypatch.setattr("jaxconvex.activations.shards.read_array", None)
+    monkeypatch.setattr("jaxconvex.layers.shards.read_array", None)
     assert len(found) == 11 and "layers/3" in found and "layer/3" not in found
     assert "layers/10" in repr(found) and "activations[name] reads one" in repr(found)
     with pytest.raises(KeyError, match="the layers are 'layers/3'"):
@@ -257,7 +257,7 @@ def test_a_finished_folder_runs_nothing(tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr("jaxconvex.activations.passes.padded", never)
+    monkeypatch.setattr("jaxconvex.layers.passes.padded", never)
     assert_equal(quiet(model, X, batch_size=4, folder=tmp_path), *expected())
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("shard*")}
 
@@ -287,7 +287,7 @@ def test_goes_on_after_an_error_in_any_batch(stopped, tmp_path, monkeypatch):
     assert len(written) == max(0, stopped - 1)  # the last batch that ran is still in the device's hands
     ran = []
     monkeypatch.setattr(
-        "jaxconvex.activations.passes.padded",
+        "jaxconvex.layers.passes.padded",
         lambda batch, size, padded=padded: (ran.append(1), padded(batch, size))[1],
     )
     found = quiet(model, batches(None), folder=tmp_path / "stopped")
@@ -302,7 +302,7 @@ KILLED = """
 import sys, time
 import numpy as np, jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxconvex.activations import extraction
+from jaxconvex.layers import extraction
 extraction.SHARD_BYTES = 3000
 folder, pause = sys.argv[1], float(sys.argv[2])
 weights = [jnp.asarray(np.random.default_rng(i).normal(size=(4, 4)), jnp.float32) for i in range(3)]
@@ -497,7 +497,7 @@ MESH = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType
 from jax.tree_util import Partial
-from jaxconvex.activations import extract
+from jaxconvex.layers import extract
 draws = np.random.default_rng(0)
 weight = jax.device_put(jnp.asarray(draws.normal(size=(4, 4)), jnp.float32), jax.devices()[0])
 x, mask = draws.normal(size=(50, 5, 4)).astype("f"), np.arange(5) < draws.integers(1, 6, 50)[:, None]
@@ -514,9 +514,9 @@ for mesh in meshes:
     for name in one:
         np.testing.assert_allclose(one[name], many[name], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(one.outputs, many.outputs, rtol=1e-5, atol=1e-5)
-from jaxconvex.activations.passes import results
-from jaxconvex.activations.layer_reading import read_layers
-from jaxconvex.functions import compiled
+from jaxconvex.layers.passes import results
+from jaxconvex.layers.layer_reading import read_layers
+from jaxconvex._internal.functions import compiled
 from functools import partial
 run, seen = compiled(partial(read_layers, (model, None)), meshes[0]), []
 def watched(batch):

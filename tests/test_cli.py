@@ -18,11 +18,12 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("matplotlib")
 
-from jaxconvex import __version__, scoring
-from jaxconvex.cli import main
-from jaxconvex.comparison import read_comparison
-from jaxconvex.evaluation import evaluate
-from jaxconvex.report import Report, distinct, read_report, select
+from jaxconvex import __version__
+from jaxconvex.cli import scoring
+from jaxconvex.cli.main import main
+from jaxconvex.evaluation.comparison import read_comparison
+from jaxconvex.evaluation.evaluation import evaluate
+from jaxconvex.evaluation.report import Report, distinct, read_report, select
 
 N = 30
 LABELS = np.repeat([0, 1, 2], N // 3)
@@ -109,7 +110,7 @@ def test_the_options_reach_evaluate(run, monkeypatch):
         given.update(options, data=data)
         raise ValueError("enough")
 
-    monkeypatch.setattr("jaxconvex.evaluation.evaluate", record)
+    monkeypatch.setattr("jaxconvex.evaluation.evaluation.evaluate", record)
     np.savez("b.npz", x=np.zeros((N, 4, 2)), y=LABELS, z=LABELS, guess=LABELS, speaker=LABELS + 7)
     options = "--labels z --labels y --predictions guess --pool mean --background 2 --max-points 20 --k 3 --k 5 "
     options += "--metric cosine --graph mutual --duplicates drop --pairs 50 --no-jackknife --permutations 7 --seed 3 "
@@ -397,7 +398,9 @@ def test_output_that_cannot_be_written(refused, score, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", full)
-    monkeypatch.setattr("jaxconvex.evaluation.evaluate", lambda *a, **b: pytest.fail("nothing may be scored before"))
+    monkeypatch.setattr(
+        "jaxconvex.evaluation.evaluation.evaluate", lambda *a, **b: pytest.fail("nothing may be scored before")
+    )
     refused(("No space left on device", "--out"), "a.npz", "--out", "new/folder")
 
 
@@ -420,7 +423,7 @@ def test_failures_of_ours(run, monkeypatch):
     def fail(*arguments, **options):
         raise TypeError("unsupported\noperand")
 
-    monkeypatch.setattr("jaxconvex.evaluation.evaluate", fail)
+    monkeypatch.setattr("jaxconvex.evaluation.evaluation.evaluate", fail)
     code, _, err = run("score", "a.npz")
     assert code == 1 and "Traceback" not in err
     assert "TypeError: unsupported operand. This is a fault of ours; please report it" in err.splitlines()[-1]
@@ -433,7 +436,7 @@ def test_too_little_memory(run, monkeypatch):
     def fail(*arguments, **options):
         raise MemoryError
 
-    monkeypatch.setattr("jaxconvex.evaluation.evaluate", fail)
+    monkeypatch.setattr("jaxconvex.evaluation.evaluation.evaluate", fail)
     code, _, err = run("score", "a.npz")
     assert code == 1 and "--max-points" in err.splitlines()[-1]
 
@@ -441,13 +444,13 @@ def test_too_little_memory(run, monkeypatch):
 @pytest.mark.parametrize("module", ["typer", "matplotlib", "rich"])
 def test_missing_extras_are_named(run, monkeypatch, module):
     for name in list(sys.modules):
-        if name == "jaxconvex.commands" or name.partition(".")[0] == module:
+        if name == "jaxconvex.cli.commands" or name.partition(".")[0] == module:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     code, _, err = run("score", "a.npz")
     assert code == 2 and len(err.splitlines()) == 1
     assert module in err and 'pip install "jaxconvex[report]"' in err
-    monkeypatch.delitem(sys.modules, "jaxconvex.commands", raising=False)
+    monkeypatch.delitem(sys.modules, "jaxconvex.cli.commands", raising=False)
 
 
 @pytest.mark.long
@@ -562,6 +565,38 @@ def test_help_teaches(run, arguments, parts):
 
 def test_version(run):
     assert run("--version") == (0, f"jaxconvex {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("s", {"score", "study"}),
+        ("study im", {"images", "images-vit"}),
+        ("score --la", {"--labels", "--layer"}),
+        ("score --metric c", {"cosine"}),
+        ("study speech --metric ", {"euclidean", "cosine", "manhattan"}),
+    ],
+)
+def test_the_shell_completes(monkeypatch, capsys, words, wanted):
+    monkeypatch.setenv("_JAXCONVEX_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"jaxconvex {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" "))))
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert not ended.value.code
+    assert set(capsys.readouterr().out.split()) == wanted
+
+
+def test_completion_is_installed_from_the_command(folder):
+    unknown_shell = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # so that the option takes the shell's name
+    script = subprocess.run(
+        [sys.executable, "-m", "jaxconvex", "--show-completion", "bash"],
+        env=environment(folder / "cache") | unknown_shell,
+        capture_output=True,
+        text=True,
+    )
+    assert script.returncode == 0, script.stderr
+    assert "_JAXCONVEX_COMPLETE=complete_bash" in script.stdout and script.stdout.rstrip().endswith(" jaxconvex")
 
 
 def test_demo_runs_the_study(run, monkeypatch):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from sample_reports import sample_report
 
-from jaxconvex.comparison import compare_reports, read_comparison
-from jaxconvex.report import row_key, select
+from jaxconvex.evaluation.comparison import compare_reports, read_comparison
+from jaxconvex.evaluation.report import row_key, select
 
 
 def test_differences_and_intervals_are_those_of_the_paired_jackknife():

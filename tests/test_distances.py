@@ -11,7 +11,7 @@ import oracles
 import pytest
 from hypothesis import strategies
 
-from jaxconvex import distances
+from jaxconvex.neighbors import distances
 
 pytestmark = pytest.mark.check_shapes
 METRICS = {name: getattr(distances, name) for name in oracles.METRICS}

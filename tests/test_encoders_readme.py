@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import PACKAGE, block
 from parity import assert_behaves, assert_close, assert_saves, assert_states_close, randomise, saved
 
-import jaxconvex.encoders
 from jaxconvex import encoders
 from jaxconvex.encoders import loading
 
-README = Path(jaxconvex.encoders.__file__).parent / "README.md"
+README = PACKAGE / "encoders" / "README.md"
 
 
 @pytest.fixture
 def electra(monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    (source,) = [block for block in blocks if "FAMILIES" in block]
     module = types.ModuleType("jaxconvex.encoders.electra")
-    exec(compile(source, str(README), "exec"), module.__dict__)
+    exec(compile(block(README, holding="FAMILIES"), str(README), "exec"), module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(loading.MODULES, "electra", ("electra",))
 

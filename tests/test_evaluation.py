@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxconvex as jc
-from jaxconvex.comparison import compare_reports
-from jaxconvex.report import select
+from jaxconvex.evaluation.comparison import compare_reports
+from jaxconvex.evaluation.report import select
 
 KEY = jax.random.key(3)
 RNG = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def test_pooling():
 def test_finished_layers_are_kept(tmp_path, monkeypatch):
     first = jc.evaluate(LAYERS, CODES, k=4, key=KEY, cache=tmp_path, progress=False)
     assert len(list(tmp_path.iterdir())) == 3
-    monkeypatch.setattr("jaxconvex.evaluation.graph_rows", None)  # whoever calls it now fails
+    monkeypatch.setattr("jaxconvex.evaluation.evaluation.graph_rows", None)  # whoever calls it now fails
     again = jc.evaluate(LAYERS, CODES, k=4, key=KEY, cache=tmp_path, progress=False)
     assert str(again.rows) == str(first.rows)
     with pytest.raises(TypeError):

@@ -17,9 +17,9 @@ pytest.importorskip("typer")
 pytest.importorskip("matplotlib")
 pytest.importorskip("soundfile")
 
-from jaxconvex.activations import read_activations
-from jaxconvex.cli import main
-from jaxconvex.report import only, read_report
+from jaxconvex.cli.main import main
+from jaxconvex.evaluation.report import only, read_report
+from jaxconvex.layers import read_activations
 from jaxconvex.study.domains import domain, read_domains
 from jaxconvex.study.experiment import run_study
 from jaxconvex.study.material import prepare

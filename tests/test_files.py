@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxconvex.activations import extract
-from jaxconvex.files import Representations, natural_order, read_representations
+from jaxconvex.cli.files import Representations, natural_order, read_representations
+from jaxconvex.layers import extract
 
 N = 12
 LABELS = np.arange(N) % 3

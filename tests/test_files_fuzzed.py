@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from jaxconvex.files import read_representations
+from jaxconvex.cli.files import read_representations
 
 parquet = pytest.importorskip("pyarrow.parquet")
 safetensors = pytest.importorskip("safetensors.numpy")

@@ -11,7 +11,7 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxconvex as jc
-from jaxconvex.functions import as_program, compiled, digest
+from jaxconvex._internal.functions import as_program, compiled, digest
 
 nnx = pytest.importorskip("flax.nnx")
 nn = pytest.importorskip("flax.linen")

@@ -18,9 +18,9 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxconvex as jc
-from jaxconvex import kept
-from jaxconvex.activations import extract, extraction, read_activations
-from jaxconvex.report import Report, read_report
+from jaxconvex._internal import kept
+from jaxconvex.evaluation.report import Report, read_report
+from jaxconvex.layers import extract, extraction, read_activations
 from jaxconvex.study import steps
 from jaxconvex.study.training import states
 
@@ -415,7 +415,7 @@ def test_a_folder_that_lost_its_index_and_is_of_another_run_stays(folder):
 
 
 def test_finishing_needs_every_batch_in_one_shard(folder, monkeypatch):
-    from jaxconvex.activations import shards
+    from jaxconvex.layers import shards
 
     write = shards.write_shard
 
@@ -550,14 +550,14 @@ def test_a_folder_that_cannot_be_written_needs_no_lock(folder, monkeypatch):
 
     expected = activations(folder)
     with monkeypatch.context() as patched:
-        patched.setattr("jaxconvex.kept.os.open", denied)
+        patched.setattr("jaxconvex._internal.kept.os.open", denied)
         assert activations(folder) == expected
 
 
 HOLD = """
 import sys
 from pathlib import Path
-from jaxconvex import kept
+from jaxconvex._internal import kept
 with kept.lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -606,8 +606,8 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 import jaxconvex as jc
-from jaxconvex import writing
-from jaxconvex.activations import extraction
+from jaxconvex.cli import writing
+from jaxconvex.layers import extraction
 from jaxconvex.study import steps, training
 
 place = Path(sys.argv[1])

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxconvex.labelings import check_background, encode, encode_all, recall, stratified_sample
+from jaxconvex.evaluation.labelings import check_background, encode, encode_all, recall, stratified_sample
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxconvex import knn_graph
-from jaxconvex.statistics import hubness
+from jaxconvex.statistics.measures import hubness
 from jaxconvex.study.analyses import adding, measures
 from jaxconvex.study.results import MeasureRow
 

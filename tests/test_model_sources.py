@@ -19,9 +19,9 @@ from jax.tree_util import Partial
 from processes import on_devices
 
 import jaxconvex as jc
-from jaxconvex.activations import model_sources as module
-from jaxconvex.activations.model_sources import model_source
-from jaxconvex.report import select
+from jaxconvex.evaluation.report import select
+from jaxconvex.layers import model_sources as module
+from jaxconvex.layers.model_sources import model_source
 
 pytest.importorskip("flax")
 from flax import nnx
@@ -300,7 +300,7 @@ def test_types_stay_narrow(monkeypatch):
         seen.append(points.dtype)
         return rows(head, points, *arguments, **options)
 
-    monkeypatch.setattr("jaxconvex.evaluation.segment_rows", spied)
+    monkeypatch.setattr("jaxconvex.evaluation.evaluation.segment_rows", spied)
     narrow = [w.astype(jnp.bfloat16) for w in WEIGHTS]
     source = model_source(
         Partial(apply, narrow),
@@ -324,8 +324,8 @@ def counting(monkeypatch):
 
         return count
 
-    monkeypatch.setattr("jaxconvex.evaluation.graph_rows", spied("graph", jc.evaluation.graph_rows))
-    monkeypatch.setattr("jaxconvex.evaluation.segment_rows", spied("euclidean", jc.evaluation.segment_rows))
+    monkeypatch.setattr("jaxconvex.evaluation.evaluation.graph_rows", spied("graph", jc.evaluation.graph_rows))
+    monkeypatch.setattr("jaxconvex.evaluation.evaluation.segment_rows", spied("euclidean", jc.evaluation.segment_rows))
     monkeypatch.setattr(module, "extract", spied("passes", module.extract))
     return work
 
@@ -365,7 +365,7 @@ KILLED = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from test_model_sources import *
-from jaxconvex import evaluation
+from jaxconvex.evaluation import evaluation
 slow = float(sys.argv[3])
 
 def slowly(*arguments, rows=evaluation.segment_rows, **options):
@@ -413,7 +413,7 @@ def test_a_folder_is_scored_one_layer_at_a_time(tmp_path, monkeypatch):
         events.append("scored")
         return rows(*arguments, **options)
 
-    monkeypatch.setattr("jaxconvex.evaluation.graph_rows", spied)
+    monkeypatch.setattr("jaxconvex.evaluation.evaluation.graph_rows", spied)
     found = evaluate(stored, LABELS)
     assert str(found.rows) == str(whole.rows)
     layers = [event for event in events if event != "outputs"]

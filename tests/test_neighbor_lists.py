@@ -25,8 +25,8 @@ from jaxconvex import (
     shortest_path_lengths,
     undirected,
 )
-from jaxconvex.checks import as_labels
-from jaxconvex.resampling import leave_group_out_graphs
+from jaxconvex._internal.checks import as_labels
+from jaxconvex.statistics.resampling import leave_group_out_graphs
 
 N, K = 14, 4
 labels_under_jit = jax.jit(as_labels, static_argnums=(1, 2))

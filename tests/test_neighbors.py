@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from processes import on_devices
 from scipy.spatial import cKDTree
 
-from jaxconvex import candidates, distances, neighbors
-from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
+from jaxconvex.neighbors import KNNGraph, distances, epsilon_graph, knn_graph, search
+from jaxconvex.neighbors import products as candidates
 
 pytestmark = pytest.mark.check_shapes
 METRICS = ("euclidean", "cosine", "manhattan")
@@ -452,12 +452,12 @@ def test_any_number_of_points_and_neighbours(n, k, spread, seed):
 def test_similar_sizes_share_a_compilation():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(205, 7)), jnp.float32)
     knn_graph(x[:200], k=5)
-    before = neighbors._knn._cache_size()
+    before = search.knn_of_first._cache_size()
     for n in (201, 205):
         graph = knn_graph(x[:n], k=5)
         assert graph.indices.shape == (n, 5)
         np.testing.assert_array_equal(graph.indices, oracles.neighbors(x[:n], 5)[0])
-    assert neighbors._knn._cache_size() == before
+    assert search.knn_of_first._cache_size() == before
 
 
 def test_equal_pairs_of_points_have_equal_distances():

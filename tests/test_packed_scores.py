@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxconvex import graph_convexity, graph_pair_scores, knn_graph, pack, packed_scores
-from jaxconvex.packed_scores import packed_scores as score_labelings
+from jaxconvex import graph_convexity, graph_pair_scores, knn_graph, pack
 from jaxconvex.paths.graph import as_graph
+from jaxconvex.scores import packed as packed_scores
+from jaxconvex.scores.packed import packed_scores as score_labelings
 
 
 def packed_graph_convexity(packed, labels, *, num_classes, **options):

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from sample_reports import sample_report
 
-from jaxconvex.comparison import compare_reports
-from jaxconvex.page import Captioned, Section, write_page
-from jaxconvex.plots import plot_profile, save_figure
+from jaxconvex.evaluation.comparison import compare_reports
+from jaxconvex.reporting.page import Captioned, Section, write_page
+from jaxconvex.reporting.plots import plot_profile, save_figure
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -14,7 +14,7 @@ import oracles
 import pytest
 from hypothesis import strategies
 
-from jaxconvex.pairs import Pairs, same_class_pairs, segment_points
+from jaxconvex.paths.pairs import Pairs, same_class_pairs, segment_points
 
 pytestmark = pytest.mark.check_shapes
 

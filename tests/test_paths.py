@@ -15,7 +15,7 @@ from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 from jaxconvex.paths.counts import shortest_path_counts, shortest_path_lengths
 from jaxconvex.paths.graph import Graph, undirected
 from jaxconvex.paths.layout import pack
-from jaxconvex.scores import graph_pair_scores
+from jaxconvex.scores.graph import graph_pair_scores
 
 pytestmark = pytest.mark.check_shapes
 

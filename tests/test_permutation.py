@@ -8,8 +8,8 @@ import oracles
 import pytest
 
 import jaxconvex as jc
-from jaxconvex.packed_scores import packed_scores
-from jaxconvex.permutation import permuted_labels
+from jaxconvex.scores.packed import packed_scores
+from jaxconvex.statistics.permutation import permuted_labels
 
 
 def scored(packed, labels, *, num_classes):

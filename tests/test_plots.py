@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from sample_reports import sample_report
 
-from jaxconvex import figures
-from jaxconvex.comparison import compare_reports
-from jaxconvex.correlations import pearson
-from jaxconvex.plots import plot_classes, plot_differences, plot_profile, plot_recall, save_figure
-from jaxconvex.report import Report, class_means, select
+from jaxconvex.evaluation.comparison import compare_reports
+from jaxconvex.evaluation.report import Report, class_means, select
+from jaxconvex.reporting import figures
+from jaxconvex.reporting.plots import plot_classes, plot_differences, plot_profile, plot_recall, save_figure
+from jaxconvex.statistics.correlation import pearson
 
 
 def lines(panel, label):

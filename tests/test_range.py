@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxconvex import distances, evaluate, graph_convexity, knn_graph, pairwise
-from jaxconvex.neighbors import epsilon_graph
+from jaxconvex import evaluate, graph_convexity, knn_graph, pairwise
+from jaxconvex.neighbors import distances, epsilon_graph
 
 N, D, K = 40, 3, 5
 METRICS = ("euclidean", "cosine", "manhattan")

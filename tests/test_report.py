@@ -16,8 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import sample_report
 
-from jaxconvex import formats
-from jaxconvex.report import Report, Row, class_means, distinct, failing_pairs, only, read_report, row_key, select
+from jaxconvex._internal import formats
+from jaxconvex.evaluation.report import (
+    Report,
+    Row,
+    class_means,
+    distinct,
+    failing_pairs,
+    only,
+    read_report,
+    row_key,
+    select,
+)
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 PLAIN = st.recursive(

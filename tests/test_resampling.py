@@ -15,18 +15,18 @@ import scipy.stats
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
-from jaxconvex import resampling
-from jaxconvex.bootstrapping import bootstrap
-from jaxconvex.correlations import domain_correlation, pearson
-from jaxconvex.neighbors import KNNGraph, knn_graph
-from jaxconvex.resampling import (
+from jaxconvex.neighbors.knn import KNNGraph, knn_graph
+from jaxconvex.scores.graph import graph_convexity, graph_pair_scores
+from jaxconvex.statistics import resampling
+from jaxconvex.statistics.bootstrapping import bootstrap
+from jaxconvex.statistics.correlation import domain_correlation, pearson
+from jaxconvex.statistics.intervals import jackknife, score_interval
+from jaxconvex.statistics.resampling import (
     graph_jackknife,
     jackknife_groups,
     leave_group_out_graphs,
     spare_neighbors,
 )
-from jaxconvex.scores import graph_convexity, graph_pair_scores
-from jaxconvex.statistics import jackknife, score_interval
 
 KEY = jax.random.key(7)
 

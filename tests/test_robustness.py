@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxconvex import euclidean_convexity, evaluate
-from jaxconvex.labelings import stratified_sample
+from jaxconvex.evaluation.labelings import stratified_sample
 from jaxconvex.study.analyses.robustness import REPARAMETRIZATIONS, reparametrizations
 from jaxconvex.study.analyses.sensitivity import left_out, sensitivity
 from jaxconvex.study.analyses.variants import summary

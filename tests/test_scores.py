@@ -16,10 +16,10 @@ from hypothesis import strategies
 from sklearn.datasets import make_blobs, make_moons
 
 from jaxconvex.neighbors import epsilon_graph, knn_graph
-from jaxconvex.pairs import same_class_pairs
 from jaxconvex.paths.graph import undirected
 from jaxconvex.paths.layout import pack
-from jaxconvex.scores import ConvexityScore, euclidean_convexity, graph_convexity, graph_pair_scores
+from jaxconvex.paths.pairs import same_class_pairs
+from jaxconvex.scores.graph import ConvexityScore, euclidean_convexity, graph_convexity, graph_pair_scores
 
 pytestmark = pytest.mark.check_shapes
 FLOATS = ("per_class", "sem_paper", "se_pairs", "adjacent", "disconnected", "inside", "nonadjacent")

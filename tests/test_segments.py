@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 from processes import on_devices
 
 import jaxconvex
-from jaxconvex.segments import _segment_shares, euclidean_segments
+from jaxconvex.scores.euclidean import _segment_shares, euclidean_segments
 
 
 def apply(weights, h):
@@ -91,7 +91,7 @@ MESH = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType
 import jaxconvex
-from jaxconvex.segments import euclidean_segments
+from jaxconvex.scores.euclidean import euclidean_segments
 draws = np.random.default_rng(0)
 x, labels = jnp.asarray(draws.normal(size=(150, 5)), jnp.float32), draws.integers(-1, 4, 150)
 hidden, head = (jnp.asarray(draws.normal(size=s), jnp.float32) for s in ((5, 16), (16, 4)))

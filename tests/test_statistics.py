@@ -14,22 +14,16 @@ import scipy.stats
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
-from jaxconvex import statistics
-from jaxconvex.correlations import pearson, spearman
 from jaxconvex.neighbors import KNNGraph, epsilon_graph, knn_graph
 from jaxconvex.paths.graph import undirected
 from jaxconvex.paths.layout import pack
-from jaxconvex.permutation import permutation_null
-from jaxconvex.scores import graph_convexity
-from jaxconvex.statistics import (
-    holm,
-    hubness,
-    jackknife,
-    paired_difference,
-    peak_layer,
-    random_label_score,
-    score_interval,
-)
+from jaxconvex.scores.graph import graph_convexity
+from jaxconvex.statistics import intervals as statistics
+from jaxconvex.statistics.comparison import holm, paired_difference, peak_layer
+from jaxconvex.statistics.correlation import pearson, spearman
+from jaxconvex.statistics.intervals import jackknife, score_interval
+from jaxconvex.statistics.measures import hubness, random_label_score
+from jaxconvex.statistics.permutation import permutation_null
 
 SHORT_SERIES = arrays.arrays(np.float64, (2, 7), elements=strategies.integers(-3, 3).map(float))
 SHARES = strategies.integers(0, 64).map(lambda i: i / 64)

@@ -15,10 +15,11 @@ from toy_domains import write_toy_encoders
 pytest.importorskip("typer")
 pytest.importorskip("matplotlib")
 
-from jaxconvex.evaluation import evaluate
-from jaxconvex.messages import in_red
-from jaxconvex.report import Row
-from jaxconvex.report_table import FEW_APART, interval_words
+from jaxconvex._internal.messages import in_red
+from jaxconvex.evaluation.evaluation import evaluate
+from jaxconvex.evaluation.report import Row
+from jaxconvex.evaluation.rows import FEW_APART
+from jaxconvex.evaluation.table import interval_words
 from jaxconvex.study.claims.recall import no_correlation
 from jaxconvex.study.datasets import Dataset
 from jaxconvex.study.domains import domain

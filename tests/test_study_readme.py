@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import jax
 import pytest
+from documents import PACKAGE, block
 from toy_domains import write_toy_encoders
 
-import jaxconvex
 from jaxconvex.study import datasets, experiment
 from jaxconvex.study.domains import read_domains
 from jaxconvex.study.material import prepare
 
-README = Path(jaxconvex.__file__).parent / "study" / "README.md"
-
-
-def block(language: str) -> str:
-    (text,) = re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    return text
+README = PACKAGE / "study" / "README.md"
 
 
 def test_the_file_of_domains_is_read(tmp_path):
-    (tmp_path / "studies.toml").write_text(block("toml"))
+    (tmp_path / "studies.toml").write_text(block(README, "toml"))
     (made,) = read_domains(tmp_path / "studies.toml")
     assert (made.name, made.modality, made.classes, made.options) == ("birds", "speech", 12, {"seconds": 3.0})
 
@@ -38,7 +32,7 @@ def test_a_domain_of_another_kind(tmp_path, monkeypatch):
     Path("poems/poems.tsv").write_text("\n".join(lines))
     studied = []
     monkeypatch.setattr(experiment, "run_study", lambda *arguments: studied.append(arguments))
-    exec(block("python"), {})
+    exec(block(README), {})
     ((made, out),) = studied
     assert (made.name, out) == ("poems", "studies/poems")
     made = made._replace(options={"length": 8, "max_length": 8})  # the toy network takes no more

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxconvex.features import layers_of_columns, reasons
-from jaxconvex.files import read_representations
-from jaxconvex.formats import csv_text, unescaped
-from jaxconvex.report import Row
+from jaxconvex._internal.formats import csv_text, unescaped
+from jaxconvex.cli.features import layers_of_columns, reasons
+from jaxconvex.cli.files import read_representations
+from jaxconvex.evaluation.report import Row
 
 pytest.importorskip("pandas")
 

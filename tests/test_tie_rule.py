@@ -14,7 +14,7 @@ import pytest
 
 from jaxconvex import graph_convexity, graph_pair_scores, knn_graph, pack, permutation_null, shortest_path_counts
 from jaxconvex.paths.graph import undirected
-from jaxconvex.permutation import permuted_labels
+from jaxconvex.statistics.permutation import permuted_labels
 
 N, CLASSES, K = 48, 3, 4
 

@@ -10,7 +10,7 @@ from flax import nnx
 
 from jaxconvex import encoders
 from jaxconvex.encoders.preprocessing.inputs import Inputs
-from jaxconvex.scores import euclidean_convexity
+from jaxconvex.scores.graph import euclidean_convexity
 from jaxconvex.study import training
 from jaxconvex.study.training import epochs
 

@@ -175,7 +175,7 @@ def rest_of(
         example, kwargs: inputs of the model, a batch of any size; one point is enough. Their values matter only where the
             rest of the network uses them; then the batch must be of one, which holds for every point, or use `side`.
         side: inputs that every point has its own of, as a mask, by keyword or position. The function then takes a tuple
-            (activation, *side): the mask of each point goes where its activation goes. Booleans and integers may come as
+            `(activation, *side)`: the mask of each point goes where its activation goes. Booleans and integers may come as
             floats, true or 1 where above 0: `euclidean_convexity` interpolates all that it is given, and between two points
             a token is valid if it is valid for one of them.
 

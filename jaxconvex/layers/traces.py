@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 from jax.interpreters import partial_eval
 
+from jaxconvex._internal.messages import listed
 from jaxconvex.layers.marks import Site, evaluate, find_sites, is_array, name_sites
-from jaxconvex.messages import listed
 
 __all__ = ["Fixed", "parted", "read", "run_on", "with_batch"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from jaxconvex.checks import as_array, is_concrete, positive_integer
+from jaxconvex._internal.checks import as_array, is_concrete, positive_integer
 
 __all__ = ["Batch", "as_batch", "as_integer_labels", "as_where", "pairs_of", "positive"]
 

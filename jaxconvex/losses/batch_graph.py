@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxconvex import loops
-from jaxconvex.checks import lesser
-from jaxconvex.distances import euclidean
+from jaxconvex._internal import loops
+from jaxconvex._internal.checks import lesser
+from jaxconvex.neighbors.distances import euclidean
 
 __all__ = ["ABSENT", "batch_graph", "components", "degrees", "in_mean_edges", "shifted"]
 

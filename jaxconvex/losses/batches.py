@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxconvex.checks import as_array, as_labels, is_concrete, positive_integer
+from jaxconvex._internal.checks import as_array, as_labels, is_concrete, positive_integer
 from jaxconvex.losses.arguments import as_integer_labels
 
 __all__ = ["Memory", "balanced_batch", "memory", "recall", "remember"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxconvex import loops
+from jaxconvex._internal import loops
 from jaxconvex.losses.arguments import Batch, as_batch, pairs_of
 from jaxconvex.losses.batch_graph import batch_graph, shifted
 

@@ -10,8 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxconvex import loops
-from jaxconvex.checks import as_labels, is_concrete, positive_integer
+from jaxconvex._internal import loops
+from jaxconvex._internal.checks import as_labels, is_concrete, positive_integer
 from jaxconvex.losses.arguments import Batch, as_batch, positive
 from jaxconvex.losses.batch_graph import batch_graph, degrees, in_mean_edges
 from jaxconvex.losses.walks import COLDEST, NONE

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxconvex.devices import whole
+from jaxconvex._internal.devices import whole
 from jaxconvex.losses.batch_graph import shifted
 
 __all__ = ["with_unit_gradient"]

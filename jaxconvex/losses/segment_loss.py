@@ -11,8 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from jaxconvex.checks import as_array, is_concrete, one_of, positive_integer, shared_length
-from jaxconvex.devices import split_as, whole
+from jaxconvex._internal.checks import as_array, is_concrete, one_of, positive_integer, shared_length
+from jaxconvex._internal.devices import split_as, whole
 from jaxconvex.losses.arguments import as_integer_labels, as_where, positive
 
 __all__ = ["euclidean_convexity_loss"]

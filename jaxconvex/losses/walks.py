@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxconvex import loops
-from jaxconvex.checks import lesser
+from jaxconvex._internal import loops
+from jaxconvex._internal.checks import lesser
 from jaxconvex.losses.batch_graph import components, degrees, in_mean_edges
 
 __all__ = ["Visits", "expected_visits", "log_weights"]

@@ -11,9 +11,9 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxconvex.checks import as_array, as_labels, clipped_integers, is_concrete
-from jaxconvex.devices import in_mesh
-from jaxconvex.neighbors import KNNGraph
+from jaxconvex._internal.checks import as_array, as_labels, clipped_integers, is_concrete
+from jaxconvex._internal.devices import in_mesh
+from jaxconvex.neighbors.knn import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph
 from jaxconvex.paths.layout import pack
 from jaxconvex.paths.order import labels_of_rows, most_lanes

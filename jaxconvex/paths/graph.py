@@ -11,10 +11,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxconvex.checks import as_array, as_indices, as_lengths, is_concrete, one_of
-from jaxconvex.loops import fori_loop
-from jaxconvex.neighbor_lists import checked_neighbors
-from jaxconvex.neighbors import KNNGraph
+from jaxconvex._internal.checks import as_array, as_indices, as_lengths, is_concrete, one_of
+from jaxconvex._internal.loops import fori_loop
+from jaxconvex.neighbors.knn import KNNGraph
+from jaxconvex.neighbors.lists import checked_neighbors
 
 __all__ = ["Graph", "PackedGraph", "as_graph", "undirected"]
 

@@ -11,10 +11,10 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
-from jaxconvex.checks import is_concrete
-from jaxconvex.devices import in_mesh, outside_meshes
-from jaxconvex.loops import while_loop
-from jaxconvex.neighbors import KNNGraph
+from jaxconvex._internal.checks import is_concrete
+from jaxconvex._internal.devices import in_mesh, outside_meshes
+from jaxconvex._internal.loops import while_loop
+from jaxconvex.neighbors.knn import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph, undirected
 from jaxconvex.paths.search import CHUNK, UNREACHED, WIDTH, distances_from, from_sources, rows_of
 

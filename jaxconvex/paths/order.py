@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.devices import in_mesh
-from jaxconvex.loops import fori_loop
-from jaxconvex.pairs import Pairs
+from jaxconvex._internal.devices import in_mesh
+from jaxconvex._internal.loops import fori_loop
 from jaxconvex.paths.graph import PackedGraph
+from jaxconvex.paths.pairs import Pairs
 from jaxconvex.paths.search import chosen_rows, rows_of
 from jaxconvex.paths.walk import WALKED, Block, Some
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.loops import cond, fori_loop, while_loop
+from jaxconvex._internal.loops import cond, fori_loop, while_loop
 from jaxconvex.paths.graph import PackedGraph
 
 __all__ = ["AHEAD", "CHUNK", "ONE", "SEVERAL", "UNREACHED", "WIDTH", "Rows", "chosen_rows", "distances_from"]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.loops import while_loop
+from jaxconvex._internal.loops import while_loop
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.search import (
     UNREACHED,
@@ -40,8 +40,8 @@ OUTSIDE = 2**16  # what a point outside costs, where a hop costs 1
 class PathCounts(NamedTuple):
     """What the shortest path of each pair holds between its ends; interior is -1 where there is no path."""
 
-    interior: Int[Array, "s t"]
-    outside: Int[Array, "s t"]
+    interior: Int[Array, "*l s t"]
+    outside: Int[Array, "*l s t"]
 
 
 class Columns(NamedTuple):
@@ -65,7 +65,7 @@ def rounding_slack(distance: Array, dtype: Any, hops: Array | int = 0) -> Array:
     return 8 * float(jnp.finfo(dtype).eps) * jnp.where(jnp.isfinite(distance), distance, 0)
 
 
-def counts_of_cost(cost: Int[Array, "t s"], reached: Bool[Array, "t s"]) -> PathCounts:
+def counts_of_cost(cost: Int[Array, "*l t s"], reached: Bool[Array, "*l t s"]) -> PathCounts:
     """What lies inside the paths, from the cost at their ends."""
     hops = cost % OUTSIDE
     return PathCounts(jnp.where(reached, jnp.maximum(hops - 1, 0), -1), jnp.where(reached, cost // OUTSIDE, 0))

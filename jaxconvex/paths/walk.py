@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxconvex.loops import fori_loop, while_loop
+from jaxconvex._internal.loops import fori_loop, while_loop
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.search import (
     ONE,

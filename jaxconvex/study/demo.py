@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxconvex import plots
-from jaxconvex.comparison import Comparison, compare_reports
-from jaxconvex.correlations import Correlation, pearson, spearman
-from jaxconvex.evaluation import evaluate
-from jaxconvex.figures import Figure, save_figure
-from jaxconvex.page import Captioned, Section, write_page
-from jaxconvex.report import Report, class_means, only
+from jaxconvex.evaluation.comparison import Comparison, compare_reports
+from jaxconvex.evaluation.evaluation import evaluate
+from jaxconvex.evaluation.report import Report, class_means, only
+from jaxconvex.reporting import plots
+from jaxconvex.reporting.figures import Figure, save_figure
+from jaxconvex.reporting.page import Captioned, Section, write_page
+from jaxconvex.statistics.correlation import Correlation, pearson, spearman
 from jaxconvex.study.claims.recall import no_correlation
 from jaxconvex.study.splits import stratified_split
 from jaxconvex.study.training import fine_tune, predict

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxconvex.report import Report, select
+from jaxconvex.evaluation.report import Report, select
 from jaxconvex.study.domains import Domain
 from jaxconvex.study.material import Material
 

@@ -12,13 +12,13 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxconvex.activations.extraction import Activations, read_activations
-from jaxconvex.activations.model_sources import model_source, pooled_features
-from jaxconvex.evaluation import evaluate
-from jaxconvex.formats import write_file
-from jaxconvex.kept import lock
-from jaxconvex.messages import say
-from jaxconvex.report import Report, read_report
+from jaxconvex._internal.formats import write_file
+from jaxconvex._internal.kept import lock
+from jaxconvex._internal.messages import say
+from jaxconvex.evaluation.evaluation import evaluate
+from jaxconvex.evaluation.report import Report, read_report
+from jaxconvex.layers.extraction import Activations, read_activations
+from jaxconvex.layers.model_sources import model_source, pooled_features
 from jaxconvex.study.analyses.measures import simple_measures
 from jaxconvex.study.analyses.robustness import reparametrizations
 from jaxconvex.study.analyses.sensitivity import sensitivity

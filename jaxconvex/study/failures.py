@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from jaxconvex.formats import percent_text
+from jaxconvex._internal.formats import percent_text
 from jaxconvex.study.results import NetworkRow, Study
 
 __all__ = ["STILL_FALLING", "alarm", "failed_seeds", "reasons", "share_of_last", "sound"]

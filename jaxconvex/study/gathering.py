@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from jaxconvex.report import Report, Row, class_means, select
-from jaxconvex.statistics import paired_difference
+from jaxconvex.evaluation.report import Report, Row, class_means, select
+from jaxconvex.statistics.comparison import paired_difference
 from jaxconvex.study.results import (
     LABELS_ONLY,
     LAYERS_ONLY,

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from jaxconvex.activations.calls import weights_hash
+from jaxconvex._internal.formats import write_file
 from jaxconvex.encoders.encoder import Encoder
-from jaxconvex.formats import write_file
+from jaxconvex.layers.calls import weights_hash
 from jaxconvex.study.domains import Domain
 from jaxconvex.study.failures import share_of_last
 from jaxconvex.study.material import Material

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from jaxconvex.encoders.encoder import Encoder
-from jaxconvex.report import Report, only
+from jaxconvex.evaluation.report import Report, only
 from jaxconvex.study.domains import Domain
 from jaxconvex.study.failures import reasons
 from jaxconvex.study.material import Material

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxconvex.formats import csv_text, has_checksum, json_of_tables, read_tables, write_file
+from jaxconvex._internal.formats import csv_text, has_checksum, json_of_tables, read_tables, write_file
 
 __all__ = [
     "LABELS_ONLY", "LAYERS_ONLY", "PREDICTED", "TABLES", "ChangeRow", "ClassRow", "MeasureRow", "NetworkRow", "PruningRow",

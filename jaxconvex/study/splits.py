@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxconvex.checks import positive_integer
+from jaxconvex._internal.checks import positive_integer
 from jaxconvex.study.copies import identical, told, without_copies_across
 from jaxconvex.study.datasets.dataset import Dataset
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxconvex.formats import csv_text, has_checksum, json_text, read_json, write_file
+from jaxconvex._internal.formats import csv_text, has_checksum, json_text, read_json, write_file
 from jaxconvex.study.claims.layers import above_null, labels_not_trained_for, most_in_late_layers, raised, withheld
 from jaxconvex.study.claims.pruning import pruned
 from jaxconvex.study.claims.recall import beside_simpler_measures, predicts_recall

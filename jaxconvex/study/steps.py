@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxconvex.formats import json_of_tables, json_text, plain, read_json, read_tables, write_file
-from jaxconvex.kept import found, sealed, sweep
+from jaxconvex._internal.formats import json_of_tables, json_text, plain, read_json, read_tables, write_file
+from jaxconvex._internal.kept import found, sealed, sweep
 
 __all__ = ["identity_hash", "kept", "kept_rows"]
 

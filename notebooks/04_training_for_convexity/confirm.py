@@ -30,8 +30,8 @@ from training import draw_batches, draw_subset
 from whole_networks import SETTINGS
 
 from jaxconvex import graph_convexity, knn_graph, pack
-from jaxconvex.activations.layer_reading import pooled_layer
 from jaxconvex.encoders import Encoder
+from jaxconvex.layers.layer_reading import pooled_layer
 from jaxconvex.study.datasets import Dataset, take
 from jaxconvex.study.training import cross_entropy, features, probe, train
 

@@ -11,7 +11,7 @@ import numpy as np
 from cells import Cell, read_results
 from scipy.stats import ttest_rel
 
-from jaxconvex.statistics import paired_difference
+from jaxconvex.statistics.comparison import paired_difference
 from jaxconvex.study.claims.layers import holm
 
 __all__ = [

@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconvex.neighbors import KNNGraph, knn_graph
+from jaxconvex.neighbors.knn import KNNGraph, knn_graph
 from jaxconvex.paths.graph import undirected
-from jaxconvex.resampling import jackknife_groups, leave_group_out_graphs, spare_neighbors
-from jaxconvex.scores import ConvexityScore, graph_convexity
-from jaxconvex.statistics import Interval, jackknife, score_interval
+from jaxconvex.scores.graph import ConvexityScore, graph_convexity
+from jaxconvex.statistics.intervals import Interval, jackknife, score_interval
+from jaxconvex.statistics.resampling import jackknife_groups, leave_group_out_graphs, spare_neighbors
 
 TARGET = (0.92, 0.98)  # for classes of 20 points or more and expected scores in RANGE
 RANGE = (0.3, 0.97)

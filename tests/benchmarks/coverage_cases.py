@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconvex.correlations import domain_correlation, pearson, spearman
-from jaxconvex.neighbors import KNNGraph, knn_graph
+from jaxconvex.neighbors.knn import KNNGraph, knn_graph
 from jaxconvex.paths.graph import undirected
 from jaxconvex.paths.layout import pack
-from jaxconvex.resampling import jackknife_groups, leave_group_out_graphs, spare_neighbors
-from jaxconvex.scores import ConvexityScore, graph_convexity
-from jaxconvex.statistics import paired_difference, score_interval
+from jaxconvex.scores.graph import ConvexityScore, graph_convexity
+from jaxconvex.statistics.comparison import paired_difference
+from jaxconvex.statistics.correlation import domain_correlation, pearson, spearman
+from jaxconvex.statistics.intervals import score_interval
+from jaxconvex.statistics.resampling import jackknife_groups, leave_group_out_graphs, spare_neighbors
 
 FEWEST = 6  # units of a class that has an interval in a report
 

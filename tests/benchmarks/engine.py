@@ -131,7 +131,7 @@ def own_paths(packed: Any, labels: np.ndarray, classes: int, share: float = 1) -
     extrapolated.
     """
     import jaxconvex
-    from jaxconvex.streams import on_devices
+    from jaxconvex._internal.streams import on_devices
 
     solve, blocks = _searches(packed, labels, classes)
     solve(0)
@@ -150,8 +150,8 @@ def _searches(packed: Any, labels: np.ndarray, classes: int) -> tuple[Callable[[
     """The search of one block of sources, and their number."""
     import jax
 
-    from jaxconvex.path_sums import _compiled, sum_blocks
     from jaxconvex.paths.order import most_lanes, plan
+    from jaxconvex.scores.path_sums import _compiled, sum_blocks
 
     lanes = most_lanes(len(labels))
     order, asked = plan(packed, np.asarray(labels, np.int32)[None], num_classes=classes, lanes=lanes)
@@ -166,9 +166,9 @@ def _searches(packed: Any, labels: np.ndarray, classes: int) -> tuple[Callable[[
 
 def own_row_means(packed: Any, labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """The mean score of each source with all others of its class, by our engine."""
-    from jaxconvex.aggregates import UNIT
-    from jaxconvex.path_sums import sums_over_blocks
     from jaxconvex.paths.order import most_lanes, plan
+    from jaxconvex.scores.aggregates import UNIT
+    from jaxconvex.scores.path_sums import sums_over_blocks
 
     options: Any = {"num_classes": int(labels.max()) + 1, "lanes": most_lanes(len(labels), drawn=True)}
     chosen = np.isin(np.arange(len(labels)), sources)[None]

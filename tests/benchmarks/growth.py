@@ -70,7 +70,7 @@ def draw(rows: list[tuple[str, Size, Cost]], title: str, path: Path) -> None:
     """A panel for each of the four, both axes logarithmic; hollow marks are extrapolated."""
     from matplotlib.figure import Figure
 
-    from jaxconvex.figures import COLOURS, FAINT
+    from jaxconvex.reporting.figures import COLOURS, FAINT
 
     figure = Figure(figsize=(9, 6.4), layout="constrained", dpi=150)
     figure.suptitle(title, fontsize=9)

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import jaxconvex
-from jaxconvex.permutation import permuted_labels
+from jaxconvex.statistics.permutation import permuted_labels
 
 
 def data_sets() -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import oracles
 
-from jaxconvex.activations import read_activations
-from jaxconvex.report import only, read_report
+from jaxconvex.evaluation.report import only, read_report
+from jaxconvex.layers import read_activations
 
 
 def check(folder: Path) -> None:

@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 from scipy.special import ndtri
 
-from jaxconvex.correlations import pearson
-from jaxconvex.statistics import upper_level
+from jaxconvex.statistics.correlation import pearson
+from jaxconvex.statistics.intervals import upper_level
 from jaxconvex.study.results import MeasureRow
 
 __all__ = ["Beside", "partial_correlation", "what_convexity_adds"]

@@ -13,10 +13,10 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxconvex.checks import as_labels, as_points, positive_integer
-from jaxconvex.labelings import Labeling, encode, recall
-from jaxconvex.neighbors import knn_graph
-from jaxconvex.statistics import hubness
+from jaxconvex._internal.checks import as_labels, as_points, positive_integer
+from jaxconvex.evaluation.labelings import Labeling, encode, recall
+from jaxconvex.neighbors.knn import knn_graph
+from jaxconvex.statistics.measures import hubness
 from jaxconvex.study.results import MeasureRow
 from jaxconvex.study.training import softmax_regression
 

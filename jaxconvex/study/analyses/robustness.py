@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.linalg import eigh
 
-from jaxconvex.labelings import encode_all
-from jaxconvex.neighbors import knn_graph
+from jaxconvex.evaluation.labelings import encode_all
+from jaxconvex.neighbors.knn import knn_graph
 from jaxconvex.study.analyses.variants import Points, Progress, as_features, macro_scores
 from jaxconvex.study.results import VariantRow
 

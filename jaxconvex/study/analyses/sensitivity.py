@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from jaxconvex.labelings import Labeling, encode_all, stratified_sample
-from jaxconvex.neighbors import KNNGraph, knn_graph
+from jaxconvex.evaluation.labelings import Labeling, encode_all, stratified_sample
+from jaxconvex.neighbors.knn import KNNGraph, knn_graph
 from jaxconvex.study.analyses.variants import Progress, as_features, macro_scores
 from jaxconvex.study.results import VariantRow
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxconvex.checks import as_points, positive_integer
-from jaxconvex.correlations import spearman
-from jaxconvex.labelings import Labeling
-from jaxconvex.neighbors import KNNGraph
-from jaxconvex.packed_scores import packed_scores
+from jaxconvex._internal.checks import as_points, positive_integer
+from jaxconvex.evaluation.labelings import Labeling
+from jaxconvex.neighbors.knn import KNNGraph
 from jaxconvex.paths.layout import pack
+from jaxconvex.scores.packed import packed_scores
+from jaxconvex.statistics.correlation import spearman
 from jaxconvex.study.results import VariantRow
 
 __all__ = ["Points", "Progress", "Summary", "as_features", "macro_scores", "summary"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from jaxconvex.statistics import holm
+from jaxconvex.statistics.comparison import holm
 from jaxconvex.study.claims.words import (
     Statement,
     by_domain,

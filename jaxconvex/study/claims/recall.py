@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
 
-from jaxconvex.correlations import Correlation, pearson, spearman
-from jaxconvex.formats import FEW_CLASSES
+from jaxconvex._internal.formats import FEW_CLASSES
+from jaxconvex.statistics.correlation import Correlation, domain_correlation, pearson
 from jaxconvex.study.analyses.adding import Beside, what_convexity_adds
 from jaxconvex.study.claims.words import (
     Statement,
@@ -25,7 +26,7 @@ from jaxconvex.study.claims.words import (
 )
 from jaxconvex.study.results import Study
 
-__all__ = ["beside_simpler_measures", "no_correlation", "predicts_recall", "recall_pairs", "within_domains"]
+__all__ = ["beside_simpler_measures", "no_correlation", "predicts_recall", "recall_pairs"]
 
 KINDS = ("graph", "euclidean")
 AT_CEILING = 0.98
@@ -55,36 +56,9 @@ def no_correlation(convexity: np.ndarray, recall: np.ndarray) -> str:
     return "" if np.ptp(convexity[both]) and np.ptp(recall[both]) else "constant"
 
 
-def within_domains(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Correlation:
-    """Pearson's r within domains: both variables less their domain's mean, d - 1 degrees of freedom fewer.
-
-    Fisher's interval is tanh(artanh r -+ z / sqrt(n - d - 2)) for n classes of d domains; NaN where n - d <= 2. Classes
-    with a NaN are left out.
-
-    >>> x = np.array([0.1, 0.2, 0.3])
-    >>> within_domains([(x, x), (x + 0.5, x)]).coefficient
-    1.0
-    """
-    centred, domains = [np.empty((0, 2))], 0
-    for convexity, recall in pairs:
-        both = np.stack([convexity, recall], axis=-1)
-        both = both[np.isfinite(both).all(axis=-1)]
-        if len(both):
-            centred.append(both - both.mean(axis=0))
-            domains += 1
-    values = np.concatenate(centred)
-    r, n = float(pearson(*values.T).coefficient), len(values)
-    room = n - domains - 2
-    if not math.isfinite(r) or room <= 0:
-        return Correlation(r, math.nan, math.nan, n)
-    with np.errstate(divide="ignore"):
-        ends = np.tanh(np.arctanh(r) + np.array([-1, 1]) * ndtri(0.975) / math.sqrt(room))
-    return Correlation(r, float(ends[0]), float(ends[1]), n)
-
-
 def predicts_recall(studies: Sequence[Study], domain: str) -> list[Statement]:
     """The correlation of convexity before fine-tuning and recall after it, over classes; of several domains within, too."""
-    made = []
+    made, key = [], jax.random.key(0)  # of the classes that are drawn again for an interval
     for kind in KINDS:
         pairs = [recall_pairs(study, kind) for study in studies if study.classes]
         pairs = [both for both in pairs if domain != "all" or np.isfinite(both[1]).any()]
@@ -99,7 +73,7 @@ def predicts_recall(studies: Sequence[Study], domain: str) -> list[Statement]:
             )
             made.append(Statement(f"predicts recall: {kind}", text, math.nan, math.nan, math.nan, None, domain))
             continue
-        found, rank = pearson(x, y), spearman(x, y)
+        found, rank = domain_correlation(pairs, key), domain_correlation(pairs, key, ranks=True)
         lost = len(x) - found.num_points
         text = (
             f"{where(len(pairs), domain)} the {named(kind)} convexity of a class before fine-tuning and its recall after it "
@@ -107,13 +81,15 @@ def predicts_recall(studies: Sequence[Study], domain: str) -> list[Statement]:
             f"{f' ({lost} more have no value and are not in it)' if lost else ''}."
         )
         holds = sign(found.lower, found.upper)
+        if len(pairs) > 1:
+            text += " The intervals are for other classes of these domains."
         if domain == "all":
             text += f" The paper found r = {PAPER[kind]} over all its domains; here {_paper(found, kind)}."
         else:
             text += contrast(holds, f"The paper found r = {PAPER[kind]} over all its domains; here it is negative.")
         made.append(Statement(f"predicts recall: {kind}", text, *found[:3], holds, domain))
         if len(pairs) > 1:
-            inner = within_domains(pairs)
+            inner = domain_correlation(pairs, key, within=True)
             holds = sign(inner.lower, inner.upper)
             text = f"Within domains (both less their domain's mean) {named(kind)} convexity and recall have "
             text += f"r = {correlation_text(inner)}."

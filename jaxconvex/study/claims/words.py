@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxconvex import formats
-from jaxconvex.correlations import Correlation
+from jaxconvex._internal import formats
+from jaxconvex.statistics.correlation import Correlation
 from jaxconvex.study.results import PREDICTED, ChangeRow, ScoreRow, Study
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxconvex.checks import one_of
+from jaxconvex._internal.checks import one_of
 from jaxconvex.study.datasets.dataset import Dataset, take
 from jaxconvex.study.datasets.movements import read_movements
 from jaxconvex.study.datasets.pictures import read_pictures

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxconvex.reading import errors_of, text_of
+from jaxconvex._internal.reading import errors_of, text_of
+from jaxconvex._internal.tables import rows_of
 from jaxconvex.study.datasets.dataset import MOST_NAMED, Dataset, folder_of, ignored_told, refuse
-from jaxconvex.tables import rows_of
 
 __all__ = ["read_texts"]
 

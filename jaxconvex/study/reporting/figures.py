@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxconvex import figures, plots
-from jaxconvex.figures import MUTED, Axes, Figure
+from jaxconvex.reporting import figures, plots
+from jaxconvex.reporting.figures import MUTED, Axes, Figure
 from jaxconvex.study.claims.recall import no_correlation, recall_pairs
 from jaxconvex.study.claims.words import change_rows, macro_rows, true_labels
 from jaxconvex.study.failures import failed_seeds

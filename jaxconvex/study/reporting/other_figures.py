@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from jaxconvex import figures
-from jaxconvex.figures import COLOURS, FAINT, INK, MUTED, Figure
+from jaxconvex.reporting import figures
+from jaxconvex.reporting.figures import COLOURS, FAINT, INK, MUTED, Figure
 from jaxconvex.study.claims.settings import asked_rows
 from jaxconvex.study.claims.words import change_rows, true_labels
 from jaxconvex.study.reporting.panels import GREY, NETWORKS, grid, legend, name_rows, network_rows

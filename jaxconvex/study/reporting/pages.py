@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxconvex.figures import Figure, save_figure
-from jaxconvex.formats import Table, csv_text, interval_text, number_text, percent_text, write_file
-from jaxconvex.page import Captioned, Section, write_page
+from jaxconvex._internal.formats import Table, csv_text, interval_text, number_text, percent_text, write_file
+from jaxconvex.reporting.figures import Figure, save_figure
+from jaxconvex.reporting.page import Captioned, Section, write_page
 from jaxconvex.study.failures import alarm
 from jaxconvex.study.reporting.figures import study_figures
 from jaxconvex.study.reporting.summary import SummaryRow, headline, hubs, summary_row, summary_rows, summary_table

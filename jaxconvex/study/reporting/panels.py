@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxconvex import figures
-from jaxconvex.figures import COLOURS, FAINT, Axes, Figure
+from jaxconvex.reporting import figures
+from jaxconvex.reporting.figures import COLOURS, FAINT, Axes, Figure
 from jaxconvex.study.claims.words import macro_rows
 from jaxconvex.study.results import PREDICTED, ScoreRow, Study
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxconvex.correlations import pearson
-from jaxconvex.formats import Table, percent_text
-from jaxconvex.report_table import HUBS
+from jaxconvex._internal.formats import Table, percent_text
+from jaxconvex.evaluation.table import HUBS
+from jaxconvex.statistics.correlation import pearson
 from jaxconvex.study.claims.recall import no_correlation, recall_pairs
 from jaxconvex.study.claims.words import (
     change_rows,

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
-from jaxconvex.checks import as_labels, positive_integer
+from jaxconvex._internal.checks import as_labels, positive_integer
 
 __all__ = ["as_classes", "as_inputs", "evaluating", "features", "num_points", "take"]
 

@@ -17,9 +17,9 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from jaxconvex.activations.calls import array_hash, program_hash
-from jaxconvex.checks import positive_integer
-from jaxconvex.functions import as_program
+from jaxconvex._internal.checks import positive_integer
+from jaxconvex._internal.functions import as_program
+from jaxconvex.layers.calls import array_hash, program_hash
 from jaxconvex.study.training.batches import num_points, take
 from jaxconvex.study.training.states import read_tree, write_tree
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from jaxconvex.checks import positive_integer
+from jaxconvex._internal.checks import positive_integer
 from jaxconvex.study.training.batches import as_classes, as_inputs, evaluating, features
 from jaxconvex.study.training.epochs import Progress, train
 

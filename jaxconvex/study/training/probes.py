@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxconvex.checks import one_of
+from jaxconvex._internal.checks import one_of
 from jaxconvex.encoders.convolutions import MeanHead
 from jaxconvex.encoders.encoder import Encoder, Head
 from jaxconvex.encoders.modules import linear

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxconvex.kept import found, read_arrays, write_arrays
+from jaxconvex._internal.kept import found, read_arrays, write_arrays
 
 __all__ = ["load_state", "read_tree", "save_state", "write_tree"]
 

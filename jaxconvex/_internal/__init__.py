@@ -1,0 +1,1 @@
+"""What all folders share: checks, messages, devices, loops that vary, texts of numbers, files that survive a stop."""

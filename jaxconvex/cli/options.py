@@ -1,0 +1,40 @@
+"""What the commands share: how options are declared, what is checked before the work, what is said after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from jaxconvex._internal.formats import require
+from jaxconvex._internal.messages import say
+
+__all__ = ["SETTINGS", "option", "require_extras", "say_where", "seed_in_range"]
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def option(name: str, metavar: str | None, text: str, **more: Any) -> Any:
+    """Declare an option; where its value is one of a few words, "union|mutual", the shell completes them."""
+    if metavar and "|" in metavar and metavar.islower():
+        more["autocompletion"] = lambda: metavar.split("|")
+    return typer.Option(*name.split(), metavar=metavar, help=text, show_default=False, **more)
+
+
+def seed_in_range(value: int) -> int:
+    if not 0 <= value < 2**32:
+        raise typer.BadParameter(f"it must lie in 0..{2**32 - 1}; got {value}.")
+    return value
+
+
+def require_extras() -> None:
+    """Raises ModuleNotFoundError before the work, not after it."""
+    for module in ("jinja2", "matplotlib", "rich"):
+        require(module)
+
+
+def say_where(paths: Iterable[Path], folder: Path) -> None:
+    names = [str(path.relative_to(folder)) for path in paths if path.suffix != ".svg"]
+    say(f"\nWritten to {folder}: {', '.join(names)} (figures also as .svg)")

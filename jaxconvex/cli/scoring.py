@@ -1,0 +1,287 @@
+"""From files to results: what the commands do, once their options are known."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from jaxconvex._internal.messages import is_terminal, say
+from jaxconvex.cli.files import Representations, read_representations
+from jaxconvex.cli.writing import RESULT
+from jaxconvex.evaluation.comparison import Comparison, compare_reports
+from jaxconvex.evaluation.report import Report, read_report
+
+__all__ = ["Interrupted", "Options", "compare", "demonstrate", "interruptible", "keep_compiled_code", "read"]
+__all__ += ["read_sides", "score"]
+
+T = TypeVar("T")
+
+
+class Options(NamedTuple):
+    """What is scored and how: the options of `read_representations` and of `evaluate`."""
+
+    labels: tuple[str, ...] = ()
+    predictions: str | None = None
+    groups: str | None = None
+    layers: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    axis: int | None = None
+    pool: str | None = None
+    background: str | None = None
+    k: tuple[int, ...] = (10,)
+    metric: str = "euclidean"
+    graph: str = "union"
+    duplicates: str = "link"
+    max_pairs: int | None = None
+    max_sources: int | None = None
+    tolerance: float | None = None
+    memory: float | None = None  # gigabytes
+    max_points: int | None = None
+    class_size: int | None = None
+    jackknife: bool | None = None
+    permutations: int = 0
+    protocol: str | None = None
+    holm: bool = False
+    seed: int = 0
+
+
+class Interrupted(Exception):
+    """The user's interrupt, with what is kept of the work."""
+
+
+def read(path: Path, options: Options) -> Representations:
+    """The data of a file, after telling on stderr what was found in it."""
+    data = read_representations(
+        path,
+        labels=options.labels,
+        predictions=options.predictions,
+        groups=options.groups,
+        layers=options.layers,
+        skip=options.skip,
+        axis=options.axis,
+        pool=options.pool,
+    )
+    say(f"{path}: {_summary(data)}", stream="stderr")
+    for note in data.notes:
+        say(f"  {note}", stream="stderr")
+    return data
+
+
+def _summary(data: Representations) -> str:
+    names, widths = list(data.layers), sorted({layer.shape[-1] for layer in data.layers.values()})
+    layers = "1 layer" if len(names) == 1 else f"{len(names)} layers ({names[0]} to {names[-1]})"
+    features = f"{widths[0]} features" if len(widths) == 1 else f"{widths[0]} to {widths[-1]} features"
+    classes = ", ".join(f"{name!r} ({_classes(values)})" for name, values in data.labels.items())
+    predicted = "" if data.predictions is None else ", predicted labels"
+    predicted += "" if data.groups is None else f", {len(np.unique(data.groups))} groups"
+    points = len(next(iter(data.labels.values())))
+    return f"{points} points, {layers}, {features}, labels {classes}{predicted}"
+
+
+def _classes(labels: np.ndarray) -> str:
+    none = int(np.sum(labels == -1)) if labels.dtype.kind != "U" else 0
+    return f"{len(np.unique(labels)) - bool(none)} classes" + (f" and {none} points of background, -1" if none else "")
+
+
+def score(data: Representations, options: Options, cache: Path) -> Report:
+    """The report of the data. Finished layers are kept in the folder `cache` and reused; an interrupt stops at once."""
+    keep_compiled_code()
+
+    def work() -> Report:
+        import jax
+
+        from jaxconvex.evaluation.evaluation import evaluate
+
+        report = evaluate(
+            data.layers,
+            data.labels,
+            k=options.k[0] if len(options.k) == 1 else options.k,
+            metric=options.metric,
+            graph=options.graph,
+            duplicates=options.duplicates,
+            predictions=data.predictions,
+            groups=data.groups,
+            pool=options.pool,
+            max_pairs=options.max_pairs,
+            max_sources=options.max_sources,
+            tolerance=options.tolerance,
+            memory=None if options.memory is None else options.memory * 1e9,
+            max_points=options.max_points,
+            class_size=options.class_size,
+            jackknife=options.jackknife,
+            permutations=options.permutations,
+            key=jax.random.key(options.seed),
+            background=options.background,
+            protocol=options.protocol,
+            cache=cache,
+            progress=is_terminal(sys.stderr),
+        )
+        return report.adjusted() if options.holm else report
+
+    # Importing what draws takes as long as some of the work: let it go on meanwhile.
+    threading.Thread(target=import_module, args=("jaxconvex.reporting.plots",), daemon=True).start()
+    try:
+        return interruptible(work)
+    except KeyboardInterrupt:
+        finished = any(cache.glob("*.json"))
+        what = f"Finished layers are kept in {cache}; the same command goes on from there."
+        raise Interrupted(f"Interrupted. {what}" if finished else "Interrupted before a layer was finished.") from None
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """What `work` returns or raises. It runs in a thread of its own, since compiled code heeds no interrupt."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        # Without a limit, waiting could not be interrupted on Windows.
+        thread.join(0.2)
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def demonstrate(folder: Path, seed: int) -> Any:
+    """Runs the demonstration, which writes to the folder: what it found and where that is, as text too."""
+    keep_compiled_code()
+
+    def work() -> Any:
+        from jaxconvex.study.demo import run_demo
+
+        return run_demo(folder, seed=seed, progress=is_terminal(sys.stderr))
+
+    try:
+        return interruptible(work)
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted.") from None
+
+
+def study_domain(domain: Any, folder: Path, seed: int) -> tuple[Any, list[Path]]:
+    """The study of the domain and the paths of what was written to the folder. Finished steps are kept and reused."""
+    keep_compiled_code()
+
+    def work() -> tuple[Any, list[Path]]:
+        from jaxconvex.study.experiment import run_study
+        from jaxconvex.study.reporting.pages import write_domain_page
+
+        study = run_study(domain, folder, seed=seed)
+        return study, [folder / "study.json", *write_domain_page(study, folder)]
+
+    try:
+        return interruptible(work)
+    except KeyboardInterrupt:
+        raise Interrupted(f"Interrupted. Finished steps are kept in {folder}; the same command goes on.") from None
+
+
+def keep_compiled_code() -> None:
+    """Has JAX keep what it compiles in the user's cache folder, unless the user has named another folder."""
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        with contextlib.suppress(RuntimeError):  # a user without a home
+            home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+            jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxconvex"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # A run compiles dozens of small programs, which together take as long as the large ones.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def forget_compiled_code() -> None:
+    """Lets go of what JAX has compiled in this process: other networks need other programs.
+
+    Each program takes mappings of memory, about 10,000 in the study of a domain, and Linux ends a process with more than
+    65,530.
+    """
+    import jax
+
+    jax.clear_caches()
+
+
+# Comparing ------------------------------------------------------------------------------------------------------------
+
+
+def read_sides(a: Path, b: Path, options: Options) -> dict[str, Representations | Report]:
+    """What is compared, by name: the data of a file, or the report of a result.
+
+    Raises ValueError if two files do not hold the same points: their first labels must agree.
+    """
+    results = [_result(path) for path in (a, b)]
+    sides = [_paired(made) if made else read(path, options) for path, made in zip((a, b), results, strict=True)]
+    if isinstance(sides[0], Representations) and isinstance(sides[1], Representations):
+        _check_same_points(sides[0], sides[1], (a, b))
+    return dict(zip(_names(a, b), sides, strict=True))
+
+
+def compare(
+    sides: dict[str, Representations | Report], options: Options, cache: Path
+) -> tuple[Comparison, dict[str, Report]]:
+    """The comparison of the second with the first, and the reports of both by name; data are scored first."""
+    # A paired interval is what a comparison is for, whatever the number of points.
+    options = options._replace(jackknife=True)
+    reports = {
+        name: score(side, options, cache) if isinstance(side, Representations) else side for name, side in sides.items()
+    }
+    return compare_reports(*reports.values(), names=tuple(reports)), reports
+
+
+def _result(path: Path) -> Path | None:
+    """The path of the report, if the path is one or a folder of one."""
+    if path.is_dir():
+        if (path / RESULT).is_file():
+            return path / RESULT
+        raise ValueError(f"{path} must be a file, or a folder with the {RESULT} of a run; it has none.")
+    return path if path.suffix.lower() == ".json" else None
+
+
+def _paired(path: Path) -> Report:
+    report = read_report(path)
+    if any(row.replicates for row in report.rows):
+        return report
+    raise ValueError(f"{path} was made without the jackknife, which a comparison needs; score again with --jackknife.")
+
+
+def _names(a: Path, b: Path) -> tuple[str, str]:
+    """Short names for two paths, apart from each other."""
+
+    def parts(path: Path) -> list[str]:
+        path = path.resolve()
+        own = (
+            [path.parent.name]
+            if path.name == RESULT
+            else [path.stem if path.is_file() else path.name, path.parent.name]
+        )
+        return [name.removesuffix("-convexity") for name in own]
+
+    for first, second in zip(parts(a), parts(b), strict=False):
+        if first != second:
+            return first, second
+    return "A", "B"
+
+
+def _check_same_points(a: Representations, b: Representations, paths: Sequence[Path]) -> None:
+    (name, first), (_, second) = (next(iter(data.labels.items())) for data in (a, b))
+    where = f"{paths[0]} and {paths[1]}"
+    if len(first) != len(second):
+        raise ValueError(f"A and B must hold the same points; {where} hold {len(first)} and {len(second)}.")
+    differing = int(np.sum(first != second))
+    if differing:
+        raise ValueError(
+            f"A and B must hold the same points in the same order, so that their labels {name!r} agree; in {where} "
+            f"{differing} of {len(first)} differ. Name the true labels with --labels, a model's with --predictions."
+        )

@@ -1,0 +1,28 @@
+"""From representations and labels to a report.
+
+labelings, layer_sources -> layer_scores -> score_rows -> report -> evaluation        all layers, all labelings
+                                                       -> comparison                  two reports
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxconvex._internal.lazy import on_demand
+
+if TYPE_CHECKING:
+    from jaxconvex.evaluation.comparison import Comparison, Difference, compare_reports, read_comparison
+    from jaxconvex.evaluation.evaluation import evaluate
+    from jaxconvex.evaluation.report import Report, Row, read_report
+
+__all__ = ["Comparison", "Difference", "Report", "Row", "compare_reports", "evaluate", "read_comparison", "read_report"]
+
+# On demand, since a report is read without JAX.
+__getattr__, __dir__ = on_demand(
+    __name__,
+    {
+        "comparison": "Comparison Difference compare_reports read_comparison",
+        "evaluation": "evaluate",
+        "report": "Report Row read_report",
+    },
+)

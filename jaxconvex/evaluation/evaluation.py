@@ -1,0 +1,361 @@
+"""evaluate(): layers in, report out. The loop on the host over layers, neighbours, labelings and replicates."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PRNGKeyArray
+from tqdm import tqdm
+
+from jaxconvex._internal.checks import one_of, positive_integer
+from jaxconvex.evaluation.kept_rows import keep_rows, kept_rows, metric_hash, place_of_rows, setting_name
+from jaxconvex.evaluation.labelings import (
+    Labeling,
+    check_background,
+    encode_all,
+    label_array,
+    named_labels,
+    stratified_sample,
+)
+from jaxconvex.evaluation.layer_scores import (
+    Sampled,
+    Settings,
+    columns_of,
+    graph_rows,
+    pooled,
+    rows_of_equal_classes,
+    segment_rows,
+)
+from jaxconvex.evaluation.layer_sources import LayerSource, check_columns, check_source, open_source, predicted_labels
+from jaxconvex.evaluation.report import FEWEST_UNITS, Report, Row
+from jaxconvex.layers.calls import array_hash
+from jaxconvex.layers.model_sources import ModelSource
+from jaxconvex.neighbors.distances import Metric
+from jaxconvex.scores.packed import check_sampling, sources_by_default
+from jaxconvex.statistics.resampling import jackknife_groups
+
+__all__ = ["PROTOCOLS", "evaluate"]
+
+JACKKNIFED = 10_000  # points up to which the jackknife is made without being asked for
+PARTS = 10  # that the jackknife leaves out in turn
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "k": (10,),
+        "metric": "euclidean",
+        "graph": "union",
+        "duplicates": "drop",
+        "max_pairs": 5000,
+        "max_segments": 5000,
+        "num_points": 10,
+    },
+}
+
+
+def evaluate(
+    representations: Any,
+    labels: Any,
+    *,
+    k: int | Sequence[int] = 10,
+    metric: Metric = "euclidean",
+    graph: str = "union",
+    duplicates: str = "link",
+    predictions: Any = None,
+    groups: Any = None,
+    heads: Mapping[str, Callable[[Array], Array]] | None = None,
+    classes: Sequence[int | str] | None = None,
+    pool: str | Callable[[Array], Array] | None = None,
+    max_pairs: int | None = None,
+    max_sources: int | None = None,
+    tolerance: float | None = None,
+    max_segments: int = 5000,
+    num_points: int = 10,
+    max_points: int | None = None,
+    class_size: int | None = None,
+    jackknife: bool | None = None,
+    permutations: int = 0,
+    confidence: float = 0.95,
+    key: PRNGKeyArray | None = None,
+    background: int | str | None = None,
+    protocol: str | None = None,
+    cache: str | Path | None = None,
+    mesh: Mesh | None = None,
+    memory: float | None = None,
+    progress: bool | Callable[[str], object] = True,
+) -> Report:
+    """The convexity of every layer as a `Report`: a row for each layer, labeling, k and class, and for the aggregates.
+
+    Args:
+        representations: an array (n, d), or a mapping layer -> array, in order of depth, of which one at a time is read.
+            With `pool` also whole activations (n, tokens, d): the graph takes pooled features, the Euclidean score the
+            whole activation. Or a `model_source`: a model and its inputs, run for some layers at a time.
+        labels: integers, strings or booleans, one a point; or a mapping name -> labels, scored on the same graphs.
+        k: neighbours; several are scored from one search.
+        metric, graph, duplicates: see `knn_graph` and `undirected`. Beside the Euclidean score up to 10,000 points also have
+            that of the cosine metric (the field `cosine`, without intervals), since a few hubs may decide either.
+        predictions: predicted labels, of the classes of the first labeling; adds the labeling "predicted", and the
+            recall of each class. "model" takes the class with the largest of the logits that came with the layers.
+        groups: integers or strings, one a point, the same for points that were sampled together: a speaker, a text, a
+            video. The jackknife then leaves out whole groups, dealt into ten parts, and intervals are for new groups.
+            With fewer than 6 groups there are no intervals; tables say so. The permutation null knows no groups.
+        heads: for some layers the rest of the network, (b, ...) -> (b, c) logits; adds the Euclidean score there.
+        classes: the classes in the order of the logits. Needed with heads where labels are strings; integers are
+            columns.
+        pool: "cls" (the first token), "mean" (of the tokens), or a function of the activations.
+        max_pairs: pairs of a class drawn for the graph score; by default all pairs.
+        max_sources, tolerance: draw points of a class and score their pairs with all others, so many, or until every
+            interval is that narrow; see `graph_convexity`. Above 100,000 points 64 by default.
+        max_segments, num_points: most segments of a class for the Euclidean score, and points inside each.
+        max_points: score a sample of so many points, stratified by the first labeling.
+        class_size: score the graph convexity of each labeling on a random sample of so many points of each class. Scores
+            depend on the number of points and on the sizes of classes; so this is the way to compare networks whose
+            predicted classes differ in size. Classes of fewer points have no score.
+        jackknife: whether to rebuild the graph without each of 10 groups of points, for intervals and paired
+            comparisons; by default up to 10,000 points, and not with a protocol.
+        permutations: random labelings for the permutation null; 0 for none.
+        confidence: of all intervals.
+        key: a JAX random key; key(0) by default. What the jackknife leaves out depends on it, on the first labeling and on
+            the groups, and on nothing else.
+        background: the label of points that belong to no class, of its own type, or as text what is written like it; for
+            integers -1 means that too.
+        protocol: "paper" for the choices of Tětková et al.: k = 10, union, duplicates dropped, 5,000 pairs a class.
+        cache: a folder where finished layers are kept, and found again by a call with the same data, networks and
+            settings; functions are the same if they compute the same now. What is not as it was written is made again.
+            What calls back to Python is not kept; a line says so. Several calls may share a folder.
+        mesh: devices that share the searches for neighbours and paths. Every process of a cluster makes the same call and
+            gets the whole report; the first alone writes the cache.
+        memory: bytes that either search may take beyond the layer, on each device: see `knn_graph`, `graph_convexity`.
+        progress: a bar on stderr; or a function that is called with a layer's name after each score of it.
+
+    Raises:
+        ValueError: data that do not fit or cannot be scored, with what to do; settings that contradict the protocol.
+
+    Cost: per layer a neighbour search, and path searches: for each k and labeling one, and ten on nine tenths with the
+    jackknife.
+
+    >>> x = jax.random.normal(jax.random.key(0), (40, 3)) + 9 * np.repeat(np.eye(3)[:2], 20, axis=0)
+    >>> report = evaluate({"layer 1": x}, ["a"] * 20 + ["b"] * 20, k=5, progress=False)
+    >>> [(row.level, row.label, row.score) for row in report.rows][:2]
+    [('class', 'a', 1.0), ('class', 'b', 1.0)]
+    """
+    settings = _settings(
+        protocol,
+        k=tuple(k) if isinstance(k, Sequence) else (k,),
+        metric=metric,
+        graph=graph,
+        duplicates=duplicates,
+        max_pairs=max_pairs,
+        max_sources=max_sources,
+        tolerance=tolerance,
+        max_segments=max_segments,
+        num_points=num_points,
+        jackknife=jackknife,
+        permutations=permutations,
+        confidence=confidence,
+        class_size=None if class_size is None else positive_integer(class_size, "class_size"),
+    )
+    key = jax.random.key(0) if key is None else key
+    sample_key, group_key, score_key = jax.random.split(key, 3)
+    from_model = isinstance(predictions, str) and predictions == "model"
+    given = None if from_model else predictions
+    check_background(named_labels(labels) | ({} if given is None else {"predictions": given}), background)
+    labelings = encode_all(labels, given, background=background, classes=classes)
+    main = next(iter(labelings.values())).codes
+    n = len(main)
+    check_source(representations, n, pool, heads or {})
+    chosen = _chosen(main, max_points, settings, sample_key)
+    shown = progress is True
+    source = open_source(representations, chosen, heads=heads or {}, mesh=mesh, progress=shown)
+    labelings = {name: one._replace(codes=one.codes[chosen]) for name, one in labelings.items()}
+    if from_model:
+        of_chosen = {name: np.asarray(values)[chosen] for name, values in named_labels(labels).items()}
+        predicted = predicted_labels(source.outputs, classes)
+        labelings = encode_all(of_chosen, predicted, background=background, classes=classes)
+    if source.with_heads:
+        for name in {next(iter(labelings)), "predicted"} & set(labelings):
+            check_columns(columns_of(labelings[name].classes, classes), source.outputs)
+    sampled, num_groups = _sampled(next(iter(labelings.values())).codes, groups, chosen, n, group_key)
+    settings = _settled(settings, protocol, len(chosen), num_groups)
+
+    recorded = {**settings._asdict(), "k": list(settings.k), "protocol": protocol, "max_points": max_points}
+    recorded |= {"groups": num_groups, "key": np.asarray(jax.random.key_data(key)).tolist()}
+    drawn = str(jax.random.key_impl(key)), bool(jax.config.values["jax_enable_x64"])
+    label_hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
+    # The order of the labelings counts: the first one is the truth. What functions and background do is hashed elsewhere.
+    sampled_hashes = [array_hash(values) for values in sampled]
+    common = [*label_hashes.items(), *sampled_hashes, recorded | {"metric": None}, *drawn, _version()]
+    used = representations.pool if isinstance(representations, ModelSource) else pool
+    recorded |= {"metric": setting_name(metric), "pool": setting_name(used)}
+    recorded |= {"num_points_scored": len(chosen), "background": background}
+    data = _Data(source, labelings, sampled, settings, classes, pool, score_key, mesh, memory)
+    kept = _Kept(cache, common, recorded)
+    total = len(source.names) + len(source.with_heads)
+    with tqdm(total=total, desc="layers", unit="layer", disable=not shown, leave=False) as bar:
+        done = partial(_advance, bar, progress if callable(progress) else None)
+        graph_scores, hashes = _graph_scores(data, kept, bar.set_postfix_str, done)
+        segment_scores = _segment_scores(data, kept, bar.set_postfix_str, done)
+    rows = [
+        row._replace(layer=str(name), layer_index=index)
+        for index, name in enumerate(source.names)
+        for row in (*graph_scores[name], *segment_scores.get(name, ()))
+    ]
+    provenance = {
+        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "scipy")}
+        | {"jaxconvex": _version(), "python": platform.python_version()},
+        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "sha256": {"layers": hashes, "labels": label_hashes},
+        "groups": sampled_hashes[0] if settings.jackknife else None,
+    }
+    return Report(tuple(rows), recorded, provenance)
+
+
+class _Data(NamedTuple):
+    """What is scored, and how."""
+
+    source: LayerSource
+    labelings: dict[str, Labeling]
+    sampled: Sampled
+    settings: Settings
+    classes: Sequence[int | str] | None
+    pool: str | Callable[[Array], Array] | None
+    key: PRNGKeyArray
+    mesh: Mesh | None
+    memory: float | None
+
+
+class _Kept(NamedTuple):
+    """Where finished rows are kept, and what all of them depend on."""
+
+    folder: str | Path | None
+    common: list[Any]
+    recorded: dict[str, Any]
+
+
+def _advance(bar: Any, told: Callable[[str], object] | None, name: Any) -> None:
+    bar.update()
+    if told is not None:
+        told(str(name))
+
+
+def _graph_scores(
+    data: _Data, kept: _Kept, begin: Callable[[str], object], done: Callable[[Any], None]
+) -> tuple[dict[Any, Sequence[Row]], dict[str, str]]:
+    """The rows of graph convexity of each layer, and a hash of its features."""
+    rows: dict[Any, Sequence[Row]] = {}
+    hashes: dict[str, str] = {}
+    score = graph_rows if data.settings.class_size is None else rows_of_equal_classes
+    for name in data.source.names:
+        begin(str(name))
+        features = data.source.features(name)
+        hashes[str(name)] = array_hash(features)
+        points, which = pooled(features, data.pool), f"layer {name!r}"
+        hashed = hashes[str(name)] if points is features else array_hash(points)
+        told = hashed, metric_hash(data.settings.metric, points, which)
+        place = place_of_rows(kept.folder, told, kept.common, f"the metric of {which}")
+        found = kept_rows(place)
+        if found is None:
+            options: dict[str, Any] = {"key": data.key, "mesh": data.mesh, "memory": data.memory, "name": which}
+            found = score(points, data.labelings, data.sampled, data.settings, **options)
+            keep_rows(place, found, kept.recorded)
+        rows[name] = found
+        done(name)
+    return rows, hashes
+
+
+def _segment_scores(
+    data: _Data, kept: _Kept, begin: Callable[[str], object], done: Callable[[Any], None]
+) -> dict[Any, Sequence[Row]]:
+    """The rows of Euclidean convexity of each layer that has the rest of the network."""
+    source, classes = data.source, data.classes
+    places: dict[Any, Path | None] = dict.fromkeys(source.with_heads)
+    if kept.folder is not None:
+        identities = source.identities(source.with_heads)
+        shared = [None if classes is None else list(classes), *kept.common]
+        for name in source.with_heads:
+            what = f"the network from layer {name!r}"
+            places[name] = place_of_rows(kept.folder, (identities[name],), shared, what)
+    rows = {name: found for name, place in places.items() if (found := kept_rows(place)) is not None}
+    for name in rows:
+        done(name)
+    for name, whole, head in source.wholes([name for name in places if name not in rows]):
+        begin(f"{name}, Euclidean")
+        options: dict[str, Any] = {"classes": classes, "key": data.key, "mesh": data.mesh}
+        rows[name] = segment_rows(head, whole, data.labelings, data.sampled, data.settings, **options)
+        del whole  # before other layers are read
+        keep_rows(places[name], rows[name], kept.recorded)
+        done(name)
+    return rows
+
+
+def _chosen(
+    main: np.ndarray, max_points: int | None, settings: Settings, key: PRNGKeyArray
+) -> Int[np.ndarray, " chosen"]:
+    """The rows that are scored: all, or a sample stratified by the first labeling."""
+    n = len(main)
+    scored = n if max_points is None else min(n, positive_integer(max_points, "max_points"))
+    for each in settings.k:
+        positive_integer(each, "k", most=scored - 1, why=f" for {scored} points (a point is no neighbour of itself)")
+    return np.arange(n) if max_points is None else stratified_sample(main, max_points, key)
+
+
+def _settled(settings: Settings, protocol: str | None, num_points: int, num_groups: int | None) -> Settings:
+    """The settings, where they depend on the number of points and groups."""
+    few = protocol is None and num_points <= JACKKNIFED
+    if settings.jackknife is None:
+        settings = settings._replace(jackknife=few)
+    if num_groups is not None and num_groups < FEWEST_UNITS:
+        settings = settings._replace(jackknife=False)
+    if settings.max_pairs is None and settings.tolerance is None:
+        settings = settings._replace(max_sources=sources_by_default(num_points, settings.max_sources))
+    return settings._replace(cosine=few and settings.metric == "euclidean")
+
+
+def _sampled(
+    main: np.ndarray, groups: Any, chosen: np.ndarray, n: int, key: PRNGKeyArray
+) -> tuple[Sampled, int | None]:
+    """What the jackknife leaves out of the chosen points, and how many groups they are of."""
+    if groups is None:
+        return Sampled(jackknife_groups(main, key, num_groups=PARTS), np.arange(len(chosen))), None
+    values = label_array(groups, "groups")
+    if len(values) != n:
+        raise ValueError(f"groups must hold one integer or string a point, {n}; got {len(values)}.")
+    names, units = np.unique(values[chosen], return_inverse=True)
+    parts = jackknife_groups(main, key, num_groups=PARTS, units=units) if len(names) > 1 else np.zeros_like(units)
+    return Sampled(parts, units), len(names)
+
+
+def _settings(protocol: str | None, **given: Any) -> Settings:
+    if protocol is not None:
+        fixed = PROTOCOLS[one_of(protocol, tuple(PROTOCOLS), "protocol")]
+        usual = {"k": (10,), "metric": "euclidean", "graph": "union", "duplicates": "link"}
+        for name, value in fixed.items():
+            if given[name] not in (usual.get(name), None, value):
+                raise ValueError(
+                    f"protocol={protocol!r} fixes {name}={value!r}; got {given[name]!r}. Leave {name} or the protocol out."
+                )
+        given |= fixed
+    check_sampling(given["max_pairs"], given["max_sources"], given["tolerance"])
+    for each in given["k"]:
+        positive_integer(each, "k")
+    one_of(given["graph"], ("union", "mutual"), "graph")
+    one_of(given["duplicates"], ("link", "drop"), "duplicates")
+    if given["permutations"] != 0:
+        positive_integer(given["permutations"], "permutations")
+    return Settings(**given)
+
+
+def _version() -> str:
+    import jaxconvex
+
+    return jaxconvex.__version__

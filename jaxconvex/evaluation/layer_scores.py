@@ -1,0 +1,275 @@
+"""One layer: from its features, or its activations and the rest of the network, to the rows of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from jaxconvex._internal.checks import as_points, local_values, one_of
+from jaxconvex._internal.devices import outside_meshes
+from jaxconvex._internal.streams import in_background
+from jaxconvex.evaluation.labelings import Labeling
+from jaxconvex.evaluation.report import Row
+from jaxconvex.evaluation.score_rows import Replicates, score_rows
+from jaxconvex.neighbors.distances import Metric
+from jaxconvex.neighbors.knn import KNNGraph, knn_graph
+from jaxconvex.paths.graph import PackedGraph
+from jaxconvex.paths.layout import pack
+from jaxconvex.scores.aggregates import ConvexityScore
+from jaxconvex.scores.euclidean import euclidean_segments, summarise_segments
+from jaxconvex.scores.packed import check_packing, compile_ahead, packed_scores, places_in_class
+from jaxconvex.statistics.measures import hubness, occurrences, random_label_score
+from jaxconvex.statistics.permutation import permutation_null
+from jaxconvex.statistics.resampling import leave_group_out_graphs, spare_neighbors
+
+__all__ = ["Sampled", "Settings", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
+
+
+class Settings(NamedTuple):
+    """What the scores depend on beside the data."""
+
+    k: tuple[int, ...]
+    metric: Metric
+    graph: str
+    duplicates: str
+    max_pairs: int | None
+    max_sources: int | None
+    tolerance: float | None
+    max_segments: int
+    num_points: int
+    jackknife: bool
+    permutations: int
+    confidence: float
+    class_size: int | None
+    cosine: bool = False  # whether to score the cosine neighbours too, for comparison
+
+
+class Sampled(NamedTuple):
+    """How the points were sampled: the part of each, which the jackknife leaves out whole, and its unit or group."""
+
+    parts: Int[np.ndarray, " n"]
+    units: Int[np.ndarray, " n"]
+
+
+def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np.ndarray:
+    """One vector a point: the first token ("cls"), the mean of all ("mean"), or what a function makes of them.
+
+    >>> pooled(np.arange(12.0).reshape(2, 3, 2), "cls").tolist()
+    [[0.0, 1.0], [6.0, 7.0]]
+    """
+    if callable(pool):
+        made = np.asarray(pool(jnp.asarray(array)))
+        if made.shape[:1] != array.shape[:1]:
+            raise ValueError(f"pool must give one vector a point, ({len(array)}, d); it gives shape {made.shape}.")
+        return made
+    if array.ndim == 2 or pool is None:
+        return array
+    one_of(pool, ("cls", "mean"), "pool")
+    tokens = array.reshape(len(array), -1, array.shape[-1])
+    return tokens[:, 0] if pool == "cls" else tokens.mean(axis=1, dtype=np.result_type(array.dtype, np.float32))
+
+
+@outside_meshes()
+def graph_rows(
+    features: np.ndarray,
+    labelings: Mapping[str, Labeling],
+    sampled: Sampled,
+    settings: Settings,
+    *,
+    key: PRNGKeyArray,
+    mesh: Mesh | None = None,
+    memory: float | None = None,
+    name: str = "representations",
+) -> list[Row]:
+    """The graph convexity of one layer, a vector a point, for each k and labeling; rows name no layer.
+
+    Arguments as for `evaluate`, already checked.
+    """
+    points = as_points(features, name)
+    rows: list[Row] = []
+    widest = max(settings.k)
+    width = spare_neighbors(widest, len(points)) if settings.jackknife else min(widest + 1, len(points) - 1)
+    kind = KNNGraph, (((len(points), widest), np.dtype(np.int32)), ((len(points), widest), np.dtype(points.dtype)))
+    classes = max(len(labeling.classes) for labeling in labelings.values())
+    drawn = settings.max_sources is not None or settings.tolerance is not None
+    with in_background(compile_ahead, *kind, len(labelings), classes, drawn):
+        knn = knn_graph(features, k=width, metric=settings.metric, mesh=mesh, memory=memory)
+
+    def packed_graph(knn: KNNGraph) -> PackedGraph:
+        check_packing(knn, memory)
+        return pack(knn, mode=settings.graph, duplicates=settings.duplicates)
+
+    def scores(packed: PackedGraph, kept: np.ndarray | bool = True) -> dict[str, ConvexityScore]:
+        """Of all labelings, which share the paths."""
+        found = packed_scores(
+            packed,
+            [np.where(kept, labeling.codes, -1) for labeling in labelings.values()],
+            [len(labeling.classes) for labeling in labelings.values()],
+            max_pairs=settings.max_pairs,
+            max_sources=settings.max_sources,
+            tolerance=settings.tolerance,
+            key=key,
+            devices=None if mesh is None else list(mesh.devices.flat),
+            memory=memory,
+        )
+        return dict(zip(labelings, found, strict=True))
+
+    angles = None
+    if settings.cosine and np.all(np.any(np.asarray(points) != 0, axis=1)):  # 0 has no direction
+        angles = knn_graph(features, k=widest, metric="cosine", mesh=mesh, memory=memory)
+    for k in settings.k:
+        beside = scores(packed_graph(_nearest(angles, k))) if angles else {}
+        nearest = _nearest(knn, k)
+        packed = packed_graph(nearest)
+        without: dict[str, Replicates] = {name: ([], []) for name in labelings}
+        for number, left_out in enumerate(_left_out(sampled, settings)):  # one group, or two
+            for kept, graph in leave_group_out_graphs(knn, features, left_out, k=k, metric=settings.metric):
+                for name, found in scores(packed_graph(graph), kept).items():
+                    without[name][number].append(found)
+        whole = scores(packed)
+        for name, labeling in labelings.items():
+            null = expected = None
+            # With background the closed form would take another search of paths.
+            if not settings.permutations and (labeling.codes >= 0).all():
+                expected = random_label_score(packed, labeling.codes, num_classes=len(labeling.classes))
+            if settings.permutations:
+                null = permutation_null(
+                    packed,
+                    jnp.asarray(labeling.codes),
+                    num_classes=len(labeling.classes),
+                    key=key,
+                    num_permutations=settings.permutations,
+                    confidence=settings.confidence,
+                )
+            common = {"kind": "graph", "labeling": name, "k": k, "hubness": hubness(nearest), "tied": _tied(knn, k)}
+            common["hub"] = int(occurrences(nearest).max())
+            rows += score_rows(
+                whole[name],
+                without[name],
+                labelings,
+                common,
+                units=sampled.units,
+                null=null,
+                cosine=beside.get(name),
+                expected=expected,
+                confidence=settings.confidence,
+            )
+    return rows
+
+
+def rows_of_equal_classes(
+    features: np.ndarray,
+    labelings: Mapping[str, Labeling],
+    sampled: Sampled,
+    settings: Settings,
+    *,
+    key: PRNGKeyArray,
+    **options: Any,
+) -> list[Row]:
+    """As `graph_rows`, each labeling on a sample of its own, the same number of points of each class.
+
+    Points come in one random order, so that labelings which agree on most points are scored on most of the same.
+    Background is left out, as are classes of fewer points: they have no score.
+    """
+    rows: list[Row] = []
+    for name, labeling in labelings.items():
+        number, size = len(labeling.classes), settings.class_size or 0
+        places = np.asarray(places_in_class(jnp.asarray(labeling.codes), key, number))
+        sizes = np.bincount(labeling.codes + 1, minlength=number + 1)[1:]
+        taken = (labeling.codes >= 0) & (places < size) & (sizes >= size)[labeling.codes]
+        if taken.sum() <= max(settings.k):
+            raise ValueError(
+                f"class_size={size} leaves {taken.sum()} points of labeling {name!r}, whose classes have {sizes.tolist()} "
+                f"points; k={max(settings.k)} needs more. Take a smaller class_size or k."
+            )
+        parts = np.unique(sampled.parts[taken], return_inverse=True)[1]
+        some = {name: labeling._replace(codes=labeling.codes[taken])}
+        rows += graph_rows(features[taken], some, Sampled(parts, sampled.units[taken]), settings, key=key, **options)
+    return rows
+
+
+def _left_out(sampled: Sampled, settings: Settings) -> tuple[np.ndarray, ...]:
+    """The part of each point, and the pair of parts; nothing without a jackknife."""
+    return (sampled.parts, sampled.parts // 2) if settings.jackknife else ()
+
+
+def _nearest(knn: KNNGraph, k: int) -> KNNGraph:
+    """The first k of each list; cut by NumPy, which compiles nothing."""
+    return KNNGraph(*(jnp.asarray(local_values(part)[:, :k]) for part in knn))
+
+
+def _tied(knn: KNNGraph, k: int) -> int:
+    """Points beyond whose k-th neighbour others are exactly as near: the order of the rows then decides."""
+    lengths = local_values(knn.distances)
+    return int(np.sum(lengths[:, k - 1 : k] == lengths[:, k : k + 1]))
+
+
+def segment_rows(
+    head: Callable[[Any], Array],
+    points: Any,
+    labelings: Mapping[str, Labeling],
+    sampled: Sampled,
+    settings: Settings,
+    *,
+    classes: Sequence[int | str] | None,
+    key: PRNGKeyArray,
+    mesh: Mesh | None = None,
+) -> list[Row]:
+    """The Euclidean convexity of one layer, for the main labeling and its predictions; `points` may be a pytree.
+
+    The network is fixed: replicates only leave pairs out.
+    """
+    points = jax.tree.map(jnp.asarray, points)
+    rows: list[Row] = []
+    main = next(iter(labelings))
+    for name in dict.fromkeys((main, "predicted")):
+        if name not in labelings:
+            continue
+        labeling = labelings[name]
+        columns = np.array(columns_of(labeling.classes, classes))
+        codes = np.where(labeling.codes < 0, -1, columns[labeling.codes])
+        number = int(columns.max()) + 1
+        segments = euclidean_segments(
+            head,
+            points,
+            jnp.asarray(codes),
+            num_classes=number,
+            num_points=settings.num_points,
+            max_pairs=settings.max_segments,
+            key=key,
+            mesh=mesh,
+        )
+
+        def summary(keep: Array, segments: Any = segments, codes: Any = codes, number: int = number) -> ConvexityScore:
+            return jax.tree.map(np.asarray, summarise_segments(segments._replace(keep=keep), codes, number))
+
+        def of_classes(score: ConvexityScore, columns: np.ndarray = columns) -> ConvexityScore:
+            return ConvexityScore(*(field[columns] for field in score))
+
+        found = of_classes(summary(segments.keep))
+        without: Replicates = ([], [])
+        for number, left_out in enumerate(_left_out(sampled, settings)):
+            ends = left_out[np.asarray(segments.first)], left_out[np.asarray(segments.second)]
+            for group in np.unique(left_out):
+                without[number].append(of_classes(summary(segments.keep & (ends[0] != group) & (ends[1] != group))))
+        common = {"kind": "euclidean", "labeling": name, "k": None}
+        rows += score_rows(found, without, labelings, common, units=sampled.units, confidence=settings.confidence)
+    return rows
+
+
+def columns_of(names: Sequence[int | str], classes: Sequence[int | str] | None) -> list[int]:
+    """The column of the logits that stands for each class."""
+    if classes is not None:
+        return [list(classes).index(name) for name in names]
+    if all(isinstance(name, int) and name >= 0 for name in names):
+        return [int(name) for name in names]
+    raise ValueError(
+        f"with heads, classes must name the classes in the order of the logits, since labels are {list(names)[:3]}, ...; "
+        "pass classes=[...], or leave the heads out (rest=False for a model source)."
+    )

@@ -1,0 +1,173 @@
+"""From the scores of one layer to the rows of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxconvex.evaluation.labelings import Labeling, recall
+from jaxconvex.evaluation.rows import FEWEST_UNITS, Row, too_few
+from jaxconvex.scores.graph import ConvexityScore
+from jaxconvex.statistics.intervals import Interval, score_interval
+from jaxconvex.statistics.permutation import Null, NullScore, null_of_macro
+from jaxconvex.statistics.resampling import macro_of_kept
+
+__all__ = ["Replicates", "score_rows"]
+
+# The scores without each group of points, and without each two groups; both empty without a jackknife.
+Replicates = tuple[list[ConvexityScore], list[ConvexityScore]]
+
+SHARES = ("adjacent", "disconnected", "inside")
+ERRORS = ("sem_paper", "se_pairs", "se_sources")
+
+
+def score_rows(
+    score: ConvexityScore,
+    without: Replicates,
+    labelings: Mapping[str, Labeling],
+    common: Mapping[str, Any],
+    *,
+    units: Int[np.ndarray, " n"],
+    null: NullScore | None = None,
+    cosine: ConvexityScore | None = None,
+    expected: Float[np.ndarray, " c"] | None = None,
+    confidence: float = 0.95,
+) -> list[Row]:
+    """A row for each class, then the rows "micro" and "macro"; layer and index are left to the caller.
+
+    Args:
+        score: of the classes of labelings[common["labeling"]].
+        without: the replicates of the jackknife.
+        labelings: the main one first; with one named "predicted" both get recalls.
+        common: the fields that all rows share: kind, labeling, k, and hubness for graphs.
+        units: of which sampled unit each point is; a number of its own where points were sampled one by one.
+        null: the permutation null.
+        cosine: the same score by the neighbours of the cosine metric.
+        expected: where there is none, the expected scores of classes under random labels, for its mean.
+        confidence: of the intervals.
+
+    Shares of an aggregate are shares of all pairs. Its closed-form errors combine those of the classes as if the classes
+    were independent. With a jackknife "macro" is over the classes that keep two points in every replicate; a class of
+    fewer than 6 units has no interval, and none that would tell nothing is given.
+    """
+    labeling = labelings[common["labeling"]]
+    recalls, accuracy = _recalls(labelings, common["labeling"])
+    number = len(labeling.classes)
+    num_units = np.array([len(np.unique(units[labeling.codes == c])) for c in range(number)])
+    singly, joint = (np.array([r.per_class for r in part]).reshape(len(part), number) for part in without)
+    apart = np.array([score.disconnected, *(r.disconnected for part in without for r in part)])
+    per_class = {
+        **{field: getattr(score, field) for field in (*SHARES, *ERRORS, "nonadjacent")},
+        **_interval(score.per_class, singly, joint, num_units, confidence),
+        **_null(null.per_class if null else None, expected, number),
+        "recall": recalls,
+        "cut_off": np.fmax.reduce(apart) if without[0] else np.full(number, np.nan),
+    }
+    per_class["cosine"] = np.full(number, np.nan) if cosine is None else np.asarray(cosine.per_class)
+    rows = [
+        _row(
+            common,
+            {field: values[c] for field, values in per_class.items()},
+            level="class",
+            label=name,
+            num_points=int(score.num_points[c]),
+            num_units=int(num_units[c]),
+            num_pairs=int(score.num_pairs[c]),
+            num_sources=int(score.num_sources[c]),
+            replicates=tuple(map(float, singly[:, c])),
+            joint=tuple(map(float, joint[:, c])),
+        )
+        for c, name in enumerate(labeling.classes)
+    ]
+    scored = score.num_pairs > 0
+    kept, *macro = macro_of_kept(score, singly, joint)
+    micro = [score.micro, *(np.array([r.micro for r in part]) for part in without)]
+    nulls = (null.micro, null_of_macro(null, kept, macro[0], confidence)) if null else (None, None)
+    expected = np.full(number, np.nan) if expected is None else expected
+    means = _mean(expected, score.num_pairs), _mean(expected, kept)
+    hits = accuracy, _mean(recalls, kept & ~np.isnan(recalls))
+    angles = np.nan if cosine is None else cosine.micro, _mean(per_class["cosine"], kept)
+    for level, classes, values, of_level, mean, hit, angle in zip(
+        ("micro", "macro"), (scored, kept), (micro, macro), nulls, means, hits, angles, strict=True
+    ):
+        known = np.isin(labeling.codes, np.flatnonzero(classes))
+        whole = len(np.unique(units[known]))
+        fields = _interval(values[0], values[1], values[2], whole, confidence) | _null(of_level, mean) | {"recall": hit}
+        fields["cosine"] = angle
+        fields["cut_off"] = np.max(per_class["cut_off"][classes], initial=0) if without[0] else np.nan
+        rows.append(_aggregate(score, classes, common, fields, level, whole, values))
+    return rows
+
+
+def _aggregate(
+    score: ConvexityScore,
+    classes: np.ndarray,
+    common: Mapping[str, Any],
+    fields: dict[str, Any],
+    level: str,
+    num_units: int,
+    values: Any,
+) -> Row:
+    """The row of these classes together."""
+    pairs = np.where(classes, score.num_pairs, 0).astype(float)
+    apart = pairs * (1 - np.nan_to_num(score.adjacent))
+    weights, of_apart = pairs / max(pairs.sum(), 1), apart
+    if level == "macro":
+        weights, of_apart = classes / max(classes.sum(), 1), apart > 0
+    means = {field: _mean(getattr(score, field), weights) for field in SHARES}
+    means["nonadjacent"] = _mean(score.nonadjacent, of_apart)
+    means |= {field: np.sqrt(np.sum(np.where(classes, getattr(score, field) * weights, 0) ** 2)) for field in ERRORS}
+    return _row(
+        common,
+        means | fields,
+        level=level,
+        label=None,
+        num_points=int(score.num_points[classes].sum()),
+        num_units=num_units,
+        num_pairs=int(pairs.sum()),
+        num_sources=int(score.num_sources[classes].sum()),
+        replicates=tuple(map(float, values[1])),
+        joint=tuple(map(float, values[2])),
+    )
+
+
+def _row(common: Mapping[str, Any], values: Mapping[str, Any], **more: Any) -> Row:
+    numbers: dict[str, Any] = {field: float(value) for field, value in values.items()}
+    row = Row(**common, **numbers, layer="", layer_index=0, **more)
+    return row._replace(lower=float("nan"), upper=float("nan")) if too_few(row) else row
+
+
+def _interval(score: Any, singly: np.ndarray, joint: np.ndarray, num_units: Any, confidence: float) -> dict[str, Any]:
+    interval = Interval(np.asarray(score), *(np.full(np.shape(score), np.nan) for _ in range(3)))
+    if len(singly) > 1:
+        pairs = joint if len(singly) >= 4 else None
+        found = score_interval(score, singly, num_units, joint=pairs, confidence=confidence)
+        few = np.asarray(num_units) < FEWEST_UNITS
+        interval = Interval(found[0], *(np.where(few, np.nan, values) for values in found[1:]))
+    return dict(zip(("score", "se_jackknife", "lower", "upper"), interval, strict=True))
+
+
+def _null(null: Null | None, expected: Any, *shape: int) -> dict[str, Any]:
+    values = (
+        null[:4] if null else (np.full(shape, np.nan) if expected is None else expected, *np.full((3, *shape), np.nan))
+    )
+    return dict(zip(("null_mean", "null_lower", "null_upper", "p_value"), values, strict=True))
+
+
+def _recalls(labelings: Mapping[str, Labeling], name: str) -> tuple[np.ndarray, float]:
+    """Recall of each class and accuracy, for the main labeling and its predictions; nan for others."""
+    main = next(iter(labelings))
+    if main == "predicted" or "predicted" not in labelings or name not in (main, "predicted"):
+        return np.full(len(labelings[name].classes), np.nan), np.nan
+    truth, predicted = labelings[main], labelings["predicted"]
+    known = truth.codes >= 0
+    return recall(truth, predicted), float(np.mean(truth.codes[known] == predicted.codes[known]))
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """The mean by weights over the values that are defined; nan if there is none."""
+    weights = np.where(np.isnan(values), 0, weights)
+    return float(np.sum(np.nan_to_num(values) * weights) / weights.sum()) if weights.sum() > 0 else np.nan

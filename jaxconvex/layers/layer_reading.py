@@ -1,0 +1,121 @@
+"""The layers of one batch on the device: chosen, pooled over valid tokens, cast."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxconvex._internal.messages import listed, names_apart
+from jaxconvex.layers.calls import call_with
+
+__all__ = ["OUTPUTS", "Kind", "Pool", "kinds_of", "pooled_layer", "read_layers"]
+
+OUTPUTS = "outputs"  # what the model's own outputs are called beside the layers
+
+Pool = str | Callable[..., Array] | None
+
+
+class Kind(NamedTuple):
+    """The shape of a layer of one point, and its type."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_layers(
+    calls: tuple[Callable[..., Any], Callable[..., Array] | None],
+    batch: Any,
+    *,
+    names: tuple[str, ...] | None = None,
+    pool: Pool = None,
+    mask_entry: str | int | None = None,
+    dtype: str | None = None,
+    outputs: bool = True,
+) -> OrderedDict[str, Array]:
+    """The layers of a batch in order, and, last, the model's outputs if they are one array. Arguments as for `extract`.
+
+    `calls` are the model and, where it is a function, the mask.
+    """
+    model, mask_of = calls
+    size = jax.tree.leaves(batch)[0].shape[0]
+    found, returned = _parted(call_with(model, batch))
+    for name in names or ():
+        if name not in found:
+            raise ValueError(f"there is no layer {name!r}; the layers are {listed(found, name)}.")
+    if OUTPUTS in found:
+        raise ValueError(f"a layer cannot be called {OUTPUTS!r}, which stands for what the model returns: rename it.")
+    mask = call_with(mask_of, batch) if mask_of is not None else None if mask_entry is None else batch[mask_entry]
+    kept: OrderedDict[str, Array] = OrderedDict()
+    for name in names or found:
+        kept[name] = _cast(pooled_layer(_checked(found[name], name, size), pool, mask, name), dtype)
+        _checked(kept[name], f"{name} after pooling", size)
+    if outputs and getattr(returned, "shape", ())[:1] == (size,):
+        kept[OUTPUTS] = jnp.asarray(returned)
+    return kept
+
+
+def _parted(result: Any) -> tuple[dict[str, Any], Any]:
+    """Layers and outputs."""
+    outputs = None
+    if isinstance(result, tuple) and len(result) == 2:
+        outputs, result = result
+    if not isinstance(result, Mapping) or not result:
+        got = "an empty one" if isinstance(result, Mapping) else type(result).__name__
+        raise ValueError(
+            "model_fn must return a mapping layer -> activation (b, ...), or a pair of outputs and such a mapping; got "
+            f"{got}. from_nnx and from_linen make such a function of a Flax model."
+        )
+    names_apart(result, "layers")
+    return {str(name): activation for name, activation in result.items()}, outputs
+
+
+def _checked(activation: Any, name: str, size: int) -> Array:
+    if getattr(activation, "shape", ())[:1] != (size,):
+        got = getattr(activation, "shape", None)
+        raise ValueError(
+            f"layer {name!r} must be an array with one entry a point, ({size}, ...), for a batch of {size}; got "
+            f"{type(activation).__name__ if got is None else f'shape {got}'}. Name the others with layers= to leave it out."
+        )
+    return jnp.asarray(activation)
+
+
+def _cast(h: Array, dtype: str | None) -> Array:
+    return h.astype(dtype) if dtype is not None and jnp.issubdtype(h.dtype, jnp.floating) else h
+
+
+def pooled_layer(h: Float[Array, "b ..."], pool: Pool, mask: Bool[Array, "b t"] | None = None, name: str = "") -> Array:
+    """One vector a point: see `extract`. What has one already, (b, d), stays.
+
+    >>> h = jnp.array([[[1.0], [2.0], [6.0]]])
+    >>> pooled_layer(h, "mean").item(), pooled_layer(h, "mean", jnp.array([[1, 1, 0]])).item()
+    (3.0, 1.5)
+    """
+    if callable(pool):
+        return pool(h) if mask is None else pool(h, mask)
+    if pool is None or h.ndim <= 2:
+        return h
+    if pool == "cls":
+        if h.ndim != 3:
+            raise ValueError(f"pool='cls' takes the first of tokens (b, t, d); layer {name!r} has shape {h.shape}.")
+        return h[:, 0]
+    h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+    between = tuple(range(1, h.ndim - 1))
+    if mask is None:
+        return h.mean(axis=between)
+    if mask.shape != h.shape[:-1]:
+        raise ValueError(
+            f"the mask must have one entry a token of layer {name!r}, {h.shape[:-1]}; got {mask.shape}. Where a layer has "
+            "other tokens than the input, pass a function of the batch that gives their mask (mask=encoder.sequence_mask)."
+        )
+    valid = (mask > 0)[..., None]
+    return jnp.where(valid, h, 0).sum(axis=between) / valid.sum(axis=between)
+
+
+def kinds_of(found: Mapping[str, Any]) -> dict[str, Kind]:
+    """Shape of a point and type of each array."""
+    return {name: Kind(tuple(array.shape[1:]), str(array.dtype)) for name, array in found.items()}

@@ -1,0 +1,33 @@
+"""What a score is worth: intervals, jackknife, bootstrap, permutation null, comparisons, correlations."""
+
+from jaxconvex.statistics.bootstrapping import BootstrapScore, bootstrap
+from jaxconvex.statistics.comparison import Peak, holm, paired_difference, peak_layer
+from jaxconvex.statistics.correlation import Correlation, domain_correlation, pearson, spearman
+from jaxconvex.statistics.intervals import Interval, jackknife
+from jaxconvex.statistics.measures import hubness, random_label_score
+from jaxconvex.statistics.permutation import Null, NullScore, permutation_null
+from jaxconvex.statistics.resampling import JackknifeScore, Replicates, graph_jackknife, jackknife_groups
+
+__all__ = [
+    "BootstrapScore",
+    "Correlation",
+    "Interval",
+    "JackknifeScore",
+    "Null",
+    "NullScore",
+    "Peak",
+    "Replicates",
+    "bootstrap",
+    "domain_correlation",
+    "graph_jackknife",
+    "holm",
+    "hubness",
+    "jackknife",
+    "jackknife_groups",
+    "paired_difference",
+    "peak_layer",
+    "pearson",
+    "permutation_null",
+    "random_label_score",
+    "spearman",
+]
