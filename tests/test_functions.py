@@ -234,7 +234,7 @@ def test_extract_takes_model_pool_and_mask_of_the_call():
     np.testing.assert_allclose(found(), 6 * X @ KERNELS[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["module", "function", "heads"])
 def test_evaluate_takes_the_weights_of_the_call(kind):
     def rows(network):

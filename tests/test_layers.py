@@ -434,6 +434,7 @@ def structure(kind):
     return from_linen(kind, random_like(kind.init(jax.random.key(0), inputs()))), LINEN_STRUCTURES[kind]
 
 
+@pytest.mark.long(after=6)
 @pytest.mark.parametrize("kind", [*NNX_STRUCTURES, *LINEN_STRUCTURES], ids=lambda kind: str(kind)[:60])
 def test_structures(kind):
     read, names = structure(kind)
@@ -638,7 +639,7 @@ def test_other_methods_and_choices():
     assert list(from_nnx(model, layers="blocks/*")(inputs())[1]) == [f"blocks/{i}" for i in range(DEPTH)]
     assert len(from_nnx(model, layers="**")(inputs())[1]) == 4 * DEPTH + 3 + DEPTH
     bound = LinenShared().bind(LinenShared().init(jax.random.key(0), inputs()))
-    np.testing.assert_array_equal(from_linen(bound)(inputs())[0], bound(inputs()))
+    np.testing.assert_array_equal(from_linen(bound)(inputs())[0], jax.jit(lambda x: bound(x))(inputs()))
 
 
 # Mistakes.
@@ -701,6 +702,7 @@ def test_mistakes_get_messages(network):
             mistake()
 
 
+@pytest.mark.long
 def test_a_model_from_another_library(monkeypatch):
     """AbLang2's encoder for antibodies, as the package ablanx gives it in Linen: each block returns (h, attention)."""
     model = pytest.importorskip("ablang_jax.model")

@@ -84,7 +84,7 @@ def debug_flags():
         yield
 
 
-@pytest.mark.long(after=3)
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("name", ALL)
 def test_debug_flags_find_nothing_on_clean_data(name, debug_flags):
     x, y = points_and_labels()
@@ -93,6 +93,7 @@ def test_debug_flags_find_nothing_on_clean_data(name, debug_flags):
         jax.block_until_ready(jax.grad(ALL[name])(x, y))
 
 
+@pytest.mark.long
 def test_the_nan_of_an_empty_class_is_none_to_be_found(debug_flags):
     x, y = points_and_labels()
     graph = jaxconvex.knn_graph(x, k=4)
@@ -128,7 +129,7 @@ def as_a_loss(function, x, y):
     return jax.value_and_grad(lambda x: function(x, y))(x)
 
 
-@pytest.mark.long(after=3)
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("name", ALL)
 def test_transformed_outside_jit_compiles_once(name, compilations):
     x, y = points_and_labels()
@@ -150,7 +151,7 @@ SYMBOLIC = {
 }
 
 
-@pytest.mark.long(after=3)
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("name", SYMBOLIC)
 def test_exports_with_a_symbolic_batch(name):
     function, constraints = SYMBOLIC[name]
