@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from processes import on_devices
 
 import jaxconvex as jc
 from jaxconvex._internal.functions import _run, as_program
@@ -528,10 +528,9 @@ print("equal on", [mesh.size for mesh in meshes], "sharded over", seen)
 
 
 def test_a_mesh_finds_the_same():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     root = Path(jc.__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", MESH], capture_output=True, text=True, cwd=root, env=environment, timeout=280
+        [sys.executable, "-c", MESH], capture_output=True, text=True, cwd=root, env=on_devices(), timeout=280
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "equal on [8, 8, 3] sharded over [8]"

@@ -110,6 +110,7 @@ def test_toy_data(toys, modality):
     assert (dataset.parts is None) == (modality not in ("images", "text"))
 
 
+@pytest.mark.long
 def test_toy_encoders_load_with_their_preprocessing(toys, tmp_path):
     for module in ("flax", "safetensors", "tokenizers"):
         pytest.importorskip(module)

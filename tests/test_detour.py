@@ -32,6 +32,7 @@ def batch(seed, n=14, d=3, classes=3):
     return rng.normal(size=(n, d)).astype(np.float32), rng.integers(-1, classes, n), rng.random(n) < 0.8
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize(("n", "k", "d"), [(14, 3, 3), (2, 1, 3), (9, 8, 2), (40, 6, 7), (33, 2, 2)])
 def test_is_the_oracles_number(n, k, d):
     for seed in range(5):
@@ -81,6 +82,7 @@ def test_gradients_are_the_slopes_of_the_oracle():
         np.testing.assert_allclose(measure(x, labels, where)[1], got, rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 def test_second_derivatives():
     x, labels, where = batch(5, classes=1)
     direction, step = np.random.default_rng(0).normal(size=x.shape), 1e-6
@@ -120,6 +122,7 @@ def test_bfloat16_is_computed_in_float32():
     np.testing.assert_allclose(np.asarray(slope, np.float32), want_slope, rtol=0.01, atol=1e-6)
 
 
+@pytest.mark.long
 def test_invariances():
     x, labels, where = batch(5, classes=1)
     rng = np.random.default_rng(0)
@@ -137,6 +140,7 @@ def test_invariances():
             np.testing.assert_allclose(measure(points, classes, mask)[0], want, rtol=0, atol=1e-12)
 
 
+@pytest.mark.long(after=3)
 @pytest.mark.parametrize("name", oracles.awkward_batches())
 def test_awkward_batches(name):
     x, labels, where = oracles.awkward_batches()[name]
@@ -176,6 +180,7 @@ def test_errors():
         detour_loss(x[0], np.zeros(4, int), k=2)
 
 
+@pytest.mark.long
 def test_some_steps_raise_the_exact_score():
     before, after = exact_scores_of_moved_points(partial(detour_loss, k=4))
     assert before < 0.8

@@ -11,10 +11,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
+from processes import on_devices
 
 import jaxconvex
-
-pytestmark = pytest.mark.long
 
 EIGHT_DEVICES = """
 import jax, numpy as np
@@ -64,12 +63,14 @@ def start(program: str, *arguments: str, **environment: str) -> subprocess.Popen
     )
 
 
+@pytest.mark.long
 def test_eight_devices_give_what_one_gives():
-    process = start(EIGHT_DEVICES, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    process = start(EIGHT_DEVICES, **on_devices())
     output = process.communicate(timeout=280)[0]
     assert process.returncode == 0, output
 
 
+@pytest.mark.long
 def test_two_processes_give_what_one_gives():
     """The points are an array that neither process can address whole."""
     with socket.socket() as free:

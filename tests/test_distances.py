@@ -23,6 +23,7 @@ def points(seed, n=7, d=5, scale=1.0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(n, d)) * scale, jnp.float32)
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("metric", METRICS)
 @hypothesis.given(seeds, strategies.sampled_from([(1, 1, 1), (7, 4, 5), (3, 9, 40)]))
 def test_pairwise_is_the_oracle(metric, seed, shape):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ pytest.importorskip("typer")
 pytest.importorskip("matplotlib")
 pytest.importorskip("soundfile")
 
-from jaxconvex.cli import scoring
 from jaxconvex.cli.main import main
 from jaxconvex.evaluation.report import only, read_report
 from jaxconvex.layers import read_activations
@@ -25,8 +25,6 @@ from jaxconvex.study.experiment import run_study
 from jaxconvex.study.material import prepare
 from jaxconvex.study.results import TABLES, read_study
 from jaxconvex.study.steps import kept
-
-pytestmark = pytest.mark.long
 
 SMALL = """
 train = 48
@@ -67,22 +65,35 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def studied(toy, tmp_path_factory):
-    """The folder of results of all five, as the command wrote them."""
+    """Gives the folder of a domain's results, as the command wrote them."""
     out = tmp_path_factory.mktemp("studied")
-    keep, scoring.keep_compiled_code = scoring.keep_compiled_code, lambda: None
-    try:
-        assert main(["study", "all", str(toy / "studies.toml"), "--out", str(out)]) == 0
-    finally:
-        scoring.keep_compiled_code = keep
-    return out
+
+    @cache
+    def folder_of(name: str) -> Path:
+        assert main(["study", "all", str(toy / "studies.toml"), "--only", name, "--out", str(out)]) == 0
+        return out / name
+
+    return folder_of
 
 
 NAMES = ("images", "speech", "text", "activity", "medical")
 
 
+def test_a_small_study_from_end_to_end(toy, tmp_path):
+    (made,) = (made for made in read_domains(toy / "studies.toml") if made.name == "text")
+    made = made._replace(seeds=1, epochs=1, pruning=False, variants=False)
+    run_study(made, tmp_path, progress=False)
+    study = read_study(tmp_path)
+    assert [row.network for row in study.networks] == ["pretrained", "fine-tuned"]
+    assert all(0 <= row.score <= 1 for row in study.scores if row.level == "macro")
+    check_by_oracle(tmp_path, k=5)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_every_domain_has_all_tables_and_a_page(studied, name):
-    study = read_study(studied / name)
+    folder = studied(name)
+    study = read_study(folder)
     assert study.name == name
     assert not [table for table in TABLES if not getattr(study, table)]
     assert [row.network for row in study.networks] == ["pretrained", "fine-tuned", "fine-tuned"]
@@ -90,28 +101,33 @@ def test_every_domain_has_all_tables_and_a_page(studied, name):
     finite = [row for row in study.scores if row.level == "macro"]
     assert all(np.isfinite(row.score) and 0 <= row.score <= 1 for row in finite)
     assert {row.kind for row in study.scores} == {"graph", "euclidean"}
-    page = (studied / name / "report.html").read_text()
+    page = (folder / "report.html").read_text()
     assert "<svg" in page or "image/svg" in page
     assert "<script" not in page
-    assert all((studied / name / f"{table}.csv").exists() for table in TABLES)
+    assert all((folder / f"{table}.csv").exists() for table in TABLES)
 
 
-def test_the_joint_report_joins_all(studied):
-    folder = studied / "report"
+@pytest.mark.long
+def test_the_joint_report_joins_all(toy, studied):
+    out = {studied(name).parent for name in NAMES}.pop()
+    assert main(["study", "all", str(toy / "studies.toml"), "--out", str(out)]) == 0
+    folder = out / "report"
     assert (folder / "report.html").stat().st_size > 20_000
     assert {"statements.json", "summary.csv"} <= {path.name for path in folder.iterdir()}
     assert len((folder / "summary.csv").read_text().splitlines()) >= 1 + len(NAMES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "speech"])  # its four speakers are too few
 def test_fine_tuning_learns_what_the_toy_data_hold(studied, name):
-    rows = read_study(studied / name).networks
+    rows = read_study(studied(name)).networks
     assert max(row.accuracy for row in rows) > 0.45  # three classes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_the_oracle_scores_a_saved_layer_alike(studied, name):
-    check_by_oracle(studied / name, k=5)
+    check_by_oracle(studied(name), k=5)
 
 
 def check_by_oracle(folder: Path, k: int) -> None:
@@ -135,19 +151,20 @@ def check_by_oracle(folder: Path, k: int) -> None:
             assert np.isnan(wanted) or abs(row.score - wanted) < 5e-3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_run_elsewhere_writes_the_same_file(toy, studied, tmp_path):
     (made,) = (made for made in read_domains(toy / "studies.toml") if made.name == "medical")
     run_study(made, tmp_path, progress=False)
     for name in ("study.json", "pretrained/scores.csv", "fine-tuned-1/scores.csv"):
-        assert (tmp_path / name).read_bytes() == (studied / "medical" / name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (studied("medical") / name).read_bytes(), name
 
 
 class Stop(BaseException):
     """As a kill would come: not an Exception, so that nothing catches it."""
 
 
-@pytest.mark.parametrize("after", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.long
+@pytest.mark.parametrize("after", [1, 4])
 def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(toy, studied, tmp_path, monkeypatch, after):
     from jaxconvex.study import networks
 
@@ -169,14 +186,15 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(toy, studied, tmp_p
         run_study(made, tmp_path, progress=False)
     monkeypatch.setattr(networks, "fine_tune", real)
     run_study(made, tmp_path, progress=False)
-    assert (tmp_path / "study.json").read_bytes() == (studied / "medical" / "study.json").read_bytes()
+    assert (tmp_path / "study.json").read_bytes() == (studied("medical") / "study.json").read_bytes()
 
 
+@pytest.mark.long
 def test_a_finished_study_is_not_trained_again(toy, studied, tmp_path, monkeypatch):
     from jaxconvex.study import networks
 
     folder = tmp_path / "images"
-    shutil.copytree(studied / "images", folder)
+    shutil.copytree(studied("images"), folder)
     monkeypatch.setattr(networks, "fine_tune", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(networks, "probe", lambda *_, **__: pytest.fail("trained again"))
     (made,) = (made for made in read_domains(toy / "studies.toml") if made.name == "images")
@@ -185,6 +203,7 @@ def test_a_finished_study_is_not_trained_again(toy, studied, tmp_path, monkeypat
     assert (folder / "study.json").read_bytes() == before
 
 
+@pytest.mark.long
 def test_the_protocol_of_the_paper(toy, tmp_path):
     (made,) = (made for made in read_domains(toy / "studies.toml") if made.name == "medical")
     made = made._replace(protocol="paper", seeds=1, epochs=1, pruning=False)
@@ -257,7 +276,7 @@ REAL = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_domain_runs_small(name, data, tmp_path):
     folder, checkpoint = REAL[name]

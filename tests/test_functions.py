@@ -121,6 +121,7 @@ def right():
     return before, after
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_the_score_is_that_of_the_weights_at_the_call(holder, right):
     function, change = HOLDERS[holder]()
@@ -233,6 +234,7 @@ def test_extract_takes_model_pool_and_mask_of_the_call():
     np.testing.assert_allclose(found(), 6 * X @ KERNELS[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["module", "function", "heads"])
 def test_evaluate_takes_the_weights_of_the_call(kind):
     def rows(network):

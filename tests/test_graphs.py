@@ -37,6 +37,7 @@ def dense(graph):
     return adjacency
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize(("mode", "duplicates"), OPTIONS)
 def test_undirected_is_the_oracle(mode, duplicates):
     k = 4
@@ -95,6 +96,7 @@ def test_equal_lengths_at_both_ends():
         assert np.isfinite(dense(undirected(knn_graph(x, k=5, metric=metric)))).any()
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(("mode", "duplicates"), OPTIONS)
 def test_jit_vmap_and_eager_agree(mode, duplicates):
     layers = jnp.stack(list(cases(4)))
@@ -120,6 +122,7 @@ def test_packed_graph_is_a_pytree():
     chex.assert_trees_all_equal(jax.jit(lambda p: p)(packed), packed)
 
 
+@pytest.mark.long
 def test_packing_is_the_same_eagerly_under_jit_and_under_vmap():
     layers = jnp.stack(list(cases(3, n=40)))
     alone = [pack(knn_graph(x, k=4)) for x in layers]
@@ -129,6 +132,7 @@ def test_packing_is_the_same_eagerly_under_jit_and_under_vmap():
         chex.assert_trees_all_equal(jax.tree.map(lambda part: part[i], batched), alone[i])  # noqa: B023
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("n", (200, 20_000))
 def test_the_layout_holds_every_edge_and_knows_its_parts(n):
     """Two clouds and a lone pair: components, one row of neighbours a node, the order by degree in each cell."""
@@ -157,6 +161,7 @@ def test_the_layout_holds_every_edge_and_knows_its_parts(n):
     assert len(np.unique(np.stack([component, parts]), axis=1).T) == number
 
 
+@pytest.mark.long
 def test_gradient_of_lengths_is_finite():
     x = jnp.concatenate([jnp.ones((3, 2)), jnp.arange(10.0).reshape(5, 2)])
 

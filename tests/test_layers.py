@@ -234,6 +234,7 @@ def test_running_on_costs_what_the_rest_written_by_hand_costs(case):
         assert flops(lambda read, h, x, i=i: run_from(read, name.format(i), h, x), read, h, x) == by_hand < whole
 
 
+@pytest.mark.long
 def test_vmap_and_gradients(case):
     read, weights, method, name = case
     x, layer = inputs(), name.format(1)
@@ -433,6 +434,7 @@ def structure(kind):
     return from_linen(kind, random_like(kind.init(jax.random.key(0), inputs()))), LINEN_STRUCTURES[kind]
 
 
+@pytest.mark.long(after=6)
 @pytest.mark.parametrize("kind", [*NNX_STRUCTURES, *LINEN_STRUCTURES], ids=lambda kind: str(kind)[:60])
 def test_structures(kind):
     read, names = structure(kind)
@@ -700,6 +702,7 @@ def test_mistakes_get_messages(network):
             mistake()
 
 
+@pytest.mark.long
 def test_a_model_from_another_library(monkeypatch):
     """AbLang2's encoder for antibodies, as the package ablanx gives it in Linen: each block returns (h, attention)."""
     model = pytest.importorskip("ablang_jax.model")

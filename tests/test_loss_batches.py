@@ -108,6 +108,7 @@ def test_a_full_memory_never_overflows():
     assert sorted(bank.labels.tolist()) == [997, 998, 999] and sorted(bank.points[:, 0].tolist()) == [997, 998, 999]
 
 
+@pytest.mark.long
 def test_a_loss_of_what_is_recalled():
     """It is the loss of batch and memory together, empty places left out, and its gradient reaches the batch alone."""
     rng = np.random.default_rng(0)

@@ -28,6 +28,7 @@ def standard_length(x):
     return 1 / (np.sqrt(((x - x.mean(0)) ** 2).sum(1).mean()) * np.sqrt(len(x)))
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("factor", [1e-4, 1.0, 1e4])
 def test_the_value_is_kept_and_the_gradient_has_the_standard_length(scale, factor):
@@ -40,6 +41,7 @@ def test_the_value_is_kept_and_the_gradient_has_the_standard_length(scale, facto
     assert cosine > 1 - 1e-5
 
 
+@pytest.mark.long
 def test_a_weight_scales_the_gradient():
     x = points()
     thrice = jax.jit(jax.grad(lambda x: 3 * with_unit_gradient(loss, x)))(x)
@@ -79,6 +81,7 @@ def test_narrow_types(dtype):
     np.testing.assert_allclose(np.linalg.norm(np.asarray(gradient, np.float64)), standard_length(x), rtol=0.02)
 
 
+@pytest.mark.long
 def test_vmap_is_a_loop():
     x = jnp.stack([points(i, scale=10.0**i) for i in range(3)])
     together = jax.jit(jax.vmap(gradient_of))(x)

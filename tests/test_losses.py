@@ -63,6 +63,7 @@ def test_the_oracles_agree(temperature):
         np.testing.assert_allclose(solved[off], listed[off], rtol=0, atol=atol)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_is_the_oracles_number(temperature):
     atol = 2e-5 if temperature < 0.01 else 3e-6  # lengths in temperatures are rounded to float32
@@ -78,6 +79,7 @@ def test_is_the_oracles_number(temperature):
                     np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(("n", "k", "d"), [(2, 1, 3), (5, 1, 2), (9, 8, 2), (31, 6, 7)])
 def test_other_shapes(n, k, d):
     x, labels, _, where = batch(n, n, d)
@@ -90,6 +92,7 @@ def test_other_shapes(n, k, d):
             assert np.isfinite(slope).all()
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("seed", range(4))
 def test_long_walks_in_float32(seed):
     """Weights of walks down to the smallest numbers: what counts of them must not underflow."""
@@ -116,6 +119,7 @@ def through(branch, x, labels, temperature):
     return jax.value_and_grad(score)(x)
 
 
+@pytest.mark.long
 def test_both_ways_agree():
     """Products and exponentials, where both can be had: values and gradients, beside the oracle's."""
     for seed, temperature in enumerate((0.2, 0.5, 2.0)):
@@ -137,6 +141,7 @@ def test_both_ways_agree():
                 np.testing.assert_allclose(ways[0][1], ways[1][1], rtol=0, atol=10 * atol)
 
 
+@pytest.mark.long
 def test_one_hot_probabilities_are_labels():
     for seed in range(3):
         x, labels, _, where = batch(seed)
@@ -167,6 +172,7 @@ def clouds(seed, n=60):
     }
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("kind", clouds(0))
 def test_goes_to_the_exact_score(kind):
     """Edges of noise in 200 dimensions are all of nearly one length: what tells them apart is a colder temperature."""
@@ -179,6 +185,7 @@ def test_goes_to_the_exact_score(kind):
             assert abs(1 - float(value(x, labels, temperature, k=6)) - exact) < most
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("temperature", [0.1, 0.3, 1.0])
 def test_gradients_are_the_slopes_of_the_oracle(temperature):
     x, labels, shares, where = batch(1)
@@ -207,6 +214,7 @@ def slope_of_shares(x, shares, temperature, where):
     return jax.grad(lambda p: graph_convexity_loss(x, p, k=3, temperature=temperature, where=where))(shares)
 
 
+@pytest.mark.long
 def test_gradients_in_float32_are_those_in_float64():
     for seed, temperature in enumerate((0.1, 0.1, 0.3, 1.0, 10.0)):
         x, labels, _, where = batch(seed)
@@ -216,6 +224,7 @@ def test_gradients_in_float32_are_those_in_float64():
         np.testing.assert_allclose(single, double, rtol=0, atol=1e-4 * np.abs(double).max() + 3e-6)
 
 
+@pytest.mark.long
 def test_second_derivatives():
     """Forward over reverse against the slope of the gradient, and the whole Hessian: finite, symmetric."""
     x, labels, _, where = batch(2)
@@ -241,6 +250,7 @@ def test_second_derivatives():
     assert np.abs(square).max() > 1e-3
 
 
+@pytest.mark.long
 def test_eager_jit_and_vmap_are_one():
     xs, labels, wheres = (np.stack(a) for a in zip(*[(b[0], b[1], b[3]) for b in map(batch, range(3))], strict=True))
 
@@ -293,6 +303,7 @@ def test_invariances():
                 np.testing.assert_allclose(other, want, rtol=0, atol=1e-11, err_msg=name)
 
 
+@pytest.mark.long(after=3)
 @pytest.mark.parametrize("name", oracles.awkward_batches())
 def test_awkward_batches(name):
     x, labels, where = oracles.awkward_batches()[name]
@@ -356,6 +367,7 @@ def test_errors(message):
         graph_convexity_loss(arguments.pop("x"), arguments.pop("labels"), **arguments)
 
 
+@pytest.mark.long
 def test_some_steps_raise_the_exact_score():
     before, after = exact_scores_of_moved_points(partial(graph_convexity_loss, k=4, temperature=0.2))
     assert before < 0.8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -12,11 +11,10 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from processes import on_devices
 
 from jaxconvex import detour_loss, euclidean_convexity_loss, from_linen, from_nnx, graph_convexity_loss, run_from
 from jaxconvex.losses import memory, recall, remember
-
-pytestmark = pytest.mark.long
 
 EIGHT_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
@@ -68,11 +66,11 @@ for loss, y in ((graph, labels), (detour, labels), (euclidean, twos)):
 """
 
 
+@pytest.mark.long
 def test_eight_devices_give_what_one_gives():
     """In both manners of data parallel training: the mean of the gradients, and the gradient of the mean."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     process = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES], env=environment, capture_output=True, text=True, timeout=280
+        [sys.executable, "-c", EIGHT_DEVICES], env=on_devices(), capture_output=True, text=True, timeout=280
     )
     assert process.returncode == 0, process.stdout + process.stderr
 
@@ -92,6 +90,7 @@ def data(n=24):
     return jnp.asarray(rng.normal(size=(n, 2)) + 0.5 * labels[:, None], jnp.float32), labels
 
 
+@pytest.mark.long
 def test_at_a_layer_of_an_nnx_model():
     """run_from inside nnx.value_and_grad: the gradient is that of the rest of the network written by hand."""
     model, (x, labels), key = Network(nnx.Rngs(0)), data(), jax.random.key(0)
@@ -124,6 +123,7 @@ def test_at_a_layer_of_an_nnx_model():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_at_a_layer_of_a_linen_model():
     (x, labels), key = data(), jax.random.key(0)
     module = linen.Sequential([linen.Dense(8), jnp.tanh, linen.Dense(3)])
@@ -144,6 +144,7 @@ def test_at_a_layer_of_a_linen_model():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_training_loop_with_schedules_and_a_memory():
     """One scan: weight and temperature follow optax schedules, the memory is carried; at weight 0 nothing is changed."""
     x, labels = data(40)

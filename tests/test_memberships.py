@@ -72,6 +72,7 @@ def test_shares_are_those_of_all_walks(seed, temperature, hop, nearness):
     np.testing.assert_allclose(np.asarray(shares)[clear], want[clear], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 def test_leaving_one_out_is_unlabelling_it():
     x, labels = sample(8)
     options = {"num_classes": CLASSES, "k": 5}
@@ -123,6 +124,7 @@ def test_no_labels_and_one_label():
     np.testing.assert_allclose(shares, np.tile([0, 0, 1], (60, 1)), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_under_jit_with_traced_labels():
     x, labels = sample(1)
     want = path_memberships(x, labels, num_classes=CLASSES, k=5)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from processes import on_devices
 
 import jaxconvex as jc
 from jaxconvex.evaluation.report import select
@@ -121,6 +122,7 @@ def assert_same(found, report, scores):
 # Every kind of model --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("masked", [False, True])
 def test_an_nnx_module(masked):
     network, mask = Network(), MASK if masked else None
@@ -145,6 +147,7 @@ def test_an_nnx_module(masked):
         assert_same(evaluate(source, LABELS), *by_hand(states, mask, rest))
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("masked", [False, True])
 def test_an_encoder(masked):
     coder, mask = Coder(), MASK if masked else None
@@ -272,6 +275,7 @@ def test_points_are_drawn_before_the_model_runs():
     np.testing.assert_allclose([row.score for row in rows], score.per_class, atol=1e-5)
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize(("layers_held", "passes"), [(1, 4), (2, 2), (3, 2), (4, 1)])
 def test_layers_are_read_in_groups_that_fit(layers_held, passes, monkeypatch):
     held = []
@@ -375,6 +379,7 @@ report.to_json(folder / "report.json")
 """
 
 
+@pytest.mark.long
 def test_a_killed_evaluation_goes_on(tmp_path):
     def child(slow):
         script = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent), str(slow)]
@@ -452,11 +457,11 @@ print("equal on", mesh.size, len(one.rows))
 """
 
 
+@pytest.mark.long
 def test_a_mesh_finds_the_same():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     script = [sys.executable, "-c", MESH, str(Path(__file__).parent)]
     done = subprocess.run(
-        script, capture_output=True, text=True, cwd=Path(jc.__file__).parents[1], env=environment, timeout=280
+        script, capture_output=True, text=True, cwd=Path(jc.__file__).parents[1], env=on_devices(), timeout=280
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "equal on 8 40"

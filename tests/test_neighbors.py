@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from processes import on_devices
 from scipy.spatial import cKDTree
 
 from jaxconvex.neighbors import KNNGraph, distances, epsilon_graph, knn_graph, search
@@ -44,6 +45,7 @@ def assert_neighbors(x, graph, k, metric="euclidean", rtol=1e-5):
     return (indices == want_indices).mean()
 
 
+@pytest.mark.long(after=3)
 @pytest.mark.parametrize("metric", ("euclidean", "manhattan"))
 @pytest.mark.parametrize(("n", "d", "k"), [(2, 1, 1), (3, 2, 2), (20, 1, 5), (40, 3, 10), (40, 16, 39)])
 def test_exact_order_where_float32_has_no_doubt(n, d, k, metric):
@@ -56,6 +58,7 @@ def test_exact_order_where_float32_has_no_doubt(n, d, k, metric):
         np.testing.assert_allclose(graph.distances, lengths, rtol=1e-6)
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(("n", "d", "k"), [(30, 2, 3), (60, 200, 15)])
 def test_random_points(n, d, k, metric):
@@ -64,6 +67,7 @@ def test_random_points(n, d, k, metric):
         assert assert_neighbors(x, knn_graph(jnp.asarray(x), k=k, metric=metric), k, metric) > 0.99
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("side", (2, 3))
 def test_ties_on_a_grid_go_to_the_lowest_index(side):
     x = np.array(list(itertools.product(range(side + 2), repeat=side)), np.float32)
@@ -120,6 +124,7 @@ def test_duplicates_are_neighbours_at_distance_zero(metric):
     assert (indices[:, 0] < indices[:, 1]).all()
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("n", (60, 700))
 @pytest.mark.parametrize("d", (3, 64))
 def test_an_offset_costs_no_digit(n, d):
@@ -156,6 +161,7 @@ def test_near_duplicates(noise):
     assert_neighbors(x, knn_graph(jnp.asarray(x), k=6), 6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "d", "k"), [(1100, 60, 15)])
 def test_many_blocks(n, d, k):
     x = np.random.default_rng(5).normal(size=(n, d)).astype(np.float32)
@@ -168,6 +174,7 @@ def test_no_matrix_of_all_distances_in_memory():
     assert compiled.memory_analysis().temp_size_in_bytes < 30_000**2 * 4 / 10
 
 
+@pytest.mark.long
 def test_eager_is_jit_is_a_tree_at_forty_thousand_points():
     """jax 0.10.x on CPU gets a vmapped 3 x 3 product wrong above 32,768 rows (jax issue 39103)."""
     x = np.random.default_rng(6).normal(size=(40_000, 3)).astype(np.float32)
@@ -239,6 +246,7 @@ def test_a_metric_of_ones_own():
     np.testing.assert_array_equal(graph.indices, np.argsort(chebyshev, axis=1, kind="stable")[:, :4])
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("metric", METRICS)
 def test_jit_vmap_and_eager_agree(metric):
     layers = jnp.asarray(np.random.default_rng(13).normal(size=(3, 30, 4)), jnp.float32)
@@ -259,6 +267,7 @@ def test_constants_inside_jit():
     np.testing.assert_allclose(got, 2 * knn_graph(x, k=4).distances, rtol=1e-6)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("metric", METRICS)
 def test_gradients_of_distances(metric):
     """Finite between duplicates, and elsewhere those of the distances to the same neighbours."""
@@ -286,6 +295,7 @@ def lists(graph):
     return [[(j, d) for j, d in zip(*row, strict=True) if j >= 0] for row in rows]
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("metric", METRICS)
 def test_epsilon_graph_is_the_oracle(metric):
     for seed, radius in itertools.product(range(2), (0.3, 1.0)):
@@ -405,6 +415,7 @@ def small_tiles(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(
     ("n", "k", "dtype"), [(58, 57, "float32"), (59, 10, "float64"), (123, 1, "float32"), (250, 70, "float32")]
 )
@@ -419,6 +430,7 @@ def test_tiles_join_without_a_seam(small_tiles, n, k, dtype):
             np.testing.assert_array_equal(graph.indices, rounded_order(x, k))
 
 
+@pytest.mark.long
 def test_tiles_under_jit_vmap_and_grad(small_tiles):
     layers = jnp.asarray(np.random.default_rng(0).normal(size=(2, 123, 6)), jnp.float32)
     batch = jax.jit(jax.vmap(lambda x: knn_graph(x, k=3)))(layers)
@@ -429,8 +441,8 @@ def test_tiles_under_jit_vmap_and_grad(small_tiles):
     chex.assert_tree_all_finite(jax.grad(lambda x: knn_graph(x, k=3).distances.sum())(layers[0]))
 
 
+@pytest.mark.long
 @given(st.integers(2, 130), st.sampled_from([1, 4, 30]), st.integers(1, 4), st.integers(0, 2**32 - 1))
-@settings(max_examples=30)
 def test_any_number_of_points_and_neighbours(n, k, spread, seed):
     x = np.random.default_rng(seed).integers(-spread, spread + 1, (n, 3)).astype(np.float32)
     k = k if k < n else 1
@@ -507,8 +519,9 @@ def run_alone(program, *arguments, **environment):
     )
 
 
+@pytest.mark.long
 def test_eight_devices_give_what_one_gives():
-    process = run_alone(MESH, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    process = run_alone(MESH, **on_devices())
     output, _ = process.communicate(timeout=250)
     assert process.returncode == 0, output.decode()
 
@@ -540,6 +553,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.long
 def test_two_processes_give_what_one_gives():
     """The points are an array that neither process can address whole."""
     with socket.socket() as free:

@@ -41,6 +41,7 @@ def test_drawing_all_sources_is_scoring_all_pairs():
     np.testing.assert_allclose(all_drawn.sem_paper, whole.sem_paper, rtol=1e-3)
 
 
+@pytest.mark.long
 def test_drawn_sources_against_the_matrix_of_pair_scores():
     """The draw must be a set of rows: their mean, and the error from their spread, are what the matrix gives."""
     score = drawn(3, max_sources=1)
@@ -52,6 +53,7 @@ def test_drawn_sources_against_the_matrix_of_pair_scores():
     assert np.isnan(score.se_sources).all() and np.isnan(score.se_pairs).all()
 
 
+@pytest.mark.long
 def test_the_interval_of_drawn_sources_covers_the_score_of_all_pairs():
     whole = packed_graph_convexity(GRAPH, LABELS, num_classes=5)
     scores = [drawn(key, max_sources=20) for key in range(150)]
@@ -72,6 +74,7 @@ def test_tolerance_draws_until_every_interval_is_narrow():
     assert (bounded.num_sources[:4] == 30).all()
 
 
+@pytest.mark.long
 def test_more_sources_go_on_from_fewer():
     """So that a tolerance gives what the same number of sources gives."""
     by_tolerance = drawn(5, tolerance=0.015)
@@ -80,6 +83,7 @@ def test_more_sources_go_on_from_fewer():
         np.testing.assert_allclose(by_tolerance.per_class[c], alone.per_class[c], rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"max_sources": 25}, {"max_pairs": 300}])
 def test_several_labelings_share_the_paths(options):
     rng = np.random.default_rng(2)
@@ -122,6 +126,7 @@ def test_memory_is_bounded_and_blocks_are_cut_to_fit():
         knn_graph(jnp.zeros((100, 3)), k=3, memory=1e5)
 
 
+@pytest.mark.long
 def test_under_jit_the_same_sources_are_drawn():
     graph, labels = as_graph(GRAPH), jnp.asarray(LABELS)
     options = {"num_classes": 4, "max_sources": 9}

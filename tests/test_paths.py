@@ -68,6 +68,7 @@ def test_oracle_tells_near_ties_from_ties():
     assert abs(length(2) + length(3) - length(10)) > oracles.EXACT
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("k", (2, 3))
 def test_tiny_grids_by_listing_all_paths(k):
     for seed in range(60):
@@ -75,6 +76,7 @@ def test_tiny_grids_by_listing_all_paths(k):
         assert_paths(graph, labels, oracles.enumerated_paths(adjacency, x, labels), adjacency, f"seed {seed}")
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(("d", "side", "k"), [(1, 60, 3), (2, 8, 4), (2, 30, 6), (3, 4, 6)])
 def test_grids_in_exact_arithmetic(d, side, k):
     """Ties on nearly every path, and duplicates with conflicting labels."""
@@ -83,6 +85,7 @@ def test_grids_in_exact_arithmetic(d, side, k):
         assert_paths(graph, labels, oracles.exact_shortest_paths(adjacency, x, labels), adjacency, f"seed {seed}")
 
 
+@pytest.mark.long
 def test_whole_grid_in_exact_arithmetic():
     """9 x 9 points, 8 neighbours: long straight ties of sqrt 2 and of 1."""
     x = np.array(list(itertools.product(range(9), repeat=2)))
@@ -96,6 +99,7 @@ def test_whole_grid_in_exact_arithmetic():
             assert_paths(graph, labels, oracles.exact_shortest_paths(adjacency, x, labels), adjacency, f"scale {scale}")
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("d", (1, 2, 8))
 def test_random_points(d):
     """On a line of random points ties are exact however the coordinates are rounded; elsewhere there are hardly any."""
@@ -136,6 +140,7 @@ def test_all_points_equal():
         assert_paths(graph, labels, oracles.shortest_paths(adjacency, labels), adjacency, f"seed {seed}")
 
 
+@pytest.mark.long
 def test_near_duplicates_do_not_go_round_in_circles():
     for noise in (1e-3, 1e-5, 1e-7):
         rng = np.random.default_rng(0)
@@ -172,6 +177,7 @@ def test_sources_and_targets_are_rows_and_columns():
     assert int(some.interior[0, 1]) == 0 and int(some.outside[0, 1]) == 0  # a point to itself
 
 
+@pytest.mark.long
 def test_row_order_does_not_matter():
     """Following whichever predecessor comes first gave scores from 0.58 to 0.68 here."""
     x, labels, _, _ = grid_case(5, n=40, d=2, side=4, k=4)
@@ -215,6 +221,7 @@ def test_a_chain_of_600_hops():
     assert got.outside.tolist() == [[0, 400], [400, 0]]  # 199 of the 599 inside have the label of the ends
 
 
+@pytest.mark.long
 def test_long_chains_in_exact_arithmetic():
     """120 whole numbers below 200: up to 60 hops, ties on all of them, duplicates, gaps."""
     for seed in range(8):
@@ -222,6 +229,7 @@ def test_long_chains_in_exact_arithmetic():
         assert_paths(graph, labels, oracles.exact_shortest_paths(adjacency, x, labels), adjacency, f"seed {seed}")
 
 
+@pytest.mark.long
 def test_long_curves():
     """Spirals of 120 noisy points; of 14,000 pairs some hang on differences that float32 cannot tell: they are left out."""
     for seed in range(6):
@@ -243,6 +251,7 @@ def test_long_curves():
             np.testing.assert_allclose(np.where(np.isnan(want), np.nan, found), want, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_chain_in_the_packed_engine():
     x = jnp.arange(301.0)[:, None]
     labels = np.where(np.arange(301) % 150 == 0, 0, -1).astype(np.int32)  # three points, 150 hops apart
@@ -252,6 +261,7 @@ def test_a_chain_in_the_packed_engine():
     np.testing.assert_allclose(scores, [[np.nan, 0, 1 / 299], [0, np.nan, 0], [1 / 299, 0, np.nan]], atol=1e-7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("x64", (False, True))
 @pytest.mark.parametrize(("inside", "outside"), [(20, 10), (40, 20), (101, 50)])
 def test_ties_between_long_routes(inside, outside, x64):
@@ -276,6 +286,7 @@ def test_ties_between_long_routes(inside, outside, x64):
             assert graph_pair_scores(graph, jnp.asarray(labels), num_classes=2)[0][1][0, 1] == 1, f"seed {seed}"
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("far", (1e3, 1e5, 1e7))
 def test_one_point_far_away(far):
     """It stretches the longest path, and with it the unit of fixed-point lengths."""
@@ -294,6 +305,7 @@ def test_one_point_far_away(far):
         )
 
 
+@pytest.mark.long
 def test_float64_lengths_decide_what_float32_cannot():
     """Around a square, one way longer than the other by 2e-7 of its length: rounding in float32, not in float64."""
     senders, receivers = jnp.array([0, 1, 0, 2, 1, 3, 2, 3]), jnp.array([1, 0, 2, 0, 3, 1, 3, 2])
@@ -309,6 +321,7 @@ def test_float64_lengths_decide_what_float32_cannot():
     assert outside == {(True, True): 1, (True, False): 0, (False, True): 0, (False, False): 0}
 
 
+@pytest.mark.long
 def test_nan_lengths_give_no_number():
     graph = undirected(knn_graph(jnp.arange(6.0)[:, None], k=2))
     broken = graph._replace(lengths=graph.lengths.at[0].set(jnp.nan))
@@ -317,6 +330,7 @@ def test_nan_lengths_give_no_number():
     assert (np.asarray(got.interior) == -1).all()
 
 
+@pytest.mark.long
 def test_vmap_over_labelings_and_over_graphs():
     cases = [grid_case(seed, n=40, d=2, side=8, k=4) for seed in range(3)]
     labelings = jnp.stack([jnp.asarray(labels) for _, labels, _, _ in cases])

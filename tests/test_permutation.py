@@ -56,6 +56,7 @@ def _cases() -> dict[str, tuple[np.ndarray, int]]:
     }
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("case", _cases())
 def test_null_is_that_of_scoring_permuted_labels(case):
     x, k = _cases()[case]
@@ -75,6 +76,7 @@ def test_null_is_that_of_scoring_permuted_labels(case):
     assert null.num_sources == np.sum(labels >= 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["grid with diagonals", "outlier", "spiral"])
 def test_so_in_float64(case):
     x, k = _cases()[case]
@@ -96,6 +98,7 @@ def test_null_agrees_with_the_oracle():
     np.testing.assert_allclose(null.micro.samples, want, rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 def test_many_permutations_go_on_from_fewer():
     x, labels = _cloud(9)
     packed = jc.pack(jc.knn_graph(x, k=4))
@@ -115,6 +118,7 @@ def test_permutations_are_uniform():
     assert kinds.shape[1] == 12 and np.sum((counts - 500) ** 2) / 500 < 32  # chi square with 11 degrees of freedom
 
 
+@pytest.mark.long
 def test_one_permutation_is_exactly_a_score():
     """With all sources, each sample must be the score of some relabeling: check sums over pairs pair by pair."""
     x, labels = _cloud(3, n=40)
@@ -134,6 +138,7 @@ def test_one_permutation_is_exactly_a_score():
     assert {round(float(v), 5) for v in null.per_class.samples[1]} <= possible
 
 
+@pytest.mark.long
 def test_closed_form_of_the_mean():
     x, labels = _cloud(4, n=120, classes=4)
     knn = jc.knn_graph(x, k=5)
@@ -162,6 +167,7 @@ def test_p_values():
     assert 0.3 < np.mean(p_values) < 0.7  # uniform where the labels are random
 
 
+@pytest.mark.long
 def test_sampled_sources_estimate_the_same_null():
     x, labels = _cloud(6, n=200)
     packed = jc.pack(jc.knn_graph(x, k=5))
@@ -172,6 +178,7 @@ def test_sampled_sources_estimate_the_same_null():
     assert some.micro.samples.std() > whole.micro.samples.std()
 
 
+@pytest.mark.long
 def test_background_stays_and_shapes_the_graph():
     x, labels = _cloud(7)
     labels[::3] = -1
@@ -186,6 +193,7 @@ def test_background_stays_and_shapes_the_graph():
     assert abs(null.micro.mean - np.mean(scores)) < 4 * np.sqrt(2 / 200) * np.std(scores)
 
 
+@pytest.mark.long
 def test_broken_lengths_give_nan():
     x, labels = _cloud(10)
     packed = jc.pack(jc.knn_graph(x, k=4))
@@ -194,6 +202,7 @@ def test_broken_lengths_give_nan():
     assert np.isnan(null.micro.samples).all() and np.isnan(null.per_class.mean).all()
 
 
+@pytest.mark.long
 def test_degenerate_classes_and_bad_arguments():
     x, labels = _cloud(8)
     null = jc.permutation_null(jc.knn_graph(x, k=4), labels, num_classes=5, key=KEY, num_permutations=20)
@@ -217,6 +226,7 @@ def _assert_same(ours, theirs):
         np.testing.assert_allclose(mine, other, rtol=0, atol=2e-6)
 
 
+@pytest.mark.long
 def test_jit_and_vmap_give_what_concrete_arrays_give():
     rng = np.random.default_rng(0)
     labels = rng.integers(-1, 3, 36)
@@ -236,6 +246,7 @@ def test_jit_and_vmap_give_what_concrete_arrays_give():
         _assert_same(jax.tree.map(lambda part, i=i: part[i], batch), want)
 
 
+@pytest.mark.long
 def test_sampled_sources_are_the_same_under_jit():
     x, labels = _cloud(6, n=60)
     packed = jc.pack(jc.knn_graph(x, k=5))

@@ -14,8 +14,6 @@ from jaxconvex import encoders
 from jaxconvex.study import training
 from jaxconvex.study.pretraining import change_time, cut, masked_patches, movement_tasks, movements
 
-pytestmark = pytest.mark.long
-
 patches_module = importlib.import_module(
     "jaxconvex.study.pretraining.masked_patches"
 )  # its name is the function's, too
@@ -75,6 +73,7 @@ def complete(vit, images, **settings):
     return masked_patches(vit, images[0], jax.random.key(0), **settings)
 
 
+@pytest.mark.long
 def test_completing_images_is_learnt_and_the_encoder_unchanged(vit, images):
     before = leaves(vit)
     result = complete(vit, images)
@@ -85,6 +84,7 @@ def test_completing_images_is_learnt_and_the_encoder_unchanged(vit, images):
     assert training.accuracy(kinds, *images) > 0.95
 
 
+@pytest.mark.long
 def test_masked_patches_are_not_seen(vit, images):
     """The class token's error aside, nothing the network is shown depends on the pixels of a masked patch."""
     rngs = nnx.Rngs(0)
@@ -114,6 +114,7 @@ def test_patches_are_in_the_order_of_the_tokens(vit):
     np.testing.assert_array_equal(patches_module._join(cut(images, 4), images.shape, 4), images)
 
 
+@pytest.mark.long
 def test_positions_are_drawn_anew_or_kept(vit, images):
     for deviation, least, most in ((1.0, 0.7, 1.4), (None, 0.0, 0.1)):
         encoder = complete(vit, images, num_epochs=1, learning_rate=1e-9, position_deviation=deviation).encoder
@@ -134,6 +135,7 @@ def test_other_encoders_are_refused(images):
 # Changes of time
 
 
+@pytest.mark.long
 def test_each_change_is_made_to_half_of_the_windows_and_told():
     window = jnp.stack([jnp.arange(100.0)] * 3, axis=1)
     changed = jax.vmap(change_time, (None, 0))(window, jax.random.split(jax.random.key(0), 400))
@@ -191,6 +193,7 @@ def test_windows_too_short_are_told(windows):
 # Both
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["patches", "movements"])
 def test_a_stopped_run_goes_on_to_the_same_bits(vit, images, windows, tmp_path, kind):
     def run(**settings):

@@ -75,6 +75,7 @@ def test_magnitudes_far_apart(seed):
         np.testing.assert_allclose(traced.distances, graph.distances, rtol=2e-6)
 
 
+@pytest.mark.long
 def test_magnitudes_far_apart_in_float64():
     with jax.enable_x64(True):
         for seed in range(6):
@@ -82,6 +83,7 @@ def test_magnitudes_far_apart_in_float64():
             assert_nearest(knn_graph(x, k=K), x, rtol=1e-14)
 
 
+@pytest.mark.long
 def test_magnitudes_far_apart_under_vmap():
     layers = jnp.asarray(np.stack([far_apart(seed) for seed in range(4)] + [np.ones((N, D), np.float32)]))
     found = jax.jit(jax.vmap(lambda x: knn_graph(x, k=K)))(layers)
@@ -89,6 +91,7 @@ def test_magnitudes_far_apart_under_vmap():
         assert_nearest(jax.tree.map(lambda part: part[i], found), x)  # noqa: B023
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("magnitude", (1e-30, 1e-37, 1e18, 1e30, 1e37))
 def test_units(magnitude):
     x = (np.random.default_rng(1).normal(size=(N, D)) * magnitude).astype(np.float32)
@@ -156,6 +159,7 @@ WIDE = {
 }
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("case", WIDE)
 @pytest.mark.parametrize("metric", ("euclidean", "manhattan"))
 def test_more_digits_than_the_type_holds(case, metric):

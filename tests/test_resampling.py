@@ -120,6 +120,7 @@ def assert_as_from_scratch(x, groups, k, metric="euclidean", wide=None):
             np.testing.assert_array_equal(np.asarray(graph.distances)[kept, :width], np.asarray(scratch.distances))
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("metric", ["euclidean", "manhattan", lambda a, b: jnp.max(jnp.abs(a - b))])
 @pytest.mark.parametrize("kind", ["grid", "duplicates", "normal"])
 def test_graphs_without_a_group_are_those_built_from_scratch(kind, metric):
@@ -133,6 +134,7 @@ def test_graphs_without_a_group_are_those_built_from_scratch(kind, metric):
     assert_as_from_scratch(x, groups, 4, metric)
 
 
+@pytest.mark.long
 def test_graphs_without_a_group_are_searched_afresh_where_too_few_neighbours_are_left():
     rng = np.random.default_rng(1)
     x = (rng.normal(size=(40, 2)) + 20 * np.repeat(np.eye(2), 20, axis=0)).astype(np.float32)
@@ -170,6 +172,7 @@ def test_leave_group_out_graphs_says_what_is_wrong():
 # The jackknife of graph convexity
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(
     "options", [{}, {"mode": "mutual"}, {"metric": "manhattan"}, {"duplicates": "drop"}], ids=lambda o: str(o)
 )
@@ -229,6 +232,7 @@ def test_the_jackknife_of_separate_classes_is_a_perfect_score_with_wilsons_end()
     assert found.per_class.lower[0] < found.micro.lower < 1
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_the_jackknife_of_few_points_is_nan_or_finite_and_never_hangs(n):
     x = np.arange(n, dtype=np.float32)[:, None]
@@ -300,6 +304,7 @@ def test_bootstrap_is_an_explicit_loop_over_samples():
     np.testing.assert_allclose(got.micro.estimate, np.average(means, weights=[20, 56, 6]))
 
 
+@pytest.mark.long
 def test_bootstrap_error_is_near_the_closed_form_for_a_fixed_graph():
     x = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
     labels = (x[:, 0] > 0).astype(int)
@@ -356,6 +361,7 @@ def test_bootstrap_says_what_is_wrong():
         bootstrap(pair_scores_of([4]), KEY, confidence=0)
 
 
+@pytest.mark.long
 def test_the_jackknife_error_exceeds_that_of_a_fixed_graph():
     x = np.random.default_rng(3).normal(size=(120, 3)).astype(np.float32)
     labels = np.repeat([0, 1, 2], 40)
@@ -374,7 +380,7 @@ def test_every_public_function_has_an_example():
             assert ">>>" in value.__doc__, name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_jackknife_covers_the_expected_score():
     from benchmarks.coverage import Setting, rows_of
 
@@ -387,6 +393,7 @@ def test_the_jackknife_covers_the_expected_score():
 # Under jit
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n, k, num_groups", [(60, 5, 10), (20, 8, 10), (9, 3, 10), (12, 11, 3)])
 def test_graph_jackknife_is_the_same_under_jit(n, k, num_groups):
     """Lists run short with few points, and where many neighbours are asked for."""
@@ -403,6 +410,7 @@ def test_graph_jackknife_is_the_same_under_jit(n, k, num_groups):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), wide, jitted)
 
 
+@pytest.mark.long
 def test_graph_jackknife_under_vmap_and_for_given_groups():
     rng = np.random.default_rng(0)
     x, labels, groups = rng.normal(size=(2, 60, 3)).astype(np.float32), rng.integers(0, 3, 60), rng.permutation(60) % 10

@@ -14,8 +14,6 @@ from jaxconvex.study.analyses.sensitivity import left_out, sensitivity
 from jaxconvex.study.analyses.variants import summary
 from jaxconvex.study.results import VariantRow
 
-pytestmark = pytest.mark.long
-
 ABOUT = {"network": "pretrained", "seed": None, "key": jax.random.key(5), "k": 5}
 
 
@@ -147,6 +145,7 @@ def test_affine_maps_change_the_graph_score(rewritten, labelings, layers):
             assert abs(found[variant, "digit", layer] - found["none", "digit", layer]) > 1e-3
 
 
+@pytest.mark.long
 def test_affine_maps_keep_euclidean_convexity_if_the_head_follows(layers):
     x = layers["first"]
     y = REPARAMETRIZATIONS["affine"](x, jax.random.key(2))
@@ -174,6 +173,7 @@ def test_affine_maps_keep_euclidean_convexity_if_the_head_follows(layers):
 # The rows
 
 
+@pytest.mark.long
 def test_rows_are_those_of_evaluate_on_the_changed_features(rewritten, layers, labelings):
     found = scores(rewritten)
     assert list(dict.fromkeys(row.variant for row in rewritten)) == list(REPARAMETRIZATIONS)
@@ -186,6 +186,7 @@ def test_rows_are_those_of_evaluate_on_the_changed_features(rewritten, layers, l
                 assert found[variant, labeling, layer] == score
 
 
+@pytest.mark.long
 def test_settings_are_those_of_evaluate(otherwise, layers, labelings):
     found = scores(otherwise)
     settings = {"none": {}, "cosine": {"metric": "cosine"}, "mutual": {"graph": "mutual"}}
@@ -199,6 +200,7 @@ def test_settings_are_those_of_evaluate(otherwise, layers, labelings):
     assert len(found) == len(otherwise) == 2 * 3 * len(variants)
 
 
+@pytest.mark.long
 def test_samples_are_stratified_by_the_true_classes(otherwise, layers, labelings):
     found = scores(otherwise)
     for variant, size in (("half the points", 32), ("a quarter of the points", 16)):
@@ -211,6 +213,7 @@ def test_samples_are_stratified_by_the_true_classes(otherwise, layers, labelings
     assert set(sizes.values()) == {64}
 
 
+@pytest.mark.long
 def test_the_key_decides_all(layers, labelings, rewritten, otherwise):
     assert reparametrizations(layers, labelings, **ABOUT) == rewritten
     assert sensitivity(layers, labelings, **ABOUT) == otherwise
@@ -230,6 +233,7 @@ def test_progress_is_told_after_each_layer(layers, labelings):
         assert told == [(1, 2), (2, 2)]
 
 
+@pytest.mark.long
 def test_what_few_points_cannot_show_is_left_out():
     x, labels = points(2, n=30)
     rows = sensitivity({"layer": x}, {"digit": labels}, **{**ABOUT, "k": 8})
@@ -240,6 +244,7 @@ def test_what_few_points_cannot_show_is_left_out():
     assert left_out(44) == []
 
 
+@pytest.mark.long
 def test_points_without_direction_have_no_cosine_score(layers, labelings):
     x = layers["first"].copy()
     x[3] = 0
@@ -283,6 +288,7 @@ def test_summary_by_hand():
     assert np.isnan(alone[5:8]).all()
 
 
+@pytest.mark.long
 def test_summary_of_real_rows(rewritten, otherwise):
     found = summary([*rewritten, *otherwise])
     assert len(found) == 3 * (len(REPARAMETRIZATIONS) + 9)

@@ -55,6 +55,7 @@ def test_parity_case():
     assert oracles.nnconvexity(x, labels) == (73.07, {0: 76.54, 1: 72.95, 2: 69.72})
 
 
+@pytest.mark.long
 def test_moons():
     for seed in range(2):
         whole = score_of(*make_moons(100, noise=0.05, random_state=seed), k=10, num_classes=2)
@@ -66,6 +67,7 @@ def test_moons():
     oracles.assert_score(broken, oracles.knn_convexity(x.astype(np.float32), labels, 2, k=3))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("repeated", (0, 15))
 def test_parity_with_nnconvexity(repeated):
     """Duplicates dropped, percentages, labels 0..C-1, all pairs. Copies keep their label: ties then do not matter."""
@@ -84,6 +86,7 @@ def test_parity_with_nnconvexity(repeated):
 # Every field against the oracle
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(("mode", "duplicates"), list(itertools.product(("union", "mutual"), ("link", "drop"))))
 def test_random_cases(mode, duplicates):
     """Grids full of ties and duplicates, and points at random; background, classes of no, one and two points."""
@@ -103,6 +106,7 @@ def test_random_cases(mode, duplicates):
     assert skipped <= 2
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("metric", ("cosine", "manhattan"))
 def test_other_metrics(metric):
     for seed in range(8):
@@ -115,6 +119,7 @@ def test_other_metrics(metric):
         oracles.assert_score(score, oracles.graph_convexity(adjacency, labels, 3))
 
 
+@pytest.mark.long
 def test_epsilon_graph():
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -126,6 +131,7 @@ def test_epsilon_graph():
         oracles.assert_score(score, oracles.graph_convexity(adjacency, labels, 3))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "classes", "k"), [(400, 3, 6), (700, 2, 8)])
 def test_several_blocks_of_sources_and_slices_of_rows(n, classes, k):
     rng = np.random.default_rng(n)
@@ -143,6 +149,7 @@ def test_several_blocks_of_sources_and_slices_of_rows(n, classes, k):
         np.testing.assert_allclose(found, scores[np.ix_(members, members)], atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_hub_beside_many_small_rows():
     rng = np.random.default_rng(0)
     x = np.concatenate([np.zeros((1, 60)), 2 * np.eye(60), rng.normal(size=(239, 60)) * 0.01 + 10]).astype(np.float32)
@@ -168,6 +175,7 @@ def test_pair_scores():
     np.testing.assert_allclose(score.per_class[:4], [np.nanmean(scores) for _, scores in found[:4]], atol=1e-6)
 
 
+@pytest.mark.long
 def test_se_pairs_is_the_jackknife_over_points_of_a_fixed_graph():
     """An independent form: leave each point out of the mean over pairs, (n-1)/n sum (U_i - mean U)^2."""
     rng = np.random.default_rng(3)
@@ -181,6 +189,7 @@ def test_se_pairs_is_the_jackknife_over_points_of_a_fixed_graph():
         )
 
 
+@pytest.mark.long
 def test_random_labels_score_what_the_formula_says():
     """E = p_adj + (1 - p_adj - p_disc)(n_c - 2)/(n - 2), over 400 permutations by vmap."""
     rng = np.random.default_rng(4)
@@ -198,6 +207,7 @@ def test_random_labels_score_what_the_formula_says():
 # Small, degenerate and extreme
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(
     ("labels", "per_class", "pairs"),
     [([0, 0], [1, np.nan], [1, 0]), ([1, 1], [np.nan, 1], [0, 1]), ([0, -1], None, None)],
@@ -219,13 +229,13 @@ def test_two_points(labels, per_class, pairs):
     strategies.lists(strategies.integers(0, 3), min_size=3, max_size=3),
     strategies.lists(strategies.integers(-1, 1), min_size=3, max_size=3),
 )
-@hypothesis.settings(max_examples=30)
 def test_three_points(x, labels):
     x = np.array(x, np.float32)[:, None]
     adjacency = oracles.knn_adjacency(x, 1)
     oracles.assert_score(score_of(x, labels, 2, k=1), oracles.graph_convexity(adjacency, labels, 2))
 
 
+@pytest.mark.long
 def test_one_class_only():
     x = np.random.default_rng(0).normal(size=(40, 3))
     score = score_of(x, np.zeros(40), num_classes=1)
@@ -239,6 +249,7 @@ def test_no_pairs_at_all_is_nan():
     assert score.num_pairs.tolist() == [0, 0, 0] and score.num_points.tolist() == [1, 1, 1]
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("x", [np.zeros((40, 3)), np.full((40, 3), 300.1), np.repeat(np.eye(20, 3), 2, axis=0)])
 def test_constant_data_and_all_points_repeated(x):
     labels = np.random.default_rng(0).integers(-1, 3, 40)
@@ -246,6 +257,7 @@ def test_constant_data_and_all_points_repeated(x):
     oracles.assert_score(score_of(x, labels), oracles.graph_convexity(adjacency, labels, 3))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("far", (1e5, 1e7))
 def test_one_point_far_away(far):
     """The others score what they score beside a point not so far."""
@@ -273,6 +285,7 @@ def test_disconnected_clusters_score_zero_between():
     np.testing.assert_allclose(score.inside, score.per_class)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.check_shapes(False)
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "bfloat16", "float64"])
 def test_other_types(dtype):
@@ -285,6 +298,7 @@ def test_other_types(dtype):
         oracles.assert_score(score, want)
 
 
+@pytest.mark.long
 def test_float64():
     with jax.enable_x64(True):
         rng = np.random.default_rng(6)
@@ -324,6 +338,7 @@ def test_isometry_scale_order_of_rows_and_names_of_labels():
     assert_same(score_of(x, renamed), ConvexityScore(*(f[jnp.array([1, 2, 0])] for f in want)))
 
 
+@pytest.mark.long
 def test_order_of_rows_does_not_matter_with_ties_and_duplicates():
     """Within an epsilon graph, whose neighbours no tie decides."""
     rng = np.random.default_rng(9)
@@ -336,6 +351,7 @@ def test_order_of_rows_does_not_matter_with_ties_and_duplicates():
         )
 
 
+@pytest.mark.long
 def test_an_affine_map_may_change_the_score():
     rng = np.random.default_rng(10)
     x, labels = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
@@ -347,6 +363,7 @@ def test_an_affine_map_may_change_the_score():
 # Every form of a graph, jit, vmap, gradients
 
 
+@pytest.mark.long
 def test_all_forms_agree_to_the_last_pair():
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -365,6 +382,7 @@ def test_all_forms_agree_to_the_last_pair():
 COMPILED = jax.jit(lambda graph, labels: graph_convexity(graph, labels, num_classes=5))
 
 
+@pytest.mark.long
 def test_vmap_over_layers_and_over_labelings():
     rng = np.random.default_rng(11)
     layers = jnp.asarray(rng.normal(size=(3, 40, 3)), jnp.float32)
@@ -386,6 +404,7 @@ def test_vmap_over_layers_and_over_labelings():
             assert_same(take(over_labels, j), want)
 
 
+@pytest.mark.long
 def test_constants_inside_jit():
     rng = np.random.default_rng(12)
     x, labels = as_jax(rng.normal(size=(40, 3)), rng.integers(-1, 3, 40))
@@ -398,6 +417,7 @@ def test_constants_inside_jit():
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+@pytest.mark.long
 def test_gradient_is_zero():
     rng = np.random.default_rng(13)
     x, labels = as_jax(rng.normal(size=(40, 3)), rng.integers(0, 3, 40))
@@ -440,6 +460,7 @@ def test_fields_and_ranges():
 # A sample of the pairs
 
 
+@pytest.mark.long
 def test_drawn_pairs_are_the_mean_over_those_pairs():
     rng = np.random.default_rng(15)
     x, labels = as_jax(rng.normal(size=(40, 3)), np.where(rng.random(40) < 0.7, 0, rng.integers(-1, 3, 40)))
@@ -580,6 +601,7 @@ def test_euclidean_invariant_under_order_of_rows_and_names_of_labels():
     assert_same(got, ConvexityScore(*(f[jnp.array([1, 2, 0])] for f in want)))
 
 
+@pytest.mark.long
 def test_euclidean_jit_vmap_and_eager_agree():
     rng = np.random.default_rng(4)
     layers = jnp.asarray(rng.normal(size=(3, 30, 4)), jnp.float32)
@@ -597,6 +619,7 @@ def test_euclidean_jit_vmap_and_eager_agree():
         assert_same(take(batched, i), want)
 
 
+@pytest.mark.long
 def test_eager_is_jit_at_forty_thousand_points():
     """jax 0.10.x on CPU gets a vmapped 3 x 3 product wrong above 32,768 rows (jax issue 39103)."""
     rng = np.random.default_rng(9)
@@ -715,6 +738,7 @@ def test_other_bad_input_is_named():
             euclidean_convexity(predict, x, labels, num_classes=2)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("labels", ([0, 1, 2, 3], [0, -2, 1, 1]))
 def test_labels_out_of_range_under_jit_give_no_number(labels):
     x, labels = as_jax(np.arange(4.0)[:, None], labels)
@@ -725,6 +749,7 @@ def test_labels_out_of_range_under_jit_give_no_number(labels):
     assert np.isnan(score.per_class).all()
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("value", (np.nan, np.inf))
 def test_nan_under_jit_gives_no_number(value):
     rng = np.random.default_rng(0)
@@ -744,6 +769,7 @@ def test_nan_under_jit_gives_no_number(value):
     assert np.isnan(score.per_class[labels[3]]) and np.isnan(score.micro) and np.isnan(score.macro)
 
 
+@pytest.mark.long
 def test_nan_lengths_of_a_packed_graph_give_no_number():
     x, labels = as_jax(np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 3)
     graph = undirected(knn_graph(x, k=4))
@@ -766,6 +792,7 @@ def test_from_points_to_scores_is_one_program_for_accelerators_too():
         assert not [target for target in targets if "callback" in target or "host" in target.lower()], targets
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("options", [{}, {"max_pairs": 30}, {"max_sources": 7}])
 def test_jit_vmap_and_eager_are_one(options):
     """Scores of a batch, every field: one program, shared out on concrete arrays, and mapped under vmap."""

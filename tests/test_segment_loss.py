@@ -45,6 +45,7 @@ def loss_of(predict, x, labels, key=KEY, **options):
     return compiled(predict, x, labels, key=key, **options)
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("kind", ["cross_entropy", "probability"])
 @pytest.mark.parametrize("num_points", [1, 4])
 def test_is_the_oracles_number(kind, num_points):
@@ -118,6 +119,7 @@ def test_goes_to_the_exact_score():
     np.testing.assert_allclose(1 - np.mean(losses), want, atol=5 * np.std(losses) / np.sqrt(2000) + 1e-3)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("kind", ["cross_entropy", "probability"])
 def test_gradients_are_the_slopes_of_the_oracle(kind):
     (x, labels), predict = pairs_of_two(3), network(3)
@@ -140,6 +142,7 @@ def test_gradients_reach_the_network():
     assert np.abs(slope).max() > 1e-2
 
 
+@pytest.mark.long
 def test_eager_jit_and_vmap_are_one():
     predict, labels, keys = network(2), larger_batch()[1], jax.random.split(KEY, 3)
     xs = np.random.default_rng(0).normal(size=(3, len(labels), D)).astype(np.float32)
@@ -201,6 +204,7 @@ def with_slope(kind, x, labels, temperature, where):
     return jax.value_and_grad(lambda x: euclidean_convexity_loss(network(0, classes=14), x, labels, **options))(x)
 
 
+@pytest.mark.long(after=4)
 @pytest.mark.parametrize("kind", ["cross_entropy", "probability"])
 @pytest.mark.parametrize("name", oracles.awkward_batches())
 def test_awkward_batches(name, kind):
@@ -258,6 +262,7 @@ def test_errors(message):
         euclidean_convexity_loss(**{**arguments, **ERRORS[message]}, key=KEY)
 
 
+@pytest.mark.long
 def test_some_steps_raise_the_exact_score_of_other_points():
     """A tiny network whose hidden layer has classes in several pieces; held-out points."""
     rng = np.random.default_rng(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from processes import on_devices
 
 import jaxconvex
 from jaxconvex.scores.euclidean import _segment_shares, euclidean_segments
@@ -126,11 +126,11 @@ print("equal on", [mesh.size for mesh in meshes])
 """
 
 
+@pytest.mark.long
 def test_a_mesh_finds_the_same_shares():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     root = Path(jaxconvex.__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", MESH], capture_output=True, text=True, cwd=root, env=environment, timeout=280
+        [sys.executable, "-c", MESH], capture_output=True, text=True, cwd=root, env=on_devices(), timeout=280
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "equal on [8, 8, 3]"

@@ -13,8 +13,6 @@ from jaxconvex.study.splits import stratified_split
 from jaxconvex.study.transformer import VisionTransformer
 from jaxconvex.study.transformer_training import _features, pretrain, probe
 
-pytestmark = pytest.mark.long
-
 
 @pytest.fixture(scope="module")
 def digits():
@@ -94,6 +92,7 @@ def test_patches_are_cut_row_by_row():
     np.testing.assert_array_equal(model.patches(jnp.asarray(images)), np.stack(expected, axis=1))
 
 
+@pytest.mark.long
 def test_nothing_of_a_masked_patch_is_seen(model, digits):
     images = jnp.asarray(digits[0][:4])
     masked = jax.random.bernoulli(jax.random.key(0), 0.5, (4, 16))
@@ -105,6 +104,7 @@ def test_nothing_of_a_masked_patch_is_seen(model, digits):
     assert (seen[masked] == 0).all() and (seen[~masked] > 0).all()
 
 
+@pytest.mark.long
 def test_gradients_reach_every_parameter(model, digits):
     graph, state = nnx.split(model)
 
@@ -160,11 +160,13 @@ def test_pretraining_learns_to_complete_images(pretrained, parts):
     assert pretrained.losses[-1] < 0.65 * loss_of_the_mean_image < loss_of_the_mean_image < pretrained.losses[0]
 
 
+@pytest.mark.long
 def test_fine_tuning_improves_on_the_probe(probed, fine_tuned, parts):
     assert training.accuracy(fine_tuned.model, *parts[2]) > training.accuracy(probed, *parts[2])
     assert (np.diff(fine_tuned.losses) < 0).all()
 
 
+@pytest.mark.long
 def test_the_model_of_the_best_epoch_is_returned(fine_tuned, parts):
     images, labels = parts[1]
     loss = float(training.cross_entropy(fine_tuned.model(jnp.asarray(images)), jnp.asarray(labels)))
@@ -189,6 +191,7 @@ def test_the_probe_changes_the_classifier_alone_and_returns_a_minimum(pretrained
     assert max(float(jnp.abs(part).max()) for part in gradient) < 5e-4
 
 
+@pytest.mark.long
 def test_softmax_regression_knows_no_units_and_takes_constant_features_and_empty_classes():
     x = jax.random.normal(jax.random.key(0), (200, 5)).at[:, 4].set(0)
     y = jnp.argmax(x[:, :3] + jax.random.normal(jax.random.key(1), (200, 3)), axis=1)
@@ -201,6 +204,7 @@ def test_softmax_regression_knows_no_units_and_takes_constant_features_and_empty
     np.testing.assert_allclose(*(z - z.mean(axis=1, keepdims=True) for z in logits), atol=5e-3)
 
 
+@pytest.mark.long
 def test_same_keys_same_numbers_and_the_model_that_went_in_is_unchanged(model, pretrained, probed, fine_tuned, parts):
     again = complete(model, parts[0][0]).model
     assert same(again, pretrained.model)
@@ -227,6 +231,7 @@ def points():
     return x, (x[:, 0] > 0).astype(np.int64)
 
 
+@pytest.mark.long
 def test_any_model_is_fine_tuned_and_only_its_parameters(points):
     model = Normalised()
     model.normalisation.mean[...] = jnp.full(4, 0.5)
@@ -235,6 +240,7 @@ def test_any_model_is_fine_tuned_and_only_its_parameters(points):
     np.testing.assert_array_equal(result.model.normalisation.mean[...], 0.5)
 
 
+@pytest.mark.long
 def test_training_stops_early(points):
     calls = []
     x, y = points
@@ -253,7 +259,7 @@ def test_predictions_in_batches_are_those_of_all_at_once(points):
         np.testing.assert_array_equal(training.predict(model, points[0], batch_size=size), whole)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_defaults_train_a_good_network(digits):
     images, labels = digits
     train, validation, test = stratified_split(labels, jax.random.key(3))

@@ -15,7 +15,6 @@ from jaxconvex.study import training
 from jaxconvex.study.training import epochs
 
 pytest.importorskip("safetensors")
-pytestmark = pytest.mark.long
 
 VIT = {
     "model_type": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 8, "num_hidden_layers": 2,
@@ -103,6 +102,7 @@ def test_an_array_is_a_tuple_of_one(points):
     assert same(one.model, other.model)
 
 
+@pytest.mark.long
 def test_the_mask_reaches_the_model(sentences):
     inputs, labels = sentences
     encoder = encoders.initialise(BERT, rngs=nnx.Rngs(0))
@@ -140,6 +140,7 @@ def test_wrong_inputs_are_told(inputs, message):
 # State that is no parameter
 
 
+@pytest.mark.long
 def test_statistics_follow_the_batches_in_train_mode_and_stay_in_eval_mode(points):
     still, moved = tune(Normalised(), points).model, tune(Normalised(training=True), points).model
     np.testing.assert_array_equal(still.norm.mean[...], 0)
@@ -160,6 +161,7 @@ def test_predictions_are_of_eval_mode_and_change_nothing(points):
 # Files to go on from
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("mode", [False, True])
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_stopped_run_goes_on_to_the_same_bits(points, tmp_path, mode, stop):
@@ -175,6 +177,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(points, tmp_path, mode, stop):
     assert same(finished.model, whole.model) and finished.best_epoch == whole.best_epoch
 
 
+@pytest.mark.long
 def test_a_run_stopped_early_stays_stopped(points, tmp_path):
     x, y = points
     calls = []
@@ -186,6 +189,7 @@ def test_a_run_stopped_early_stays_stopped(points, tmp_path):
     assert len(calls) == len(result.losses) == result.best_epoch + 3 < 20
 
 
+@pytest.mark.long
 def test_files_of_other_calls_and_broken_files_are_not_used(points, tmp_path):
     file = tmp_path / "training"
     whole = tune(Normalised(), points)
@@ -201,6 +205,7 @@ def test_files_of_other_calls_and_broken_files_are_not_used(points, tmp_path):
         assert same(tune(Normalised(), points, checkpoint=file).model, whole.model)
 
 
+@pytest.mark.long
 def test_a_file_is_told_by_what_the_loss_and_the_validation_compute(points, tmp_path):
     x, y = points
     data = x, y.astype(np.int32)
@@ -259,6 +264,7 @@ def test_a_classifier_reads_the_normalised_tokens_alone():
     assert encoder.head.classifier.out_features == 7  # unchanged
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("depth", [0, 16])
 def test_a_classifier_on_maps_of_features(lite, depth):
     encoder = lite.truncate(depth)
@@ -270,6 +276,7 @@ def test_a_classifier_on_maps_of_features(lite, depth):
         training.with_classifier(encoder, 3, take="first")
 
 
+@pytest.mark.long
 def test_the_probe_of_an_encoder_is_linear_on_pooled_features_and_changes_the_classifier_alone():
     images = jax.random.normal(jax.random.key(0), (150, 8, 8, 3))
     labels = np.asarray(images[..., 0].mean(axis=(1, 2)) > 0).astype(int)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import on_devices
 from transform_cases import ALL, LOSSES, D, K, N, points_and_labels
 
 import jaxconvex
@@ -69,10 +70,8 @@ assert [row.score for row in inside.rows] == [row.score for row in outside.rows]
 
 @pytest.mark.long
 def test_meshes_of_eight_devices():
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    flags += "--xla_llvm_disable_expensive_passes=true"  # it compiles far longer than it runs
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": paths}
+    environment = on_devices() | {"PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True, timeout=280
     )
@@ -85,6 +84,7 @@ def debug_flags():
         yield
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("name", ALL)
 def test_debug_flags_find_nothing_on_clean_data(name, debug_flags):
     x, y = points_and_labels()
@@ -93,6 +93,7 @@ def test_debug_flags_find_nothing_on_clean_data(name, debug_flags):
         jax.block_until_ready(jax.grad(ALL[name])(x, y))
 
 
+@pytest.mark.long
 def test_the_nan_of_an_empty_class_is_none_to_be_found(debug_flags):
     x, y = points_and_labels()
     graph = jaxconvex.knn_graph(x, k=4)
@@ -128,6 +129,7 @@ def as_a_loss(function, x, y):
     return jax.value_and_grad(lambda x: function(x, y))(x)
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("name", ALL)
 def test_transformed_outside_jit_compiles_once(name, compilations):
     x, y = points_and_labels()
@@ -149,6 +151,7 @@ SYMBOLIC = {
 }
 
 
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("name", SYMBOLIC)
 def test_exports_with_a_symbolic_batch(name):
     function, constraints = SYMBOLIC[name]

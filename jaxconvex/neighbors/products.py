@@ -129,7 +129,7 @@ def _rounding(x: Float[Array, "n d"]) -> tuple[float, float]:
 def _bounded(x: Float[Array, "n d"], count: Array, wide: Array, cut: Plan) -> Bounded:
     n = x.shape[0]
     # A median of some rows: unlike the mean, a few far outliers do not move it, and rounding grows with the norms.
-    sample = jnp.minimum((jnp.arange(256) * (count / 256)).astype(jnp.int32), count - 1)
+    sample = jnp.minimum((jnp.arange(256.0) * (count / 256)).astype(jnp.int32), count - 1)
     centred = x - jnp.sort(x[sample], axis=0)[128]
     unit = jnp.where(wide, _middle_unit(centred[sample]), 1)
     centred = centred / unit

@@ -226,7 +226,7 @@ def _assign_groups(groups, codes, generator, shares, least) -> np.ndarray:
         kept = np.all(counts >= least[:, None], axis=0)
         deviation = np.abs(counts / total - shares[:, None])[:, kept].max(initial=0)
         overall = np.abs(counts.sum(axis=1) / sizes.sum() - shares).max()
-        score = (np.sum(~kept), max(deviation, overall))
+        score = (float(np.sum(~kept)), float(max(deviation, overall)))
         if score < best:
             best, assignment = score, tried
     return assignment[group]
