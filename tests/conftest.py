@@ -8,8 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 # Before JAX is imported. Most of the time goes into compiling, so XLA optimises less here (users have its default, 3; at 0
-# programs that compute the same no longer round alike), and
-# all workers, and the next run, share what is compiled.
+# programs that compute the same no longer round alike), and all workers, and the next run, share what is compiled.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxconvex-tests"
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
@@ -20,9 +19,18 @@ import jax
 import jaxtyping
 import pytest
 
-CORE = ["neighbors", "paths", "scores", "statistics", "losses", "_internal.checks"]  # their signatures tell shapes
+CHECKED = [
+    "_internal.checks",
+    "neighbors",
+    "paths.pairs",
+    "paths.graph",
+    "paths.layout",
+    "paths.counts",
+    "paths.tie_rule",
+]
+CHECKED += ["scores.aggregates", "scores.graph"]
 
-jaxtyping.install_import_hook([f"jaxconvex.{folder}" for folder in CORE], "beartype.beartype")
+jaxtyping.install_import_hook([f"jaxconvex.{name}" for name in CHECKED], "beartype.beartype")
 hypothesis.settings.register_profile("all", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("fewer", hypothesis.settings.get_profile("all"), max_examples=15)
 
