@@ -24,6 +24,7 @@ def option(name: str, metavar: str | None, text: str, **more: Any) -> Any:
 
 
 def seed_in_range(value: int) -> int:
+    """The seed of an option, if it lies in 0..2**32 - 1; typer reports any other as a wrong value."""
     if not 0 <= value < 2**32:
         raise typer.BadParameter(f"it must lie in 0..{2**32 - 1}; got {value}.")
     return value
@@ -36,5 +37,6 @@ def require_extras() -> None:
 
 
 def say_where(paths: Iterable[Path], folder: Path) -> None:
+    """Print the names of the files written to the folder; a figure's .svg goes without saying beside its .png."""
     names = [str(path.relative_to(folder)) for path in paths if path.suffix != ".svg"]
     say(f"\nWritten to {folder}: {', '.join(names)} (figures also as .svg)")

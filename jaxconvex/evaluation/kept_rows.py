@@ -57,6 +57,7 @@ def place_of_rows(
 
 
 def kept_rows(place: Path | None) -> Sequence[Row] | None:
+    """The rows kept at the path; None where there is no path, no file, or one that is not whole."""
     return None if place is None else kept_whole(place, _read)
 
 
@@ -68,6 +69,7 @@ def _read(place: Path) -> Sequence[Row]:
 
 
 def keep_rows(place: Path | None, rows: Sequence[Row], recorded: dict[str, Any]) -> None:
+    """Write the rows to the path, for `kept_rows` to find; nothing without a path, or in any process but the first."""
     if place is not None and jax.process_index() == 0:
         place.parent.mkdir(parents=True, exist_ok=True)
         Report(tuple(rows), recorded, {"entry": place.stem}).to_json(place)

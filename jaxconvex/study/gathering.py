@@ -30,6 +30,7 @@ def labels_of(seed: int) -> str:
 
 
 def scores(network: NetworkRow, report: Report) -> list[ScoreRow]:
+    """The report's scores of one network, macro and micro, a row each; those of classes are left out."""
     return [
         ScoreRow(
             network=network.network,

@@ -90,6 +90,7 @@ def summary(rows: Sequence[VariantRow]) -> list[Summary]:
 
 
 def as_features(x: Any, name: str, labelings: Mapping[str, Labeling], k: int) -> Points:
+    """The features of a layer in float32. Raises ValueError where they do not fit the labels, or k the points."""
     points = np.asarray(as_points(x, f"layer {name!r}"), np.float32)
     n = len(next(iter(labelings.values())).codes)
     if len(points) != n:

@@ -44,6 +44,7 @@ def legend(figure: Figure, panel: Axes, most: int = 5) -> None:
 
 
 def panels_of(studies: Sequence[Study], **sizes: Any) -> Any:
+    """A `grid` with a panel for each study; a single one is as wide as its layers need."""
     if len(studies) == 1:
         sizes = {"width": max(4.2, figures.width_for(len(studies[0].domain["layers"]))), "height": 3.2} | sizes
     return grid(len(studies), **sizes)
