@@ -222,7 +222,7 @@ def read_sides(a: Path, b: Path, options: Options) -> dict[str, Representations 
     Raises ValueError if two files do not hold the same points: their first labels must agree.
     """
     results = [_result(path) for path in (a, b)]
-    sides = [_paired(made) if made else read(path, options) for path, made in zip((a, b), results, strict=True)]
+    sides = [_paired(result) if result else read(path, options) for path, result in zip((a, b), results, strict=True)]
     if isinstance(sides[0], Representations) and isinstance(sides[1], Representations):
         _check_same_points(sides[0], sides[1], (a, b))
     return dict(zip(_names(a, b), sides, strict=True))

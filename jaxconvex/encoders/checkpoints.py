@@ -112,21 +112,21 @@ def open_weights(folder: Path) -> Weights:
             "to load checkpoints install safetensors: pip install 'jaxconvex[encoders]'"
         ) from error
 
-    found: dict[str, Stored] = {}
+    weights: dict[str, Stored] = {}
     for shard in _shards(folder):
         try:
             with safe_open(folder / shard, framework="numpy") as opened:
                 for name in opened.keys():  # noqa: SIM118
-                    if name in found:
+                    if name in weights:
                         raise ValueError(
-                            f"{folder} has the tensor {name} in {found[name].path.name} and in {shard}, and does not say "
+                            f"{folder} has the tensor {name} in {weights[name].path.name} and in {shard}, and does not say "
                             "which one counts. Fetch the checkpoint again."
                         )
                     piece = opened.get_slice(name)
-                    found[name] = Stored(folder / shard, name, tuple(piece.get_shape()), piece.get_dtype())
+                    weights[name] = Stored(folder / shard, name, tuple(piece.get_shape()), piece.get_dtype())
         except SafetensorError as error:
             raise ValueError(f"{folder / shard} is no whole safetensors file: {error}. Fetch it again.") from error
-    return found
+    return weights
 
 
 def _shards(folder: Path) -> list[str]:
@@ -135,10 +135,10 @@ def _shards(folder: Path) -> list[str]:
         return [WEIGHTS]
     index = read_json(folder / INDEX)
     if index is None:
-        found = [path.name for path in sorted(folder.glob("*.safetensors")) if path.is_file()]
-        if len(found) != 1:
-            _refuse(folder, found)
-        return found
+        files = [path.name for path in sorted(folder.glob("*.safetensors")) if path.is_file()]
+        if len(files) != 1:
+            _refuse(folder, files)
+        return files
     where = index.get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
         raise ValueError(f"{folder / INDEX} must map each tensor to its file, under weight_map. Fetch it again.")
@@ -158,9 +158,9 @@ def _shards(folder: Path) -> list[str]:
     return shards
 
 
-def _refuse(folder: Path, found: list[str]) -> None:
-    if found:
-        raise ValueError(f"{folder} must hold {WEIGHTS}, or shards with {INDEX}; it holds {', '.join(found)}.")
+def _refuse(folder: Path, files: list[str]) -> None:
+    if files:
+        raise ValueError(f"{folder} must hold {WEIGHTS}, or shards with {INDEX}; it holds {', '.join(files)}.")
     pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
     if not pickles:
         raise ValueError(f"{folder} holds no weights: {WEIGHTS}, or shards with {INDEX}, is expected.")

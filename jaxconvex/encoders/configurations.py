@@ -118,9 +118,9 @@ def has_own_head(config: Mapping[str, Any], family: Family, *, strict: bool) -> 
 def check_labels(config: Mapping[str, Any], classes: int) -> None:
     """Raises ValueError if the configuration names another number of classes than the file's classifier has."""
     labels = config.get("id2label")
-    told = len(labels) if isinstance(labels, dict) else config.get("num_labels")
-    if told is not None and told != classes:
+    named = len(labels) if isinstance(labels, dict) else config.get("num_labels")
+    if named is not None and named != classes:
         raise ValueError(
-            f"the configuration names {told} classes and the file's classifier has {classes}. Correct id2label and "
+            f"the configuration names {named} classes and the file's classifier has {classes}. Correct id2label and "
             "num_labels in config.json, or load with num_classes= for a new classifier."
         )
