@@ -154,9 +154,9 @@ def _limits(report: Any, shown: Sequence[Row], classes: bool) -> list[str]:
     return parts
 
 
-def _left_of_macro(row: Row, one: Row) -> bool:
+def _left_of_macro(row: Row, aggregate: Row) -> bool:
     """Whether it is of a class in the same table that has a score, but not in every replicate."""
-    same = row.level == "class" and (row.kind, row.labeling, row.k) == (one.kind, one.labeling, one.k)
+    same = row.level == "class" and (row.kind, row.labeling, row.k) == (aggregate.kind, aggregate.labeling, aggregate.k)
     return same and not math.isnan(row.score) and any(map(math.isnan, (*row.replicates, *row.joint)))
 
 

@@ -162,7 +162,7 @@ def finish_layers(
         slant = step > (3 if all(name.isdigit() for name in names) else 1)
         step = math.ceil(13 / spacing) if slant else step
     places = range(0, len(layers), step)
-    panel.set_xticks(list(places), [names[place] for place in places])
+    panel.set_xticks(list(places), [names[index] for index in places])
     for text in panel.get_xticklabels() if slant else ():
         text.set(rotation=40, ha="right", rotation_mode="anchor")
 
@@ -188,7 +188,7 @@ def _apart(layers: Sequence[str]) -> tuple[list[str], str]:
 
 def _common_prefix(texts: Sequence[str]) -> str:
     first, last = min(texts), max(texts)
-    return next((first[:place] for place, c in enumerate(first) if c != last[place : place + 1]), first)
+    return next((first[:length] for length, c in enumerate(first) if c != last[length : length + 1]), first)
 
 
 def name_classes(panel: Axes, labels: Sequence[Any]) -> None:
@@ -196,7 +196,7 @@ def name_classes(panel: Axes, labels: Sequence[Any]) -> None:
     spacing = _points(panel)[1] / max(len(labels), 1)
     size = float(np.clip(0.9 * spacing, 5.5, 9))
     places = range(0, len(labels), math.ceil(1.05 * size / spacing))
-    panel.set_yticks(list(places), [_shorten(labels[place]) for place in places], fontsize=size)
+    panel.set_yticks(list(places), [_shorten(labels[index]) for index in places], fontsize=size)
 
 
 def percent_axis(axis: Any, *, signed: bool = False) -> None:
@@ -230,10 +230,10 @@ def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> No
         close = np.flatnonzero(np.diff(placed) < 11.5)
         if not close.size:
             break
-        for place in close:
-            push = (11.6 - (placed[place + 1] - placed[place])) / 2
-            placed[place] -= push
-            placed[place + 1] += push
+        for index in close:
+            push = (11.6 - (placed[index + 1] - placed[index])) / 2
+            placed[index] -= push
+            placed[index + 1] += push
     for (x, y, name, colour), shift in zip(named, placed - wished, strict=True):
         panel.annotate(
             _shorten(name), (x, y), (9, shift), textcoords="offset points", color=colour, va="center", fontweight="bold"
@@ -264,18 +264,18 @@ def label_points(panel: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]
     spots = np.stack([(x - left) / (right - left) * width, (y - low) / (high - low) * height], axis=-1)
     taken = [(px - 3.5, py - 3.5, px + 3.5, py + 3.5) for px, py in spots]
     middle = spots.mean(axis=0) if len(spots) else 0
-    for place in np.argsort(-np.square(spots - middle).sum(axis=-1), kind="stable"):
-        text = _shorten(names[place], 20)
+    for index in np.argsort(-np.square(spots - middle).sum(axis=-1), kind="stable"):
+        text = _shorten(names[index], 20)
         if not text:
             continue
-        wide, tall, (px, py) = _text_width(text, size) + 2, size, spots[place]
+        wide, tall, (px, py) = _text_width(text, size) + 2, size, spots[index]
         sides = ((5, -tall / 2), (-5 - wide, -tall / 2), (-wide / 2, 5), (-wide / 2, -5 - tall))
         corners = ((4, 3), (4, -3 - tall), (-4 - wide, 3), (-4 - wide, -3 - tall))
         for dx, dy in (*sides, *corners) if len(spots) <= 30 else sides[:2]:
             box = (px + dx, py + dy, px + dx + wide, py + dy + tall)
             inside = box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height
             if inside and not any(_overlap(box, other) for other in taken):
-                spot = (x[place], y[place])
+                spot = (x[index], y[index])
                 panel.annotate(text, spot, (dx, dy + 1), textcoords="offset points", fontsize=size, color=MUTED)
                 taken.append(box)
                 break
