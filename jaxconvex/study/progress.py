@@ -52,7 +52,7 @@ class Plan:
 
     def of(self, step: str) -> Callable[..., Any]:
         """What is called after each unit of the step, whatever it is told."""
-        return lambda *told: self.done(step)
+        return lambda *_: self.done(step)
 
     def finish(self, step: str) -> None:
         """The step is over, though it may have stopped early or been found from an earlier run."""

@@ -83,8 +83,8 @@ def probe(
     """
     num_classes = model.classifier.out_features
     labels = as_classes(labels, as_inputs(images), num_classes, "labels")
-    found = jnp.asarray(features(_features, model, images, batch_size=512))
-    kernel, bias = softmax_regression(found, labels, num_classes=num_classes, penalty=penalty)
+    pooled = jnp.asarray(features(_features, model, images, batch_size=512))
+    kernel, bias = softmax_regression(pooled, labels, num_classes=num_classes, penalty=penalty)
     probed = nnx.clone(model)
     nnx.update(probed.classifier, {"kernel": kernel, "bias": bias})
     return probed

@@ -14,7 +14,7 @@ from jaxconvex.study.results import PREDICTED, ChangeRow, ScoreRow, Study
 
 __all__ = [
     "Statement", "begin", "by_domain", "coefficient_text", "change_rows", "contrast", "correlation_text", "ends",
-    "half_width", "macro_rows", "mean", "named", "over_domains", "points", "sign", "some",
+    "half_width", "macro_rows", "mean", "named", "over_domains", "points", "shortened", "sign",
     "spot", "true_labels", "verdict_of_all", "where",
 ]  # fmt: skip
 
@@ -36,14 +36,14 @@ class Statement(NamedTuple):
 
 def macro_rows(study: Study, kind: str, labeling: str = PREDICTED) -> list[ScoreRow]:
     """The macro scores of one kind by one labeling, of all layers, networks and seeds."""
-    wanted = (kind, labeling, "macro")
-    return [row for row in study.scores if (row.kind, row.labeling, row.level) == wanted]
+    key = (kind, labeling, "macro")
+    return [row for row in study.scores if (row.kind, row.labeling, row.level) == key]
 
 
 def change_rows(study: Study, kind: str, labeling: str = PREDICTED) -> list[ChangeRow]:
     """The change of the mean over the seeds, of the layers that have one."""
-    wanted = (kind, labeling, None)
-    rows = [row for row in study.changes if (row.kind, row.labeling, row.seed) == wanted]
+    key = (kind, labeling, None)
+    rows = [row for row in study.changes if (row.kind, row.labeling, row.seed) == key]
     return [row for row in rows if math.isfinite(row.difference)]
 
 
@@ -64,19 +64,19 @@ def verdict_of_all(verdicts: Iterable[bool | None]) -> bool | None:
     return False if False in known else None if None in known else True
 
 
-def over_domains(found: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+def over_domains(changes: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """The mean of (estimate, half width) over domains with its interval: errors independent, these domains only."""
-    estimates, halves = np.array(found, np.float64).T
+    estimates, halves = np.array(changes, np.float64).T
     half = float(np.sqrt(np.sum(halves**2))) / len(halves)
     return float(estimates.mean()), float(estimates.mean()) - half, float(estimates.mean()) + half
 
 
-def by_domain(names: Sequence[str], found: Sequence[tuple[float, float]]) -> str:
+def by_domain(names: Sequence[str], changes: Sequence[tuple[float, float]]) -> str:
     """A sentence that counts the domains whose interval, (estimate, half width), lies above 0, and below."""
-    above = sum(value - half > 0 for value, half in found)
-    below = [name for name, (value, half) in zip(names, found, strict=True) if value + half < 0]
+    above = sum(value - half > 0 for value, half in changes)
+    below = [name for name, (value, half) in zip(names, changes, strict=True) if value + half < 0]
     named = f" ({', '.join(below)})" if below else ""
-    return f"By domain the interval is above 0 in {above} of {len(found)}, below 0 in {len(below)}{named}."
+    return f"By domain the interval is above 0 in {above} of {len(changes)}, below 0 in {len(below)}{named}."
 
 
 def sign(lower: float, upper: float) -> bool | None:
@@ -115,7 +115,7 @@ def spot(study: Study, row: ScoreRow, domain: str) -> str:
     return f"{f'{study.name}, ' if domain == 'all' else ''}{row.layer} {network}"
 
 
-def some(names: Sequence[str], most: int = 8) -> str:
+def shortened(names: Sequence[str], most: int = 8) -> str:
     """The names, separated by semicolons; beyond `most` of them only how many there are."""
     more = f"; and {len(names) - most} more" if len(names) > most else ""
     return "; ".join(names[:most]) + more
@@ -138,6 +138,6 @@ def coefficient_text(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "not defined"
 
 
-def correlation_text(found: Correlation) -> str:
+def correlation_text(correlation: Correlation) -> str:
     """The correlation with its interval, as reports write it."""
-    return formats.correlation_text(*found[:3])
+    return formats.correlation_text(*correlation[:3])

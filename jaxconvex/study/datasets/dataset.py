@@ -76,7 +76,7 @@ def class_folders(folder: Path, suffixes: tuple[str, ...]) -> ClassFolders | Non
         ValueError: if some files have a folder for their group and others have not.
     """
     divided = (folder / "train").is_dir() and (folder / "test").is_dir()
-    found, ignored = [], []
+    files, ignored = [], []
     for part in ("train", "test") if divided else ("",):
         for path in sorted((folder / part).rglob("*")):
             names = path.relative_to(folder / part).parts
@@ -84,12 +84,12 @@ def class_folders(folder: Path, suffixes: tuple[str, ...]) -> ClassFolders | Non
             if hidden or not path.is_file():
                 continue
             if len(names) in (2, 3) and path.suffix.lower() in suffixes:
-                found.append((path, names[0], names[1] if len(names) == 3 else None, part))
+                files.append((path, names[0], names[1] if len(names) == 3 else None, part))
             else:
                 ignored.append(path)
-    if not found:
+    if not files:
         return None
-    paths, labels, groups, parts = zip(*found, strict=True)
+    paths, labels, groups, parts = zip(*files, strict=True)
     grouped = [group is not None for group in groups]
     if any(grouped) and not all(grouped):
         raise ValueError(

@@ -85,12 +85,12 @@ def _rows(path: Path) -> tuple[str, list[tuple[str, ...]]]:
             f"{', '.join(names)}."
         )
     taken = ["text", column, *(["group"] if "group" in names else [])]
-    found = [(line, tuple(row[names.index(name)] for name in taken)) for line, row in rows]
-    empty = [line for line, cells in found if not all(cell.strip() for cell in cells)]
+    numbered = [(line, tuple(row[names.index(name)] for name in taken)) for line, row in rows]
+    empty = [line for line, cells in numbered if not all(cell.strip() for cell in cells)]
     if empty:
-        some = f"{', '.join(map(str, empty[:MOST_NAMED]))}" + f" and {len(empty) - MOST_NAMED} more" * (
+        shown = f"{', '.join(map(str, empty[:MOST_NAMED]))}" + f" and {len(empty) - MOST_NAMED} more" * (
             len(empty) > MOST_NAMED
         )
         line, row_words = ("line", "that row") if len(empty) == 1 else ("lines", "those rows")
-        raise ValueError(f"{path} has no text or no {' or no '.join(taken[1:])} at {line} {some}. Remove {row_words}.")
-    return column, [cells for _, cells in found]
+        raise ValueError(f"{path} has no text or no {' or no '.join(taken[1:])} at {line} {shown}. Remove {row_words}.")
+    return column, [cells for _, cells in numbered]

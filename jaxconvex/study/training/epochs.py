@@ -105,8 +105,8 @@ def train(
     batch_loss = as_program(_of_parts(loss, graph), parameters, others, take(data, np.arange(batch_size)), key)
     fingerprint = ""
     if checkpoint is not None:
-        told = program_hash(batch_loss) or uuid.uuid4().hex  # where nothing tells the loss, no file is of this call
-        settings = (num_epochs, batch_size, learning_rate, weight_decay, patience, jax.__version__, told)
+        identity = program_hash(batch_loss) or uuid.uuid4().hex  # where nothing tells the loss, no file is of this call
+        settings = (num_epochs, batch_size, learning_rate, weight_decay, patience, jax.__version__, identity)
         seen = validate.args if isinstance(validate, Partial) else ()
         fingerprint = _fingerprint(settings, (parameters, others, data, seen, key))
         state = read_tree(checkpoint, state, fingerprint=fingerprint) or state

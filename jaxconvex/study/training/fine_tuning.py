@@ -72,8 +72,8 @@ def fine_tune(
     """
     positive_integer(patience, "patience")
     inputs, validation_inputs = as_inputs(inputs), as_inputs(validation_inputs)
-    one = jax.tree.map(lambda array: array[:1], inputs)
-    num_classes = jax.eval_shape(evaluating(model), *jax.tree.map(jnp.asarray, one)).shape[-1]
+    first = jax.tree.map(lambda array: array[:1], inputs)
+    num_classes = jax.eval_shape(evaluating(model), *jax.tree.map(jnp.asarray, first)).shape[-1]
     labels = as_classes(labels, inputs, num_classes, "labels")
     validation_labels = as_classes(validation_labels, validation_inputs, num_classes, "validation_labels")
 

@@ -98,8 +98,8 @@ def probe(
     inputs = as_inputs(inputs)
     labels = as_classes(labels, inputs, num_classes, "labels")
     probed = with_classifier(encoder, num_classes, take=take)
-    found = features(pooled, probed, inputs, batch_size=batch_size)
-    head = softmax_regression(jnp.asarray(found), labels, num_classes=num_classes, penalty=penalty)
+    vectors = features(pooled, probed, inputs, batch_size=batch_size)
+    head = softmax_regression(jnp.asarray(vectors), labels, num_classes=num_classes, penalty=penalty)
     nnx.update(probed.head.classifier, {"kernel": head.kernel, "bias": head.bias})
     return probed
 
