@@ -78,7 +78,7 @@ def _kind(column: np.ndarray) -> str:
 
 
 def _check_written(columns: Mapping[str, np.ndarray], where: str) -> None:
-    """Raises ValueError for text of which half is numbers: slips, or numbers as another country writes them."""
+    """Raise ValueError for text of which half is numbers: slips, or numbers as another country writes them."""
     for name, column in columns.items():
         cells = [value for value in column.flat if isinstance(value, str)]
         if 2 * sum(NUMBER.fullmatch(cell) is not None for cell in cells) >= max(len(cells), 1):

@@ -139,7 +139,7 @@ def _labels(source: Source, names: Sequence[str], name: str) -> np.ndarray:
 def _read_labels(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".txt":
         with errors_of(path):
-            # Not splitlines(), for which a line ends in ten ways.
+            # Not splitlines(), which breaks lines at ten different characters.
             lines = re.split(r"\r\n|\r|\n", text_of(path))
         if lines[-1] == "":
             lines.pop()
@@ -157,7 +157,7 @@ def _read_labels(path: Path) -> np.ndarray:
 
 
 def _words(labelings: dict[str, np.ndarray]) -> list[str]:
-    """What to know of labels that may say that there is none, and of those that look alike."""
+    """Notes on labels that may stand for a missing one, and on those that look alike."""
     notes = []
     for name, values in labelings.items():
         alike: dict[str, list[str]] = {}

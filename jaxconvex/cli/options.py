@@ -31,7 +31,7 @@ def seed_in_range(value: int) -> int:
 
 
 def require_extras() -> None:
-    """Raises ModuleNotFoundError before the work, not after it."""
+    """Raise ModuleNotFoundError before the work, not after it."""
     for module in ("jinja2", "matplotlib", "rich"):
         require(module)
 

@@ -193,7 +193,7 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
 
 
 def _say_alarms(studies: Sequence[Any]) -> None:
-    """Says first, in red, what failed."""
+    """Print in red which fine-tunings failed."""
     from jaxconvex.study.failures import alarm
 
     for text in filter(None, map(alarm, studies)):

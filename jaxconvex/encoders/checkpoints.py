@@ -85,12 +85,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_bytes().decode("utf-8-sig"))
+        entries = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON, or not valid JSON ({error}). Fetch the file again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object; got {type(found).__name__}.")
-    return found
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path} must hold a JSON object; got {type(entries).__name__}.")
+    return entries
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -178,7 +178,7 @@ def _refuse(folder: Path, files: list[str]) -> None:
 def write_checkpoint(
     folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], companions: Iterable[Path] = ()
 ) -> None:
-    """Writes config.json, model.safetensors and copies of other files; all of them, or on an error none."""
+    """Write config.json, model.safetensors and copies of other files; all of them, or on an error none."""
     from safetensors.numpy import save_file
 
     if folder.exists() and not folder.is_dir():

@@ -125,7 +125,7 @@ def initialise(
 
 
 def save(encoder: Encoder, folder: str | Path, source: str | Path | None = None) -> None:
-    """Writes the encoder in the layout that it was loaded from: config.json and model.safetensors.
+    """Write the encoder in the layout that it was loaded from: config.json and model.safetensors.
 
     It loads again with `load`, and in torch's transformers where the family is one of theirs.
 

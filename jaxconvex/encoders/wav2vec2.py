@@ -188,7 +188,7 @@ def _build(
 
 
 def _check(config: dict[str, Any], shapes: Shapes, num_classes: int | None) -> None:
-    """Raises ValueError for a configuration that describes no encoder, or one of a kind that is not read."""
+    """Raise ValueError for a configuration that describes no encoder, or one of a kind that is not read."""
     if config.get("feat_extract_norm", "layer") not in ("group", "layer"):
         raise ValueError(f"feat_extract_norm must be 'group' or 'layer'; got {config['feat_extract_norm']!r}.")
     refuse_weighted_sum(shapes, _classifies(shapes) and num_classes is None)

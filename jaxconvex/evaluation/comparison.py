@@ -182,7 +182,7 @@ def _index(row: Row) -> int:
 
 
 def _check_rows(report: Report, name: str) -> None:
-    """Raises ValueError for two rows of one score, and for numbers that no score has."""
+    """Raise ValueError for two rows of one score, and for numbers that no score has."""
     places: dict[tuple[Any, ...], int] = {}
     for number, row in enumerate(report.rows):
         first = places.setdefault(row_key(row), number)

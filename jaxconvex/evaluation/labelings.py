@@ -75,7 +75,7 @@ def _is_background(label: int | str, background: Any) -> bool:
 
 
 def check_background(labelings: Mapping[str, Any], background: Any) -> None:
-    """Raises ValueError for a background that is a label of none of the labelings, listing the labels."""
+    """Raise ValueError for a background that is a label of none of the labelings, listing the labels."""
     if background is None or str(background) == "-1":
         return
     labels = [label for name, values in labelings.items() for label in np.unique(label_array(values, name)).tolist()]
@@ -146,7 +146,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether it is None, NaN, or what pandas or NumPy write for a value that is not there; text is always there."""
+    """Whether the value is None, NaN, or what pandas or NumPy write for a value that is not there; text is always there."""
     return not isinstance(value, (str, bytes)) and str(value).lower() in ("none", "nan", "<na>", "nat", "--")
 
 

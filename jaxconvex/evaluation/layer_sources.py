@@ -36,7 +36,7 @@ class LayerSource(NamedTuple):
 
 
 def check_source(representations: Any, n: int, pool: Any, heads: Mapping[str, Any]) -> None:
-    """Raises ValueError for what does not fit n labels or cannot be scored, before anything is read or run."""
+    """Raise ValueError for what does not fit n labels or cannot be scored, before anything is read or run."""
     if isinstance(representations, ModelSource):
         if pool is not None or heads:
             raise ValueError(
@@ -132,7 +132,7 @@ def _shapes(layers: Mapping[str, Any]) -> Iterable[tuple[str, tuple[int, ...]]]:
 
 
 def check_columns(columns: Sequence[int], outputs: np.ndarray | None) -> None:
-    """Raises ValueError for a class that is no column of the model's logits, where these are known."""
+    """Raise ValueError for a class that is no column of the model's logits, where these are known."""
     if outputs is not None and outputs.ndim == 2 and max(columns) >= outputs.shape[1]:
         raise ValueError(
             f"the model has logits for {outputs.shape[1]} classes, and the labels need column {max(columns)}. Integer "

@@ -124,7 +124,7 @@ def read_report(path: str | os.PathLike[str]) -> Report:
 
 
 def check_settings(path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
-    """Raises ValueError, naming the file, for settings of a report or a comparison that no table could show."""
+    """Raise ValueError, naming the file, for settings of a report or a comparison that no table could show."""
     confidence = settings.get("confidence", 0.95)
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
         raise ValueError(f"{path}: the confidence must be a number between 0 and 1; got {confidence!r}.")

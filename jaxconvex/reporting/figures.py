@@ -132,7 +132,7 @@ def _shorten(name: Any, most: int = 26) -> str:
 
 
 def band(panel: Axes, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, colour: str, *, alpha: float) -> None:
-    """Draws an interval at every x: a band, or a bar at a point whose neighbours have none."""
+    """Draw an interval at every x: a band, or a bar at a point whose neighbours have none."""
     finite = np.isfinite(lower) & np.isfinite(upper)
     if not finite.any():
         return
@@ -145,7 +145,7 @@ def band(panel: Axes, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, colou
 def finish_layers(
     panel: Axes, layers: Sequence[str], *, edge: float = 0.35, grid: bool = True, reserve: float = 0
 ) -> None:
-    """Names the layers along the x axis, so that they never overlap.
+    """Name the layers along the x axis, so that they never overlap.
 
     In full where they fit; else by what tells them apart, the rest below the axis; else slanted, and only every so
     many. `reserve` is the width in points that labels beside the panel will take.
@@ -192,7 +192,7 @@ def _common_prefix(texts: Sequence[str]) -> str:
 
 
 def name_classes(panel: Axes, labels: Sequence[Any]) -> None:
-    """Names the classes along the y axis, in smaller type or only every so many where they are dense."""
+    """Name the classes along the y axis, in smaller type or only every so many where they are dense."""
     spacing = _points(panel)[1] / max(len(labels), 1)
     size = float(np.clip(0.9 * spacing, 5.5, 9))
     places = range(0, len(labels), math.ceil(1.05 * size / spacing))
@@ -200,7 +200,7 @@ def name_classes(panel: Axes, labels: Sequence[Any]) -> None:
 
 
 def percent_axis(axis: Any, *, signed: bool = False) -> None:
-    """Marks an axis of fractions in percent, or in percentage points with their sign."""
+    """Format an axis of fractions in percent, or in percentage points with their sign."""
 
     def text(share: float, _: Any) -> str:
         percent = f"{100 * share:.3g}"
@@ -218,7 +218,7 @@ def width_of_ends(names: Sequence[str]) -> float:
 
 
 def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> None:
-    """Writes each (x, y, name, colour) beside the end of its line, apart by a line of type where the ends are close."""
+    """Write each (x, y, name, colour) beside the end of its line, apart by a line of type where the ends are close."""
     named = sorted((end for end in ends if end[2] and math.isfinite(end[1])), key=lambda end: end[1])
     if not named:
         return
@@ -243,7 +243,7 @@ def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> No
 def marks(
     panel: Axes, x: np.ndarray, y: np.ndarray, hollow: np.ndarray, *, colour: Any, size: float, label: str
 ) -> None:
-    """Draws the points as filled marks, those that are `hollow` (bool) as hollow ones."""
+    """Draw the points as filled marks, those that are `hollow` (bool) as hollow ones."""
     panel.plot(x[~hollow], y[~hollow], "o", color=colour, markersize=size, label=label)
     if hollow.any():
         panel.plot(
@@ -252,13 +252,13 @@ def marks(
 
 
 def note_hollow(figure: Figure, meaning: str) -> None:
-    """Says below the panels what the hollow marks mean, if there are any."""
+    """Write below the panels what the hollow marks mean, if there are any."""
     if any(str(line.get_label()).endswith(", hollow") for panel in figure.axes for line in panel.lines):
         figure.supxlabel(f"○ {meaning}", x=0.98, ha="right", fontsize=7.5, color=MUTED)
 
 
 def label_points(panel: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str], *, size: float = 8) -> None:
-    """Writes a name beside each point, where there is room; the points farthest from the middle choose first."""
+    """Write a name beside each point, where there is room; the points farthest from the middle choose first."""
     width, height = _points(panel)
     (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
     spots = np.stack([(x - left) / (right - left) * width, (y - low) / (high - low) * height], axis=-1)

@@ -133,7 +133,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_missing(value: Any) -> bool:
-    # pandas' own mark for a missing integer; pandas need not be there to tell.
+    # pandas.NA, told by the name of its type, since pandas need not be installed.
     return type(value).__name__ == "NAType"
 
 

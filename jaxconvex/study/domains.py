@@ -105,8 +105,8 @@ RESNET = {  # half the channels of the original
     ],
 }
 DOMAINS: dict[str, Domain] = {
-    made.name: made
-    for made in (
+    preset.name: preset
+    for preset in (
         Domain(
             "images", "Images", "images", family="efficientnet-lite0", options={"size": 64}, learning_rate=1e-3,
             train=1500, segments=10,
@@ -160,7 +160,7 @@ def read_domains(path: str | Path) -> list[Domain]:
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "studies.toml"
     >>> _ = file.write_text('[birds]\\nlike = "speech"\\ndata = "songs"\\nencoder = "openai/whisper-tiny"\\n')
-    >>> [(made.name, made.modality, made.encoder) for made in read_domains(file)]
+    >>> [(domain.name, domain.modality, domain.encoder) for domain in read_domains(file)]
     [('birds', 'speech', 'openai/whisper-tiny')]
     """
     file = Path(path)

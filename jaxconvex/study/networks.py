@@ -45,7 +45,7 @@ class Network(NamedTuple):
 
 
 def network_name(row: NetworkRow) -> str:
-    """Its name in folders and figures: "pretrained", "fine-tuned-0"."""
+    """The name of the network in folders and figures: "pretrained", "fine-tuned-0"."""
     return row.network if row.seed is None else f"{row.network}-{row.seed}"
 
 

@@ -43,7 +43,7 @@ def split(
     balanced: bool = False,
     fewest: int = 20,
 ) -> Parts:
-    """Returns the points to train on, to validate on and to test on; each part has points of every class.
+    """The points to train on, to validate on and to test on; each part has points of every class.
 
     Classes are those of the first labeling. Without groups, every class is divided as the fractions say. With groups, of
     1,000 random assignments of the groups to the parts that one is kept which leaves the most classes (see `classes`)
@@ -130,7 +130,7 @@ def _groups_told(dataset: Dataset, parts: dict[str, np.ndarray]) -> str:
 def stratified_split(
     labels: Int[Array, " n"], key: Array, *, fractions: tuple[float, ...] = (0.6, 0.1, 0.3)
 ) -> tuple[np.ndarray, ...]:
-    """Returns the indices of the points of each part, ascending; every part has its share of every class.
+    """The indices of the points of each part, ascending; every part has its share of every class.
 
     Args:
         labels: the class of each point, integers or strings.

@@ -176,7 +176,7 @@ def _frame(tokenizer: Any, tokens: Tokens) -> tuple[str, str]:
 
 
 def _surround(tokenizer: Any, first: str, last: str, kind: str, prefix: bool) -> None:
-    """Sets what is added around a text: [CLS] text [SEP], or <s> text </s>."""
+    """Set what is added around a text: [CLS] text [SEP], or <s> text </s>."""
     from tokenizers import processors
 
     ids = [tokenizer.token_to_id(token) for token in (first, last)]
@@ -255,7 +255,7 @@ def _content(value: Any) -> str:
 
 
 def _add(tokenizer: Any, tokens: Tokens, folder: Path) -> None:
-    """Tells the tokenizer which tokens are found whole in a text; those that its vocabulary lacks get the next numbers."""
+    """Tell the tokenizer which tokens are found whole in a text; those that its vocabulary lacks get the next numbers."""
     there = tokenizer.get_added_tokens_decoder().values()
     unchanged = {repr(token) for token in there}
     adding = [token for _, token in sorted(tokens.declared.items()) if repr(token) not in unchanged]

@@ -123,7 +123,7 @@ def _paper(correlation: Correlation, kind: str) -> str:
 
 
 def beside_simpler_measures(studies: Sequence[Study], domain: str) -> list[Statement]:
-    """Does convexity tell more of recall than a simpler measure does: their partial correlation, and r over the layers.
+    """Whether convexity tells more of recall than a simpler measure does: their partial correlation, and r over the layers.
 
     Over domains partial correlations are averaged as Fisher's z, with weights n - 4 for n classes. A measure that is told
     of layers only gets r over the layers; that decides nothing.

@@ -40,7 +40,7 @@ class ClassFolders(NamedTuple):
 
 
 def take(dataset: Dataset, rows: Any) -> Dataset:
-    """Returns the data set of the given rows, in their order.
+    """The data set of the given rows, in their order.
 
     Args:
         dataset: any.
@@ -117,7 +117,7 @@ def ignored_told(paths: Sequence[Path]) -> tuple[str, ...]:
 
 
 def check_files(problems: dict[Path, str], folder: Path, remedy: str) -> None:
-    """Raises ValueError that lists all files with problems, those of one kind together; nothing where there are none.
+    """Raise ValueError that lists all files with problems, those of one kind together; nothing where there are none.
 
     A problem is what stands after the file's name in a sentence: "holds no samples".
     """
@@ -137,7 +137,7 @@ def check_files(problems: dict[Path, str], folder: Path, remedy: str) -> None:
 
 
 def refuse(folder: Path, layouts: Sequence[str]) -> NoReturn:
-    """Raises ValueError with the layouts that are known, and what the folder holds instead."""
+    """Raise ValueError with the layouts that are known, and what the folder holds instead."""
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     below = " ".join(ignored_told([path for path in folder.rglob("*") if path.is_file()]))

@@ -19,7 +19,7 @@ HMP_RATE = 32  # samples a second
 
 
 def read_movements(path: str | Path, *, seconds: float = 5.0) -> Dataset:
-    """Returns the windows of the trials in a folder, float32 (n, time, 3) in g.
+    """The windows of the trials in a folder, float32 (n, time, 3) in g.
 
     A trial is cut into windows that do not overlap, so that no two points share samples; a rest shorter than a window is
     left out, and a trial shorter than one gives one window, its last sample held.

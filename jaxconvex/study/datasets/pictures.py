@@ -30,7 +30,7 @@ MARGIN = 0.1  # of a box's longer side, around it
 
 
 def read_pictures(path: str | Path) -> Dataset:
-    """Returns the pictures in a folder as uint8, (height, width) where they are grey and (height, width, 3) in colour.
+    """The pictures in a folder as uint8, (height, width) where they are grey and (height, width, 3) in colour.
 
     The layouts:
 

@@ -20,7 +20,7 @@ LAYOUTS = (
 
 
 def read_texts(path: str | Path) -> Dataset:
-    """Returns the texts of a csv file, or of train.csv and test.csv in a folder.
+    """The texts of a csv file, or of train.csv and test.csv in a folder.
 
     A file begins with a line of column names (UTF-8, commas), among them "text", and "category" or "label", after which
     the labeling is called; and, if there is one, "group": texts of one group (a document, an author) stay in one part.

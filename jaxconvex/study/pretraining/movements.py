@@ -43,7 +43,7 @@ def movement_tasks(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Pretrained:
-    """Returns the encoder after training without labels on three binary tasks: reversed? permuted? warped?
+    """The encoder after training without labels on three binary tasks: reversed? permuted? warped?
 
     Each change is made to each window with probability 1/2, anew at every step. A small head on the mean of the last state
     tells the three; the loss is the mean of their cross-entropies. The head is not kept. The statistics of batch norms are
@@ -90,7 +90,7 @@ def movement_tasks(
 
 
 def change_time(window: Float[Array, "t 3"], key: Array) -> Changed:
-    """Returns the window warped, permuted and reversed, each with probability 1/2, and which of them was done.
+    """The window warped, permuted and reversed, each with probability 1/2, and which of them was done.
 
     Reversed: the last sample first. Permuted: four segments of random lengths change places. Warped: time runs faster
     here and slower there, the ends staying, and the samples are interpolated.

@@ -105,7 +105,7 @@ def _two_labelings(study: Study) -> list[str]:
 
 
 def _level(axes: Sequence[Axes], keys: Sequence[Any]) -> None:
-    """Gives panels of one key the same limits, so that they can be compared."""
+    """Give panels of one key the same limits, so that they can be compared."""
     for key in dict.fromkeys(keys):
         those = [panel for panel, own in zip(axes, keys, strict=True) if own == key]
         low, high = zip(*(panel.get_ylim() for panel in those), strict=True)

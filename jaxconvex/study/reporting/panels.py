@@ -51,7 +51,7 @@ def panels_of(studies: Sequence[Study], **sizes: Any) -> Any:
 
 
 def name_rows(panel: Axes, names: Sequence[str]) -> None:
-    """Names down the y axis, the first on top, with a faint line through each."""
+    """Write names down the y axis, the first on top, with a faint line through each."""
     panel.set_ylim(len(names) - 0.5, -0.5)
     figures.name_classes(panel, names)
     panel.tick_params(axis="y", length=0)

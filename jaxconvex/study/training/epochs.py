@@ -70,7 +70,7 @@ def train(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
-    """Returns the networks after training all their parameters on the mean of `loss(networks, *batch, key)`.
+    """The networks after training all their parameters on the mean of `loss(networks, *batch, key)`.
 
     AdamW on clipped gradients. Only parameters (`nnx.Param`) are trained. State that the loss changes as it runs (running
     statistics of a batch norm in `train` mode, counts of random streams) is carried on from step to step.
