@@ -75,3 +75,16 @@ def test_the_core_knows_no_models_and_no_figures(folder):
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not {name.split(".")[0] for name in names} & {"flax", "matplotlib", "pandas"}, path
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_every_public_function_and_class_says_what_it_is(folder):
+    silent, judged = [], 0
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_":
+                judged += 1
+                if not ast.get_docstring(node):
+                    silent.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert silent == []
+    assert judged > 5

@@ -112,12 +112,12 @@ def select(
     None takes all. Raises ValueError for a value that no row has, naming those that there are.
     """
     rows = list(report.rows)
-    wanted = {"kind": kind, "labeling": labeling, "k": k, "level": level, "layer": layer}
-    for field, value in wanted.items():
+    criteria = {"kind": kind, "labeling": labeling, "k": k, "level": level, "layer": layer}
+    for field, value in criteria.items():
         if value is not None:
-            found = distinct(rows, field)
-            if value not in found:
-                raise ValueError(f"{field} must be one of {', '.join(map(repr, found))} here; got {value!r}.")
+            present = distinct(rows, field)
+            if value not in present:
+                raise ValueError(f"{field} must be one of {', '.join(map(repr, present))} here; got {value!r}.")
             rows = [row for row in rows if getattr(row, field) == value]
     return sorted(rows, key=lambda row: row.layer_index)
 
@@ -138,10 +138,10 @@ def only(
     return rows
 
 
-def _check_one(found: Sequence[Any], field: str) -> None:
-    if len(found) > 1:
+def _check_one(values: Sequence[Any], field: str) -> None:
+    if len(values) > 1:
         raise ValueError(
-            f"the report has several values of {field} ({', '.join(map(repr, found))}): choose one with {field}=."
+            f"the report has several values of {field} ({', '.join(map(repr, values))}): choose one with {field}=."
         )
 
 

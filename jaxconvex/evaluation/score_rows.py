@@ -144,9 +144,9 @@ def _interval(score: Any, singly: np.ndarray, joint: np.ndarray, num_units: Any,
     interval = Interval(np.asarray(score), *(np.full(np.shape(score), np.nan) for _ in range(3)))
     if len(singly) > 1:
         pairs = joint if len(singly) >= 4 else None
-        found = score_interval(score, singly, num_units, joint=pairs, confidence=confidence)
+        computed = score_interval(score, singly, num_units, joint=pairs, confidence=confidence)
         few = np.asarray(num_units) < FEWEST_UNITS
-        interval = Interval(found[0], *(np.where(few, np.nan, values) for values in found[1:]))
+        interval = Interval(computed[0], *(np.where(few, np.nan, values) for values in computed[1:]))
     return dict(zip(("score", "se_jackknife", "lower", "upper"), interval, strict=True))
 
 

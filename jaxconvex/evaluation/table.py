@@ -47,7 +47,7 @@ def interval_words(row: Row) -> str:
 
 
 def hub_words(row: Row) -> str:
-    """What is to be known of a layer with hubs, in a sentence; empty below a hubness of `HUBS`."""
+    """A sentence on a layer with hubs; empty below a hubness of `HUBS`."""
     if not row.hubness > HUBS:
         return ""
     text = f"{name_text(row.layer)}: hubness {row.hubness:.1f} (above {HUBS:g}), so that a few points decide the paths; one "
@@ -157,14 +157,14 @@ def _limits(report: Any, shown: Sequence[Row], classes: bool) -> list[str]:
     return parts
 
 
-def _left_of_macro(row: Row, one: Row) -> bool:
-    """Whether it is of a class in the same table that has a score, but not in every replicate."""
-    same = row.level == "class" and (row.kind, row.labeling, row.k) == (one.kind, one.labeling, one.k)
+def _left_of_macro(row: Row, aggregate: Row) -> bool:
+    """Whether the row is of a class in the table of the aggregate that has a score, but not in every replicate."""
+    same = row.level == "class" and (row.kind, row.labeling, row.k) == (aggregate.kind, aggregate.labeling, aggregate.k)
     return same and not math.isnan(row.score) and any(map(math.isnan, (*row.replicates, *row.joint)))
 
 
 def _of_p_values(report: Any, shown: Sequence[Row]) -> list[str]:
-    """What is to be known of p-values: how many there are, how small they can be, that they know no groups."""
+    """Notes on p-values: how many there are, how small they can be, that they know no groups."""
     number, drawn = sum(not math.isnan(row.p_value) for row in shown), report.settings.get("permutations") or 0
     parts = []
     if report.settings.get("p_values") == "holm":
