@@ -296,7 +296,7 @@ def test_layers_are_read_in_groups_that_fit(layers_held, passes, monkeypatch):
 def test_types_stay_narrow(monkeypatch):
     seen = []
 
-    def spied(head, points, *arguments, rows=jc.evaluation.segment_rows, **options):
+    def spied(head, points, *arguments, rows=jc.evaluation.evaluation.segment_rows, **options):
         seen.append(points.dtype)
         return rows(head, points, *arguments, **options)
 
@@ -409,7 +409,7 @@ def test_a_folder_is_scored_one_layer_at_a_time(tmp_path, monkeypatch):
     events = []
     monkeypatch.setattr(stored, "_read", lambda name, read=stored._read: (events.append(name), read(name))[1])
 
-    def spied(*arguments, rows=jc.evaluation.graph_rows, **options):
+    def spied(*arguments, rows=jc.evaluation.evaluation.graph_rows, **options):
         events.append("scored")
         return rows(*arguments, **options)
 
