@@ -324,8 +324,9 @@ def counting(monkeypatch):
 
         return count
 
-    monkeypatch.setattr("jaxconvex.evaluation.evaluation.graph_rows", spied("graph", jc.evaluation.graph_rows))
-    monkeypatch.setattr("jaxconvex.evaluation.evaluation.segment_rows", spied("euclidean", jc.evaluation.segment_rows))
+    home = jc.evaluation.evaluation
+    monkeypatch.setattr(home, "graph_rows", spied("graph", home.graph_rows))
+    monkeypatch.setattr(home, "segment_rows", spied("euclidean", home.segment_rows))
     monkeypatch.setattr(module, "extract", spied("passes", module.extract))
     return work
 
