@@ -210,15 +210,9 @@ def evaluate(
         for index, name in enumerate(source.names)
         for row in (*graph_scores[name], *segment_scores.get(name, ()))
     ]
-    provenance = {
-        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "scipy")}
-        | {"jaxconvex": _version(), "python": platform.python_version()},
-        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "sha256": {"layers": hashes, "labels": label_hashes},
-        "groups": sampled_hashes[0] if settings.jackknife else None,
-    }
-    return Report(tuple(rows), recorded, provenance)
+    return Report(
+        tuple(rows), recorded, _provenance(hashes, label_hashes, sampled_hashes[0] if settings.jackknife else None)
+    )
 
 
 class _Data(NamedTuple):
@@ -354,6 +348,18 @@ def _settings(protocol: str | None, **given: Any) -> Settings:
     if given["permutations"] != 0:
         positive_integer(given["permutations"], "permutations")
     return Settings(**given)
+
+
+def _provenance(hashes: dict[str, str], label_hashes: dict[str, str], groups: str | None) -> dict[str, Any]:
+    """By what, where and of what a report was made."""
+    return {
+        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "scipy")}
+        | {"jaxconvex": _version(), "python": platform.python_version()},
+        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "sha256": {"layers": hashes, "labels": label_hashes},
+        "groups": groups,
+    }
 
 
 def _version() -> str:
