@@ -38,10 +38,10 @@ def interval_words(row: Row) -> str:
     """
     if math.isnan(row.lower) and (not row.replicates or math.isnan(row.score)):
         return ""
-    if pairs_apart(row) < FEW_APART:
+    units = row.num_units or row.num_points
+    if units >= FEWEST_UNITS and pairs_apart(row) < FEW_APART:
         return f"(too few: {pairs_apart(row)} pairs apart)"
     if math.isnan(row.lower) or too_few(row):
-        units = row.num_units or row.num_points
         return f"(too few: {units} {'points' if units == row.num_points else 'groups'})"
     return interval_text(row.lower, row.upper)
 
