@@ -99,7 +99,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True)
 def no_hang():
-    """Ends the process if a test takes five minutes: compiled code heeds no signal."""
-    faulthandler.dump_traceback_later(300, exit=True)
+    """Ends the process if a test takes ten minutes: compiled code heeds no signal."""
+    faulthandler.dump_traceback_later(600, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
