@@ -364,7 +364,7 @@ def test_heads_of_arrays_are_told_apart_too(tmp_path, monkeypatch):
 
 KILLED = """
 import sys
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = [sys.argv[2], sys.argv[2] + "/.."]
 from test_model_sources import *
 from jaxconvex.evaluation import evaluation
 slow = float(sys.argv[3])
@@ -449,7 +449,7 @@ def test_messages(source, options, message):
 
 MESH = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]
 from test_model_sources import *
 mesh = jax.make_mesh((8,), ("devices",))
 one, many = (evaluate(plain(), LABELS, mesh=m) for m in (None, mesh))

@@ -70,7 +70,7 @@ assert [row.score for row in inside.rows] == [row.score for row in outside.rows]
 
 @pytest.mark.long
 def test_meshes_of_eight_devices():
-    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = on_devices() | {"PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True, timeout=280

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-FOLDER = Path(__file__).parents[1] / "notebooks" / "04_training_for_convexity"
+FOLDER = Path(__file__).parents[2] / "notebooks" / "04_training_for_convexity"
 NAMES = ("cells", "networks", "objectives", "training", "convexity", "tables", "data", "few_targets", "few_methods")
 RIVALS = ("nothing", "label_smoothing", "manifold_mixup", "supervised_contrastive", "within_class_variance")
 pytestmark = [
