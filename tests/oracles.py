@@ -290,6 +290,111 @@ def euclidean_convexity(predict, x, labels, num_classes, num_points=10):
     return summary(euclidean_pair_scores(predict, x, labels, num_points), labels, num_classes)
 
 
+def concept_convexity(adjacency, memberships, tolerance=ROUNDING):
+    """Score of concepts that may overlap, one after the other: the points of each against all others."""
+    memberships = np.asarray(memberships, bool)
+    scores = [graph_convexity(adjacency, np.where(column, 0, -1), 1, tolerance) for column in memberships.T]
+    fields = {name: np.array([getattr(one, name)[0] for one in scores]) for name in Score._fields[:-2]}
+    counted = fields["num_pairs"] > 0
+    micro = np.average(fields["per_class"][counted], weights=fields["num_pairs"][counted])
+    return Score(**fields, micro=micro, macro=np.mean(fields["per_class"][counted]))
+
+
+# Why a score is not 1
+
+
+class Intrusions(NamedTuple):
+    """What jaxconvex's Intrusions holds, by the same names."""
+
+    by_class: np.ndarray
+    of_points: np.ndarray
+    point_scores: np.ndarray
+    disconnected: np.ndarray
+    num_pieces: np.ndarray
+    piece_of: np.ndarray
+    piece_sizes: np.ndarray
+
+
+def chosen_paths(adjacency, labels, tolerance=ROUNDING):
+    """(s, t) -> the points inside the path that counts: shortest, fewest outside, fewest hops, least lowness.
+
+    The lowness of a path is the sum of (row + 1)^(3/4) over the points inside.
+    """
+    adjacency, labels = np.asarray(adjacency, np.float64), np.asarray(labels)
+    lengths, found = path_lengths(adjacency), {}
+    for s in np.flatnonzero(labels >= 0).tolist():
+        reach = lengths[s]
+        with np.errstate(invalid="ignore"):
+            on_path = np.isfinite(adjacency) & (reach[:, None] + adjacency <= reach[None, :] * (1 + tolerance))
+        on_path &= np.isfinite(reach)[:, None]
+        settled, queue = {}, [((0, 0, 0.0), (s,))]
+        while queue:
+            (strays, hops, low), path = heapq.heappop(queue)
+            u = path[-1]
+            if u in settled:
+                continue
+            settled[u] = path
+            inside = (u + 1) ** 0.75 if u != s else 0
+            for v in np.flatnonzero(on_path[u]).tolist():
+                if v not in settled:
+                    cost = strays + int(labels[v] != labels[s]), hops + 1, low + inside
+                    heapq.heappush(queue, (cost, (*path, v)))
+        found |= {(s, t): path[1:-1] for t, path in settled.items() if t != s}
+    return found
+
+
+def pieces(adjacency, labels, num_classes):
+    """The number of connected parts of each class on its own, and of each point the number and size of its part."""
+    labels = np.asarray(labels)
+    number, part, size = np.zeros(num_classes, int), np.full(len(labels), -1), np.zeros(len(labels), int)
+    for c in range(num_classes):
+        members = np.flatnonzero(labels == c).tolist()
+        left, parts = set(members), []
+        while left:
+            reached, queue = set(), [min(left)]
+            while queue:
+                u = queue.pop()
+                if u not in reached:
+                    reached.add(u)
+                    queue += [v for v in left if np.isfinite(adjacency[u, v])]
+            parts.append(sorted(reached))
+            left -= reached
+        number[c] = len(parts)
+        for place, members in enumerate(sorted(parts, key=lambda one: (-len(one), one[0]))):
+            part[members], size[members] = place, len(members)
+    return number, part, size
+
+
+def graph_intrusions(adjacency, labels, num_classes, tolerance=ROUNDING):
+    """Intrusions, pair by pair."""
+    labels = np.asarray(labels)
+    paths = chosen_paths(adjacency, labels, tolerance)
+    by_class, of_points = np.full((num_classes, num_classes + 1), np.nan), np.zeros(len(labels))
+    point_scores, disconnected = np.full(len(labels), np.nan), np.full(num_classes, np.nan)
+    for c in range(num_classes):
+        members = np.flatnonzero(labels == c).tolist()
+        pairs = list(itertools.combinations(members, 2))
+        if not pairs:
+            continue
+        by_class[c], disconnected[c] = 0, np.mean([pair not in paths for pair in pairs])
+        for s, t in pairs:
+            inside = paths.get((s, t), ())
+            for v in inside:
+                if labels[v] != c:
+                    share = 1 / len(inside) / len(pairs)
+                    by_class[c, labels[v]] += share  # -1, the background, is the last column
+                    of_points[v] += share
+        for s in members:
+            scores = []
+            for t in members:
+                inside = paths.get((s, t))
+                if t != s:
+                    own = [labels[v] == c for v in inside or ()]
+                    scores.append(0 if inside is None else np.mean(own) if own else 1)
+            point_scores[s] = np.mean(scores)
+    return Intrusions(by_class, of_points, point_scores, disconnected, *pieces(adjacency, labels, num_classes))
+
+
 # Statistics
 
 

@@ -18,7 +18,7 @@ from jaxconvex.neighbors.knn import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph, undirected
 from jaxconvex.paths.search import CHUNK, UNREACHED, WIDTH, distances_from, from_sources, rows_of
 
-__all__ = ["SMALL", "bucket", "pack"]
+__all__ = ["SMALL", "bucket", "components", "pack"]
 
 FINE = 2**16  # quanta the median edge needs; with fewer the lengths stay floating-point
 LANDMARKS = 15  # with the roots, a search of 16 lanes
@@ -81,7 +81,7 @@ def _packed(edges: Graph) -> PackedGraph:
     broken = jnp.any(jnp.isnan(edges.lengths))
     listed = _by_receiver(edges._replace(lengths=jnp.where(jnp.isnan(edges.lengths), 1, edges.lengths)), there)
     packed = _laid_out(listed)
-    packed = packed._replace(component=_components(packed), step=_median_of_some(listed))
+    packed = packed._replace(component=components(packed), step=_median_of_some(listed))
     away, packed = _surveyed(packed)
     return packed._replace(landmarks=away, quantum=jnp.where(broken, jnp.nan, packed.quantum))
 
@@ -152,14 +152,18 @@ def _laid_out(edges: Edges) -> PackedGraph:
     )
 
 
-def _components(packed: PackedGraph) -> Int[Array, " rows"]:
-    """The first row of each row's connected component; -1 where the row pads."""
+def components(packed: PackedGraph, labels: Int[Array, " rows"] | None = None) -> Int[Array, " rows"]:
+    """The first row of each row's connected component; -1 where the row pads. With labels only edges within one count."""
     rows = len(packed.first)
     numbers = jnp.arange(rows, dtype=jnp.int32)
+    joined: Any = True
+    if labels is not None:
+        joined = rows_of(labels, packed.neighbors) == rows_of(labels, jnp.minimum(packed.owner, rows - 1))[:, None]
 
     def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
         root, _ = state
-        lowest = root.at[packed.owner].min(jnp.min(rows_of(root, packed.neighbors), axis=1), mode="drop")
+        beside = jnp.where(joined, rows_of(root, packed.neighbors), rows)
+        lowest = root.at[packed.owner].min(jnp.min(beside, axis=1), mode="drop")
         lowest = lowest[lowest]
         return lowest, jnp.any(lowest != root)
 

@@ -12,6 +12,7 @@ than what it goes on from, so what nothing changes any more is the same in whate
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -31,10 +32,17 @@ from jaxconvex.paths.search import (
     rows_of,
 )
 
-__all__ = ["A_HOP", "OUTSIDE", "Columns", "PathCounts", "counts_of_cost", "least_cost", "rounding_slack"]
+__all__ = ["A_HOP", "OUTSIDE", "Columns", "Costs", "PathCounts", "counts_of_cost", "least_cost", "lowest_parents"]
+__all__ += ["Outside", "outside_of", "rounding_slack"]
 
 EQUAL, A_HOP = 16, 2  # quanta by which rounding may part equal lengths, and what each hop of a path adds to them
 OUTSIDE = 2**16  # what a point outside costs, where a hop costs 1
+LOWNESS = (
+    0.75  # of the number of a row: below 1, so that sums of different rows differ, where those of numbers often do not
+)
+
+
+Outside = Callable[[Array], Bool[Array, "... s"]]
 
 
 class PathCounts(NamedTuple):
@@ -42,6 +50,14 @@ class PathCounts(NamedTuple):
 
     interior: Int[Array, "*l s t"]
     outside: Int[Array, "*l s t"]
+
+
+class Costs(NamedTuple):
+    """The cost of the path to each row that counts, its excess, and the rows for which they are known."""
+
+    cost: Int[Array, "rows s"]
+    excess: Array
+    rows: Rows
 
 
 class Columns(NamedTuple):
@@ -71,19 +87,25 @@ def counts_of_cost(cost: Int[Array, "*l t s"], reached: Bool[Array, "t s"]) -> P
     return PathCounts(jnp.where(reached, jnp.maximum(hops - 1, 0), -1), jnp.where(reached, cost // OUTSIDE, 0))
 
 
+def outside_of(labels: Int[Array, " rows"], sources: Int[Array, " s"]) -> Outside:
+    """What tells whether rows have another label than the sources."""
+    own = rows_of(labels, sources)
+    return lambda rows: rows_of(labels, rows)[..., None] != own
+
+
 def least_cost(
     packed: PackedGraph,
-    labels: Int[Array, " rows"],
+    outside: Outside,
     sources: Int[Array, " s"],
     distance: Columns,
     ends: Bool[Array, "rows s"],
-) -> Int[Array, "rows s"]:
+) -> Costs:
     """The cost of the path that counts from each source to the ends and to what lies before them.
 
-    Sweeps over the rows that lie on shortest paths to the ends, mostly few, until nothing changes.
+    `outside` tells which rows [...] lie outside the class of each source [... s]. Sweeps over the rows that lie on shortest
+    paths to the ends, mostly few, until nothing changes.
     """
-    own = rows_of(labels, sources)
-    start = from_sources(len(labels), sources, jnp.int32)
+    start = from_sources(len(packed.first), sources, jnp.int32)
     rows = _rows_of_paths(packed, distance, ends)
     dtype = packed.quantum.dtype
     far = infinity(distance.values.dtype)
@@ -97,7 +119,7 @@ def least_cost(
 
             def step(state: tuple[Array, ...], neighbors: Array, edges: Array) -> tuple[Array, ...]:
                 *best, old_cost, old_excess = state
-                foreign = (rows_of(labels, neighbors)[..., None] != own).astype(jnp.int32)
+                foreign = outside(neighbors).astype(jnp.int32)
                 offer = rows_of(cost, neighbors) + (1 + OUTSIDE * foreign)
                 longer = rows_of(excess, neighbors) + (distance.of(neighbors) + edges[..., None] - mine[:, None])
                 allowed = longer <= rounding_slack(mine[:, None], dtype, offer % OUTSIDE)
@@ -116,7 +138,48 @@ def least_cost(
         return fold_rows(rows, relax, (cost, excess, jnp.array(False)))
 
     begin = start, jnp.zeros(start.shape, distance.values.dtype), jnp.array(True)
-    return while_loop(lambda state: state[2], sweep, begin)[0]
+    cost, excess, _ = while_loop(lambda state: state[2], sweep, begin)
+    return Costs(cost, excess, rows)
+
+
+def lowest_parents(
+    packed: PackedGraph, outside: Outside, sources: Int[Array, " s"], distance: Columns, found: Costs
+) -> Int[Array, "rows s"]:
+    """The row before each on the path that counts; of those that cost the same, on the one through the lowest rows.
+
+    That is the path with the least sum, over the points inside, of the number of the point, counted from 1, to the power of
+    3/4. The sum does not depend on the end from which it is taken.
+    """
+    lowness = ((packed.order + 1) / len(packed.position)).astype(jnp.float32) ** LOWNESS
+    start = from_sources(len(packed.first), sources, jnp.float32)
+
+    def sweep(state: Any) -> Any:
+        least, parents, _ = state
+
+        def choose(some: Array, live: Array, state: Any) -> Any:
+            least, parents, changed = state
+            mine, cost, old = distance.of(some), rows_of(found.cost, some), rows_of(least, some)
+
+            def step(state: tuple[Array, Array], neighbors: Array, edges: Array) -> tuple[Array, Array]:
+                best, parent = state
+                for u, w in zip(neighbors.T, edges.T, strict=True):
+                    foreign = outside(u).astype(jnp.int32)
+                    longer = rows_of(found.excess, u) + (distance.of(u) + w[:, None] - mine)
+                    equal = rows_of(found.cost, u) + (1 + OUTSIDE * foreign) == cost
+                    equal &= longer <= rounding_slack(mine, packed.quantum.dtype, cost % OUTSIDE)
+                    inside = jnp.where(u[:, None] == sources, 0, rows_of(lowness, u)[:, None])
+                    offer = jnp.where(equal, rows_of(least, u) + inside, jnp.inf)
+                    best, parent = jnp.minimum(offer, best), jnp.where(offer < best, u[:, None], parent)
+                return best, parent
+
+            new = fold_groups(packed, some, live, (rows_of(start, some), jnp.zeros(old.shape, jnp.int32)), step)
+            changed |= jnp.any(live[:, None] & (new[0] != old))
+            return put_rows(least, some, live, new[0]), put_rows(parents, some, live, new[1]), changed
+
+        return fold_rows(found.rows, choose, (least, parents, jnp.array(False)))
+
+    begin = start, jnp.zeros(start.shape, jnp.int32), jnp.array(True)
+    return while_loop(lambda state: state[2], sweep, begin)[1]
 
 
 def _rows_of_paths(packed: PackedGraph, distance: Columns, ends: Bool[Array, "rows s"]) -> Rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
@@ -28,9 +29,18 @@ from jaxconvex.paths.search import (
     put_rows,
     rows_of,
 )
-from jaxconvex.paths.tie_rule import Columns, PathCounts, counts_of_cost, least_cost, rounding_slack
+from jaxconvex.paths.tie_rule import (
+    Columns,
+    Costs,
+    PathCounts,
+    counts_of_cost,
+    least_cost,
+    lowest_parents,
+    outside_of,
+    rounding_slack,
+)
 
-__all__ = ["WALKED", "Block", "Some", "fold_pairs"]
+__all__ = ["WALKED", "Block", "Some", "Trail", "fold_pairs", "searched"]
 
 WALKED = 128  # targets walked together
 NARROW = 16  # sources with ties, solved together
@@ -53,6 +63,7 @@ class Some(NamedTuple):
 
 
 Asked = Callable[[Some], Bool[Array, "l t s"]]
+Trail = Callable[[Callable[[Any, Array, Array], Any], Any], Any]
 
 
 def fold_pairs(
@@ -60,8 +71,10 @@ def fold_pairs(
     labels: Int[Array, "l rows"],
     block: Block,
     asked: Asked,
-    step: Callable[[Any, Some, PathCounts, Bool[Array, "l t s"]], Any],
+    step: Callable[..., Any],
     initial: Any,
+    *,
+    trails: bool = False,
 ) -> Any:
     """step(accumulated, some, counts [l t s], pairs [l t s]) until each pair that is asked for has been there once.
 
@@ -72,10 +85,44 @@ def fold_pairs(
         asked: which pairs are asked for under each labeling. Outside is what has another label than the source.
         step: told which pairs are counted now; the counts of others mean nothing.
         initial: what accumulates.
+        trails: for a single labeling, whether step also gets a trail: trail(visit, state) goes along the paths of the
+            pairs, a point of each at a time, and is visit(state, rows [t s], outside [t s]), where outside tells the points
+            that lie outside the class.
 
     Sweeps are bounded by the farthest target that is asked for. Only sources with a tie on a walked path take the
     lexicographic pass.
     """
+    far = infinity(packed.lengths.dtype)
+    every = jnp.arange(len(block.sources), dtype=jnp.int32)
+    distance, connected, links = searched(packed, labels, block, asked)
+    own = labels[:, block.sources]
+
+    def walked(some: Some, state: tuple[Any, Array]) -> tuple[Any, Array]:
+        accumulated, tied = state
+        reached = _read(connected, some) & (rows_of(distance, some.targets) < far)
+        if links is None:  # edges may have length 0, along which predecessors would go in circles
+            interior, outside, open_ = (nothing := jnp.zeros(reached.shape, jnp.int32)), nothing, reached
+        else:
+            interior, outside, open_ = _walk(links, block.sources, some.targets, reached, len(labels))
+            outside -= labels[:, some.targets][:, :, None] != own[:, None]  # a target is not inside its path
+        counts = PathCounts(jnp.where(reached, interior, -1), jnp.where(reached, outside, 0))
+        pairs = asked(some)
+        counts = PathCounts(*(jnp.broadcast_to(count, pairs.shape) for count in counts))
+        pairs &= ~open_
+        trail = []
+        if trails:
+            trail = [_no_trail if links is None else _trail(links, block.sources, some.targets, pairs[0] & reached)]
+        return step(accumulated, some, counts, pairs, *trail), _written(tied, some, open_)
+
+    accumulated, tied = _fold_targets(block, every, walked, (initial, jnp.zeros_like(connected)))
+    return _fold_ties(packed, labels, block, asked, step, accumulated, Columns(distance, every), tied, trails)
+
+
+def searched(
+    packed: PackedGraph, labels: Int[Array, "l rows"], block: Block, asked: Asked
+) -> tuple[Array, Bool[Array, "t s"], Int[Array, "rows s"] | None]:
+    """The distances [rows s] from a block's sources, up to the farthest target asked for; which targets have a path; and the
+    links of the rows, see `_links`: None where lengths are not whole."""
     far, dtype = infinity(packed.lengths.dtype), packed.quantum.dtype
     every = jnp.arange(len(block.sources), dtype=jnp.int32)
     connected = _marked(block, every, lambda some: _connected(packed, block, some) & jnp.any(asked(some), axis=0))
@@ -90,25 +137,9 @@ def fold_pairs(
         return jnp.where(farthest < far, farthest + slack, far)
 
     distance = distances_from(packed, from_sources(len(packed.first), block.sources, packed.lengths.dtype), limit)
-    own = labels[:, block.sources]
     whole = jnp.issubdtype(distance.dtype, jnp.integer)
     links = _links(packed, labels, block.sources, distance, limit(distance)) if whole else None
-
-    def walked(some: Some, state: tuple[Any, Array]) -> tuple[Any, Array]:
-        accumulated, tied = state
-        reached = _read(connected, some) & (rows_of(distance, some.targets) < far)
-        if links is None:  # edges may have length 0, along which predecessors would go in circles
-            interior, outside, open_ = (nothing := jnp.zeros(reached.shape, jnp.int32)), nothing, reached
-        else:
-            interior, outside, open_ = _walk(links, block.sources, some.targets, reached, len(labels))
-            outside -= labels[:, some.targets][:, :, None] != own[:, None]  # a target is not inside its path
-        counts = PathCounts(jnp.where(reached, interior, -1), jnp.where(reached, outside, 0))
-        pairs = asked(some)
-        counts = PathCounts(*(jnp.broadcast_to(count, pairs.shape) for count in counts))
-        return step(accumulated, some, counts, pairs & ~open_), _written(tied, some, open_)
-
-    accumulated, tied = _fold_targets(block, every, walked, (initial, jnp.zeros_like(connected)))
-    return _fold_ties(packed, labels, block, asked, step, accumulated, Columns(distance, every), tied)
+    return distance, connected, links
 
 
 def _fold_ties(
@@ -120,6 +151,7 @@ def _fold_ties(
     accumulated: Any,
     distance: Columns,
     tied: Bool[Array, "t s"],
+    trails: bool,
 ) -> Any:
     """The same for the tied pairs, some sources at a time."""
     s = len(block.sources)
@@ -134,12 +166,24 @@ def _fold_ties(
         own = tied[:, index] & (columns < s)
         ends = jnp.zeros((len(packed.first), narrow), bool).at[block.targets].max(own)
         sources = block.sources[index]
-        costs = lax.map(lambda one: least_cost(packed, one, sources, Columns(distance.values, index), ends), labels)
+        some_distances = Columns(distance.values, index)
+
+        def solved(one: Array) -> Costs:
+            return least_cost(packed, outside_of(one, sources), sources, some_distances, ends)
+
+        found = lax.map(solved, labels)
+        costs, parents = found.cost, None
+        if trails:
+            (single,) = labels
+            first = Costs(*(part[0] for part in found[:2]), jax.tree.map(lambda part: part[0], found.rows))
+            parents = lowest_parents(packed, outside_of(single, sources), sources, some_distances, first)
+            parents = (parents << 2) | ((single[:, None] != single[sources]).astype(jnp.int32) << 1)
 
         def counted(some: Some, accumulated: Any) -> Any:
-            pairs = lax.dynamic_slice_in_dim(own, some.start, len(some.targets))
-            counts = counts_of_cost(costs[:, some.targets], pairs)
-            return step(accumulated, some, counts, asked(some) & pairs)
+            own_pairs = lax.dynamic_slice_in_dim(own, some.start, len(some.targets))
+            counts, pairs = counts_of_cost(costs[:, some.targets], own_pairs), asked(some) & own_pairs
+            trail = [_trail(parents, sources, some.targets, pairs[0])] if trails else []
+            return step(accumulated, some, counts, pairs, *trail)
 
         return begin + narrow, _fold_targets(block, columns, counted, accumulated)
 
@@ -219,3 +263,24 @@ def _walk(
     begin = at, zero, (zero,) * labelings, zero, jnp.any(at != sources)
     _, hops, outside, tied, _ = while_loop(lambda state: state[-1], step, begin)
     return jnp.maximum(hops - 1, 0), jnp.stack(outside), tied > 0
+
+
+def _trail(links: Array, sources: Array, targets: Array, pairs: Bool[Array, "t s"]) -> Trail:
+    """What `fold_pairs` tells of the points on these paths, which meet no tie: from the links of one labeling."""
+    s = len(sources)
+    column, flat = jnp.arange(s), links.reshape(-1)
+
+    def trail(visit: Callable[[Any, Array, Array], Any], initial: Any) -> Any:
+        def step(state: tuple[Array, Any]) -> tuple[Array, Any]:
+            at, accumulated = state
+            link = jnp.where(at != sources, rows_of(flat, at * s + column), sources << 2)
+            return link >> 2, visit(accumulated, at, (link & 2) > 0)
+
+        first = jnp.where(pairs, targets[:, None], sources)
+        return while_loop(lambda state: jnp.any(state[0] != sources), step, (first, initial))[1]
+
+    return trail
+
+
+def _no_trail(visit: Callable[[Any, Array, Array], Any], initial: Any) -> Any:
+    return initial

@@ -22,7 +22,16 @@ __all__ = [
     "deficit_of",
     "fields_of",
 ]
-__all__ += ["fraction_of", "macro_mean", "micro_mean", "of_drawn_sources", "parts_of", "parts_of_pairs", "summarise"]
+__all__ += [
+    "by_class",
+    "fraction_of",
+    "macro_mean",
+    "micro_mean",
+    "of_drawn_sources",
+    "parts_of",
+    "parts_of_pairs",
+    "summarise",
+]
 
 UNIT = 931_170_240  # a deficit of 1: below 2^30, and divisible by every number up to 22, so that few divisions round
 SQUARE = 2**30  # a squared deficit of 1
@@ -116,7 +125,7 @@ def carried(coarse: Any, fine: Any) -> Whole:
     return Whole(coarse + (fine >> FINE_BITS).astype(coarse.dtype), fine & (2**FINE_BITS - 1))
 
 
-def fraction_of(sums: Whole, dtype: Any, unit: int = UNIT) -> Any:
+def fraction_of(sums: Whole, dtype: Any, unit: float = UNIT) -> Any:
     """The sum as a floating-point number."""
     return sums.coarse.astype(dtype) * (2**FINE_BITS / unit) + sums.fine.astype(dtype) / unit
 

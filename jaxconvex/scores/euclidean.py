@@ -38,6 +38,7 @@ class Segments(NamedTuple):
     keep: Bool[Array, " p"]
     shares: Float[Array, " p"]
     complete: Bool[Array, " c"]  # whether these are all pairs of the class
+    classes: Int[Array, "p m"] | None = None  # assigned to the points inside, if that was asked for
 
 
 def euclidean_convexity(
@@ -118,8 +119,12 @@ def euclidean_segments(
     key: PRNGKeyArray | None = None,
     batch_size: int | None = None,
     mesh: Mesh | None = None,
+    assigned: bool = False,
 ) -> Segments:
-    """The pairs behind `euclidean_convexity` and the score of each: `Segments`. Arguments as there."""
+    """The pairs behind `euclidean_convexity` and the score of each: `Segments`. Arguments as there.
+
+    `assigned`: whether to keep the classes of the points inside, too.
+    """
     checked = as_labels(labels, shared_length(x), num_classes)
     points = jax.tree.map_with_path(_activations, x)
     positive_integer(num_points, "num_points")
@@ -161,12 +166,14 @@ def euclidean_segments(
     first, second = first.reshape(shape), second.reshape(shape)
     if mesh is not None and steps is not None:
         with outside_meshes():  # from all devices of the mesh to the default one
-            shares = np.asarray(_segment_shares(predict, points, checked, first, second, steps, num_points, mesh))
+            found = _segment_shares(predict, points, checked, first, second, steps, num_points, mesh, assigned)
+            shares, classes = jax.tree.map(np.asarray, found)
     else:
-        shares = _segment_shares(predict, points, checked, first, second, steps, num_points, mesh)
+        shares, classes = _segment_shares(predict, points, checked, first, second, steps, num_points, mesh, assigned)
     complete = (sizes * (sizes - 1.0)) / 2 <= pairs.valid.shape[1]
-    found = first.ravel(), second.ravel(), keep, shares.ravel(), complete
-    return Segments(*map(jnp.asarray, found))
+    if assigned:
+        classes = jnp.asarray(classes.reshape(-1, num_points))
+    return Segments(*map(jnp.asarray, (first.ravel(), second.ravel(), keep, shares.ravel(), complete)), classes)
 
 
 def _activations(path: Any, leaf: Any) -> Array:
@@ -175,7 +182,7 @@ def _activations(path: Any, leaf: Any) -> Array:
     return as_points(leaf, name, rank=None, narrow=True)
 
 
-@partial(jax.jit, static_argnames=("num_points", "mesh"))
+@partial(jax.jit, static_argnames=("num_points", "mesh", "assigned"))
 def _segment_shares(
     predict: Partial,
     x: PyTree[Float[Array, "n ..."]],
@@ -185,16 +192,18 @@ def _segment_shares(
     steps: Int[Array, ""] | None,
     num_points: int,
     mesh: Mesh | None,
-) -> Float[Array, "batches devices together"]:
-    """The shares of pairs, a batch at a time on every device; only the first `steps` batches, if that is given."""
+    assigned: bool,
+) -> tuple[Float[Array, "batches devices together"], Int[Array, "batches devices together m"] | None]:
+    """The shares of pairs, a batch at a time on every device; only the first `steps` batches, if that is given. And the
+    classes of the points inside, if asked for."""
     # Under vmap one after the other, so that the memory stays that of one. A score is constant, but for jumps.
-    shares = sequential_vmap(in_mesh(partial(_device_shares, num_points=num_points)))
+    shares = sequential_vmap(in_mesh(partial(_device_shares, num_points=num_points, assigned=assigned)))
     predict, x = lax.stop_gradient((predict, x))
     if mesh is None:
         return shares(predict, x, labels, first, second, steps)
 
-    def gathered(*arguments: Any) -> Array:
-        return lax.all_gather(shares(*arguments), "pairs", axis=1, tiled=True)
+    def gathered(*arguments: Any) -> Any:
+        return jax.tree.map(lambda part: lax.all_gather(part, "pairs", axis=1, tiled=True), shares(*arguments))
 
     everywhere, parted = PartitionSpec(), PartitionSpec(None, "pairs")
     specs = (everywhere, everywhere, everywhere, parted, parted, everywhere)
@@ -211,7 +220,8 @@ def _device_shares(
     second: Array,
     steps: Array | None,
     num_points: int,
-) -> Array:
+    assigned: bool,
+) -> tuple[Array, Array | None]:
     """`_segment_shares` on one device."""
     together = first.shape[-1]
     between = jax.vmap(partial(segment_points, num_points=num_points))
@@ -220,7 +230,8 @@ def _device_shares(
     # Points between finite points are finite.
     finite = jnp.stack([jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in leaves]).all(axis=0)
 
-    def some(batch: Array | int, shares: Array) -> Array:
+    def some(batch: Array | int, state: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
+        shares, classes = state
         i, j = first[batch, 0], second[batch, 0]
 
         def inside(leaf: Array) -> Array:
@@ -234,10 +245,13 @@ def _device_shares(
         right = jnp.all((mine > logits) | ((mine == logits) & (own <= column)), axis=-1)
         broken = jnp.any(jnp.isnan(logits), axis=(1, 2)) | ~(finite[i] & finite[j])
         found = jnp.where(broken, jnp.nan, jnp.mean(right.astype(dtype), axis=1))
-        return lax.dynamic_update_index_in_dim(shares, found[None], batch, 0)
+        if classes is not None:
+            classes = lax.dynamic_update_index_in_dim(classes, jnp.argmax(logits, axis=-1)[None], batch, 0)
+        return lax.dynamic_update_index_in_dim(shares, found[None], batch, 0), classes
 
     batches = len(first) if steps is None else steps
-    return loops.fori_loop(0, batches, some, jnp.zeros(first.shape, dtype))
+    classes = jnp.zeros((*first.shape, num_points), int) if assigned else None
+    return loops.fori_loop(0, batches, some, (jnp.zeros(first.shape, dtype), classes))
 
 
 def _logits(predict_fn: Callable[[Any], Array], num_classes: int, points: Any) -> Array:
@@ -261,7 +275,7 @@ def summarise_segments(segments: Segments, labels: Int[Array, " n"], num_classes
 
 @partial(jax.jit, static_argnames=("num_classes",))
 def _summarise(segments: Segments, labels: Int[Array, " n"], num_classes: int) -> ConvexityScore:
-    first, second, keep, shares, complete = segments
+    first, second, keep, shares, complete, _ = segments
     n = labels.shape[0]
     deficit = jnp.where(keep, 1 - shares, 0)
 

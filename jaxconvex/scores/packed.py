@@ -120,7 +120,7 @@ def _static_form(num_classes: int, max_pairs: int | None, max_sources: int | Non
         lanes = most_lanes(n, drawn=max_sources is not None)
         order, asked = plan(packed, labels[None], sources, pairs, num_classes=num_classes, lanes=lanes)
         blocks = -(-order.number // lanes)
-        sums = sum_blocks(packed, order, asked, 0, blocks, num_classes=num_classes, lanes=lanes)
+        sums, _ = sum_blocks(packed, order, asked, 0, blocks, num_classes=num_classes, lanes=lanes)
         own = jax.tree.map(lambda total: total[0, packed.position], sums)
         fractions = fractions_of_sums(own, packed.quantum.dtype)
         if max_sources is not None:

@@ -22,7 +22,7 @@ from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.order import Asked, Order, block_of, mirrored
 from jaxconvex.paths.search import in_lengths
 from jaxconvex.paths.tie_rule import PathCounts
-from jaxconvex.paths.walk import Some, fold_pairs
+from jaxconvex.paths.walk import Some, Trail, fold_pairs
 from jaxconvex.scores.aggregates import (
     FINE_BITS,
     SQUARE,
@@ -33,10 +33,13 @@ from jaxconvex.scores.aggregates import (
     fraction_of,
     parts_of_pairs,
 )
+from jaxconvex.scores.loads import Loads, fraction_of_load, load_of_paths, loads_with, no_loads
 
-__all__ = ["counts_of_blocks", "fractions_of_sums", "sum_blocks", "sums_over_blocks"]
+__all__ = ["FIELDS", "carried_fields", "compiled", "counts_of_blocks", "fractions_of_sums", "loads_over_blocks"]
+__all__ += ["sum_blocks", "sums_of_whole", "sums_over_blocks", "whole_fields"]
 
 FIELDS = 8
+STATIC = "lanes", "num_classes", "whole", "intruders"
 SHARES = 8  # portions of the blocks for each stream: later blocks cost less
 
 
@@ -50,33 +53,42 @@ def sum_blocks(
     lanes: int,
     num_classes: int,
     whole: bool | None = None,
-) -> PairSums:
-    """Sums over the partners of each row [l rows], deficits and their squares in two parts, from some of the blocks."""
-    width = FIELDS * len(asked.labels)
+    intruders: bool = False,
+) -> tuple[PairSums, Loads | None]:
+    """Sums over the partners of each row [l rows], deficits and their squares in two parts, from some of the blocks; and if
+    asked for, of a single labeling, what other classes lose to each row and to each class."""
+    width, total = FIELDS * len(asked.labels), len(order.rows)
 
-    def search(packed: PackedGraph) -> Array:
-        def block_sums(index: Array, totals: Array) -> Array:
+    def search(packed: PackedGraph) -> tuple[Array, Loads | None]:
+        def block_sums(index: Array, state: tuple[Array, Loads | None]) -> tuple[Array, Loads | None]:
+            totals, loads = state
             block, pairs = block_of(order, asked, index, lanes, num_classes)
 
-            def add(state: tuple[Array, Array], some: Some, counts: PathCounts, pairs: Array) -> tuple[Array, Array]:
-                totals, own = state
+            def add(state: Any, some: Some, counts: PathCounts, pairs: Array, *trail: Trail) -> Any:
+                totals, own, load = state
                 parts = parts_of_pairs(counts, pairs)
+                beyond = mirrored(order, asked, index, lanes, some.targets)
+                if trail:
+                    load = load_of_paths(load, some, counts, beyond, *trail)
                 if asked.sources is None:
-                    beyond = mirrored(order, asked, index, lanes, some.targets)
                     at_targets = jnp.where(beyond[:, None], _side_by_side(_sum_of_last(parts)), 0)
                     totals = totals.at[some.targets].add(at_targets)
                 at_sources = _side_by_side(jnp.sum(parts, axis=2, dtype=jnp.int32))
-                return totals, own.at[some.columns].add(at_sources, mode="drop")
+                return totals, own.at[some.columns].add(at_sources, mode="drop"), load
 
-            state = totals, jnp.zeros((lanes, width), jnp.int32)
-            totals, own = fold_pairs(packed, asked.labels, block, pairs, add, state)
-            return _carried(totals.at[block.sources].add(own))
+            load = jnp.zeros((total, lanes), packed.quantum.dtype) if intruders else None
+            start = totals, jnp.zeros((lanes, width), jnp.int32), load
+            totals, own, load = fold_pairs(packed, asked.labels, block, pairs, add, start, trails=intruders)
+            if loads is not None:
+                loads = loads_with(loads, load, asked.labels[0], block.sources)
+            return carried_fields(totals.at[block.sources].add(own)), loads
 
-        return fori_loop(begin, end, block_sums, jnp.zeros((len(order.rows), width), jnp.int32))
+        start = jnp.zeros((total, width), jnp.int32), no_loads(total, num_classes) if intruders else None
+        return fori_loop(begin, end, block_sums, start)
 
-    totals = in_lengths(packed, search, whole)
-    fields = jnp.moveaxis(totals.reshape(len(order.rows), -1, FIELDS), 0, 2)
-    return _pair_sums([fields[:, i] for i in range(FIELDS)])
+    totals, loads = in_lengths(packed, search, whole)
+    fields = jnp.moveaxis(totals.reshape(total, -1, FIELDS), 0, 2)
+    return _pair_sums([fields[:, i] for i in range(FIELDS)]), loads
 
 
 def _side_by_side(parts: Int[Array, "parts l p"]) -> Int[Array, "p fields"]:
@@ -92,7 +104,7 @@ def _sum_of_last(values: Array) -> Array:
     return jnp.sum(values, axis=-1, dtype=jnp.int32)
 
 
-def _carried(totals: Int[Array, "rows fields"]) -> Int[Array, "rows fields"]:
+def carried_fields(totals: Int[Array, "rows fields"]) -> Int[Array, "rows fields"]:
     """The totals, the fine parts of deficits and squares less than one coarse unit."""
     fields = totals.reshape(len(totals), -1, FIELDS)
     parts = [*carried(fields[..., 0], fields[..., 1]), *carried(fields[..., 2], fields[..., 3])]
@@ -113,7 +125,7 @@ def fractions_of_sums(sums: PairSums, dtype: Any) -> PairSums:
 
 
 @cache
-def _compiled(function: Callable, *static: str) -> Callable:
+def compiled(function: Callable, *static: str) -> Callable:
     """The function, compiled; on CPU with wide vectors, where XLA knows the option."""
     plain = jax.jit(function, static_argnames=static)
     if jax.default_backend() != "cpu":
@@ -153,27 +165,67 @@ def sums_over_blocks(
         for sums in _chain_sums(packed, order, asked, lanes, blocks, devices):
             totals += sums
     else:
-        kernel = _compiled(sum_blocks, "lanes", "num_classes", "whole")
         options = {"lanes": lanes, "num_classes": num_classes, "whole": bool(packed.quantum > 0)}
-        places = cache(lambda device: jax.device_put((packed, order, asked), device))
         if ahead:
+            kernel = compiled(sum_blocks, *STATIC)
             kernel(packed, order, asked, np.int32(0), np.int32(0), **options)
-        share = max(1, blocks // (SHARES * max(streams(), len(devices or ()))))
-
-        def solve(begin: int, device: Any) -> PairSums:
-            found = kernel(*places(device), np.int32(begin), np.int32(min(begin + share, blocks)), **options)
-            return jax.tree.map(np.asarray, found)
-
-        for sums in on_devices(solve, range(0, blocks, share), devices):
+        for sums, _ in _shares(packed, order, asked, blocks, devices, options):
             totals += _whole_numbers(sums)
     if devices is not None and jax.process_count() > 1:
         totals = _over_processes(totals)
-    values = totals[:, :, np.asarray(packed.position)].astype(np.float64)
+    own = totals[:, :, np.asarray(packed.position)]
+    return [sums_of_whole(own[:, i]) for i in range(len(asked.labels))]
+
+
+def loads_over_blocks(
+    packed: PackedGraph, order: Order, asked: Asked, *, lanes: int, num_classes: int
+) -> tuple[PairSums, Loads]:
+    """The same for a single labeling, and what other classes lose to each point and to each class, in float64.
+
+    Graphs of very long paths are searched like all others here.
+    """
+    blocks = -(-int(order.number) // lanes)
+    options = {"lanes": lanes, "num_classes": num_classes, "whole": bool(packed.quantum > 0), "intruders": True}
+    totals: Any = 0
+    loads: Any = Loads(0, 0)
+    for sums, more in _shares(packed, order, asked, blocks, None, options):
+        totals = totals + _whole_numbers(sums)
+        loads = Loads(*(total + fraction_of_load(part) for total, part in zip(loads, more, strict=True)))
+    if blocks == 0:
+        totals = np.zeros((FIELDS - 2, 1, len(order.rows)), np.int64)
+        loads = Loads(np.zeros(len(order.rows)), np.zeros((num_classes, num_classes + 1)))
+    own = sums_of_whole(totals[:, 0, np.asarray(packed.position)])
+    return own, loads._replace(of_rows=loads.of_rows[np.asarray(packed.position)])
+
+
+def _shares(
+    packed: PackedGraph, order: Order, asked: Asked, blocks: int, devices: Sequence[Any] | None, options: dict[str, Any]
+) -> Iterator[Any]:
+    """What `sum_blocks` finds in each share of the blocks."""
+    kernel = compiled(sum_blocks, *STATIC)
+    places = cache(lambda device: jax.device_put((packed, order, asked), device))
+    share = max(1, blocks // (SHARES * max(streams(), len(devices or ()))))
+
+    def solve(begin: int, device: Any) -> Any:
+        found = kernel(*places(device), np.int32(begin), np.int32(min(begin + share, blocks)), **options)
+        return jax.tree.map(np.asarray, found)
+
+    yield from on_devices(solve, range(0, blocks, share), devices)
+
+
+def sums_of_whole(totals: Int[np.ndarray, "f n"]) -> PairSums:
+    """The sums from whole numbers, in float64; deficits stay in units of 1 / UNIT."""
+    values = totals.astype(np.float64)
     values[1] /= SQUARE
-    return [PairSums(*values[:, i]) for i in range(len(asked.labels))]
+    return PairSums(*values)
 
 
-def _whole_numbers(sums: PairSums) -> Int[np.ndarray, "f l rows"]:
+def whole_fields(fields: Sequence[Int[np.ndarray, ...]]) -> Int[np.ndarray, "f ..."]:
+    """The fields of `fields_of` with deficits and squares as single whole numbers."""
+    return _whole_numbers(_pair_sums(fields))
+
+
+def _whole_numbers(sums: PairSums) -> Int[np.ndarray, "f ..."]:
     def number(whole: Whole) -> np.ndarray:
         return (whole.coarse.astype(np.int64) << FINE_BITS) + whole.fine
 
@@ -197,7 +249,7 @@ def counts_of_blocks(
         for _, (sources, counts, pairs) in _chain_counts(packed, order, asked, lanes, blocks, None):
             yield sources, PathCounts(*(count[0] for count in counts)), pairs[0]
         return
-    kernel = _compiled(_counts_of_block, "lanes", "num_classes", "whole")
+    kernel = compiled(_counts_of_block, "lanes", "num_classes", "whole")
     options = {"lanes": lanes, "num_classes": num_classes, "whole": bool(packed.quantum > 0)}
 
     def solve(index: int, device: Any) -> Any:
@@ -230,7 +282,7 @@ def _counts_of_block(
 def _chain_sums(
     packed: PackedGraph, order: Order, asked: Asked, lanes: int, blocks: int, devices: Sequence[Any] | None
 ) -> Iterator[Int[np.ndarray, "f l rows"]]:
-    parts_of_source = _compiled(parts_of_pairs)
+    parts_of_source = compiled(parts_of_pairs)
     for index, (sources, counts, pairs) in _chain_counts(packed, order, asked, lanes, blocks, devices):
         beyond = np.asarray(mirrored(order, asked, jnp.int32(index), lanes, jnp.arange(len(order.rows))))
         fields = np.zeros((FIELDS, len(asked.labels), len(order.rows)), np.int64)
@@ -241,7 +293,7 @@ def _chain_sums(
             )  # before the sums: a source has more partners than half a number
             fields += each * beyond
             fields[:, :, source] += np.sum(each, axis=2, dtype=np.int64)
-        yield _whole_numbers(_pair_sums(list(fields)))
+        yield whole_fields(list(fields))
 
 
 def _chain_counts(
@@ -252,7 +304,7 @@ def _chain_counts(
     Only sources that ask for a path are there.
     """
     matrix, tolerance = edge_matrix(packed), chain_tolerance(packed)
-    pairs_of = _compiled(_asked_of_block, "lanes", "num_classes")
+    pairs_of = compiled(_asked_of_block, "lanes", "num_classes")
     num_classes = int(jnp.max(asked.labels, initial=0)) + 1
 
     def solve(index: int, device: Any) -> Any:

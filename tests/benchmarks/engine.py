@@ -151,11 +151,11 @@ def _searches(packed: Any, labels: np.ndarray, classes: int) -> tuple[Callable[[
     import jax
 
     from jaxconvex.paths.order import most_lanes, plan
-    from jaxconvex.scores.path_sums import _compiled, sum_blocks
+    from jaxconvex.scores.path_sums import compiled, sum_blocks
 
     lanes = most_lanes(len(labels))
     order, asked = plan(packed, np.asarray(labels, np.int32)[None], num_classes=classes, lanes=lanes)
-    kernel = _compiled(sum_blocks, "lanes", "num_classes", "whole")
+    kernel = compiled(sum_blocks, "lanes", "num_classes", "whole")
     options = {"lanes": lanes, "num_classes": classes, "whole": bool(packed.quantum > 0)}
 
     def solve(index: int) -> Any:

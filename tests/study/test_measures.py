@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxconvex import knn_graph
+from jaxconvex.statistics import labelled
 from jaxconvex.statistics.measures import hubness
 from jaxconvex.study.analyses import adding, measures
 from jaxconvex.study.results import MeasureRow
@@ -34,7 +35,7 @@ def test_linear_probe_agrees_with_logistic_regression():
     fitted.fit((train - mean) / scale, labels)
     scores = np.sort(fitted.decision_function((test - mean) / scale), axis=1)
     clear = scores[:, -1] - scores[:, -2] > 0.05
-    found = measures.linear_probe(train, labels, test, 4)
+    found = labelled.linear_probe(train, labels, test, 4)
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(found[clear], fitted.predict((test - mean) / scale)[clear])
     assert len(np.unique(found)) == 4
@@ -54,16 +55,16 @@ def test_vote_is_the_definition(k):
     train, labels = blobs(2, spread=2)
     test, _ = blobs(3, n=70, spread=2)
     np.testing.assert_array_equal(
-        measures.nearest_neighbour_vote(train, labels, test, 4, k=k), vote_by_hand(train, labels, test, k)
+        labelled.nearest_neighbour_vote(train, labels, test, 4, k=k), vote_by_hand(train, labels, test, k)
     )
 
 
 def test_equally_near_points_vote_in_their_order_and_the_nearest_breaks_ties():
     train, test = np.array([[1.0], [-1.0], [2.0], [-2.0], [9.0]]), np.zeros((1, 1))
     labels = np.array([2, 0, 0, 2, 1])
-    assert measures.nearest_neighbour_vote(train, labels, test, 3, k=1).tolist() == [2]
-    assert measures.nearest_neighbour_vote(train, labels, test, 3, k=4).tolist() == [2]  # two votes each
-    assert measures.nearest_neighbour_vote(train, labels, test, 3, k=3).tolist() == [0]
+    assert labelled.nearest_neighbour_vote(train, labels, test, 3, k=1).tolist() == [2]
+    assert labelled.nearest_neighbour_vote(train, labels, test, 3, k=4).tolist() == [2]  # two votes each
+    assert labelled.nearest_neighbour_vote(train, labels, test, 3, k=3).tolist() == [0]
 
 
 # Silhouette and neural collapse
@@ -78,12 +79,12 @@ def test_silhouette_is_that_of_scikit_learn(spread):
         np.append(labels, 7),
     )  # a class of one point; classes 5 and 6 are missing
     expected = metrics.silhouette_samples(x.astype(np.float64), labels)
-    np.testing.assert_allclose(measures.silhouette(x, labels), expected, atol=1e-5)
+    np.testing.assert_allclose(labelled.silhouette(x, labels), expected, atol=1e-5)
     assert expected[-1] == 0
 
 
 def test_silhouette_of_equal_points_is_0():
-    assert measures.silhouette(np.ones((4, 2)), np.array([0, 0, 1, 1])).tolist() == [0, 0, 0, 0]
+    assert labelled.silhouette(np.ones((4, 2)), np.array([0, 0, 1, 1])).tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("d", "classes"), [(7, 4), (3, 6), (1, 2), (40, 10)])
@@ -95,27 +96,27 @@ def test_neural_collapse_is_the_authors_formula_for_classes_of_one_size(d, class
     within = np.mean([np.outer(v, v) for v in x - means[labels]], axis=0)
     between = np.mean([np.outer(v, v) for v in means - x.mean(axis=0)], axis=0)
     expected = np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / classes
-    assert measures.neural_collapse(x.astype(np.float32), labels) == pytest.approx(expected, rel=1e-4)
+    assert labelled.neural_collapse(x.astype(np.float32), labels) == pytest.approx(expected, rel=1e-4)
 
 
 def test_neural_collapse_does_not_depend_on_sizes_coordinates_or_gaps():
     x, labels = blobs(5)
-    found = measures.neural_collapse(x, labels)
+    found = labelled.neural_collapse(x, labels)
     doubled = labels == 2  # a class with every point twice
-    twice = measures.neural_collapse(np.concatenate([x, x[doubled]]), np.append(labels, labels[doubled]))
+    twice = labelled.neural_collapse(np.concatenate([x, x[doubled]]), np.append(labels, labels[doubled]))
     mixing = np.random.default_rng(0).normal(size=(7, 7)) + 3 * np.eye(7)
     rotation, _ = np.linalg.qr(mixing)
     assert twice == pytest.approx(found, rel=1e-5)
-    assert measures.neural_collapse(5 * x @ rotation.astype(np.float32) + 2, 3 * labels) == pytest.approx(
+    assert labelled.neural_collapse(5 * x @ rotation.astype(np.float32) + 2, 3 * labels) == pytest.approx(
         found, rel=1e-4
     )
-    assert measures.neural_collapse(x, np.random.default_rng(0).permutation(labels)) > 2 * found
+    assert labelled.neural_collapse(x, np.random.default_rng(0).permutation(labels)) > 2 * found
 
 
 def test_neural_collapse_of_points_and_of_equal_means():
     x = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [1.0, 2.0]])
-    assert measures.neural_collapse(x, np.array([0, 0, 1, 1])) == 0
-    assert measures.neural_collapse(x, np.array([0, 1, 0, 1])) == np.inf
+    assert labelled.neural_collapse(x, np.array([0, 0, 1, 1])) == 0
+    assert labelled.neural_collapse(x, np.array([0, 1, 0, 1])) == np.inf
 
 
 # All of them
@@ -146,9 +147,9 @@ def test_rows_of_all_layers_hold_each_measure():
     found = {(row.measure, row.layer, row.layer_index, row.label): row.value for row in rows}
     assert len(found) == len(rows) == 2 * (3 * 5 + 2)
     for index, layer in enumerate(("1", "2")):
-        probed = measures.linear_probe(train[layer], train_labels, test[layer], 4)
+        probed = labelled.linear_probe(train[layer], train_labels, test[layer], 4)
         voted = vote_by_hand(train[layer], train_labels, test[layer], 5)
-        widths = measures.silhouette(test[layer], test_labels)
+        widths = labelled.silhouette(test[layer], test_labels)
         expected = {
             "linear probe accuracy": probed == test_labels,
             "k-NN accuracy": voted == test_labels,
@@ -158,7 +159,7 @@ def test_rows_of_all_layers_hold_each_measure():
             assert found[measure, layer, index, None] == pytest.approx(values.mean(), abs=1e-6)
             for c, name in enumerate(names):
                 assert found[measure, layer, index, name] == pytest.approx(values[test_labels == c].mean(), abs=1e-6)
-        collapse = measures.neural_collapse(test[layer], test_labels)
+        collapse = labelled.neural_collapse(test[layer], test_labels)
         assert found["neural collapse NC1", layer, index, None] == collapse
         assert found["hubness", layer, index, None] == hubness(knn_graph(jnp.asarray(test[layer]), k=5))
 
@@ -265,11 +266,11 @@ def test_four_classes_have_no_interval_and_none_no_correlation():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x, y: measures.silhouette(x, y * 0), "at least two classes"),
-        (lambda x, y: measures.neural_collapse(x, y - 1), "all 0 or above"),
-        (lambda x, y: measures.nearest_neighbour_vote(x, y, x, 4, k=91), "90 training points"),
-        (lambda x, y: measures.linear_probe(x, y - 1, x, 4), "Leave those points out"),
-        (lambda x, y: measures.linear_probe(x, y, x[:, :2], 4), "the same features; got 7 and 2"),
+        (lambda x, y: labelled.silhouette(x, y * 0), "at least two classes"),
+        (lambda x, y: labelled.neural_collapse(x, y - 1), "all 0 or above"),
+        (lambda x, y: labelled.nearest_neighbour_vote(x, y, x, 4, k=91), "90 training points"),
+        (lambda x, y: labelled.linear_probe(x, y - 1, x, 4), "Leave those points out"),
+        (lambda x, y: labelled.linear_probe(x, y, x[:, :2], 4), "the same features; got 7 and 2"),
         (lambda x, y: adding.partial_correlation([1, 2], [1], [1, 2]), "one length"),
         (lambda x, y: simple({"1": x}, y, {"2": x}, y), "the same layers"),
         (lambda x, y: simple({"1": x[1:]}, y, {"1": x}, y), "a row for each of 90 labels; got 89"),
@@ -288,5 +289,5 @@ def simple(*parts):
 def test_memory_holds_no_cube_of_points_and_features():
     n, d = 1000, 200
     shapes = jax.ShapeDtypeStruct((n, d), np.float32), jax.ShapeDtypeStruct((n,), np.int32)
-    compiled = measures._silhouette.lower(*shapes, num_classes=10).compile()
+    compiled = labelled._silhouette.lower(*shapes, num_classes=10).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 10 * n * d

@@ -7,10 +7,11 @@ give the same numbers. Inputs are an array, or a tuple of arrays or None such as
 
 from __future__ import annotations
 
+from jaxconvex.statistics.regression import LinearHead, softmax_regression
 from jaxconvex.study.training.batches import evaluating, features
 from jaxconvex.study.training.epochs import Progress, Trained, train
 from jaxconvex.study.training.fine_tuning import FineTuned, accuracy, cross_entropy, fine_tune, logits, predict
-from jaxconvex.study.training.probes import LinearHead, pooled, probe, softmax_regression, with_classifier
+from jaxconvex.study.training.probes import pooled, probe, with_classifier
 from jaxconvex.study.training.states import load_state, save_state
 
 __all__ = [

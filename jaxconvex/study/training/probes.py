@@ -1,13 +1,10 @@
-"""Linear probes: a softmax regression on frozen features, and an encoder with such a classifier as its head."""
+"""Linear probes: an encoder with a softmax regression on its frozen features as its head."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -15,19 +12,12 @@ from jaxconvex._internal.checks import one_of
 from jaxconvex.encoders.convolutions import MeanHead
 from jaxconvex.encoders.encoder import Encoder, Head
 from jaxconvex.encoders.modules import linear
+from jaxconvex.statistics.regression import softmax_regression
 from jaxconvex.study.training.batches import as_classes, as_inputs, features
-from jaxconvex.study.training.fine_tuning import cross_entropy
 
-__all__ = ["LinearHead", "pooled", "probe", "softmax_regression", "with_classifier"]
+__all__ = ["pooled", "probe", "with_classifier"]
 
 Take = Literal["mean", "first"]
-
-
-class LinearHead(NamedTuple):
-    """The linear map of d features to c logits, `features @ kernel + bias`."""
-
-    kernel: Float[Array, "d c"]
-    bias: Float[Array, " c"]
 
 
 def with_classifier(encoder: Encoder, num_classes: int, *, take: Take) -> Encoder:
@@ -108,52 +98,6 @@ def pooled(encoder: Encoder, inputs: Array, mask: Array | None = None) -> Float[
     """What the encoder's classifier sees of the last state: one vector a point."""
     h = list(encoder.hidden_states(inputs, mask).values())[-1]
     return encoder.head.pooled(h, encoder.sequence_mask(inputs, mask))
-
-
-@partial(jax.jit, static_argnames="num_classes")
-def softmax_regression(
-    features: Float[Array, "n d"], labels: Int[Array, " n"], *, num_classes: int, penalty: float = 1e-3
-) -> LinearHead:
-    """The linear map W, b that minimises mean cross-entropy + penalty/2 |W|^2 over standardised features.
-
-    The objective is convex and minimised by L-BFGS from zero, so no seed enters; the map returned takes the features
-    as they came. A feature that never varies gets the weight 0.
-
-    Args:
-        features: one row a point.
-        labels: the class of each point, from 0 to num_classes - 1; a class without points gets a very small bias.
-        num_classes: the number of logits, static.
-        penalty: the weight of the squared norm, above 0.
-
-    Example:
-        >>> head = softmax_regression(jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 0, 1, 1]), num_classes=2)
-        >>> jnp.argmax(jnp.array([[-1.0], [4.0]]) @ head.kernel + head.bias, axis=1).tolist()
-        [0, 1]
-    """
-    mean, scale = features.mean(axis=0), jnp.maximum(features.std(axis=0), 1e-6)
-    standardised = (features - mean) / scale
-
-    def objective(head: LinearHead) -> Float[Array, ""]:
-        logits = standardised @ head.kernel + head.bias
-        return cross_entropy(logits, labels) + penalty / 2 * jnp.sum(head.kernel**2)
-
-    optimizer = optax.lbfgs()
-    value_and_gradient = optax.value_and_grad_from_state(objective)
-
-    def step(carry):
-        head, state, i = carry
-        value, gradient = value_and_gradient(head, state=state)
-        updates, state = optimizer.update(gradient, state, head, value=value, grad=gradient, value_fn=objective)
-        return optax.apply_updates(head, updates), state, i + 1
-
-    def unfinished(carry):
-        _, state, i = carry
-        return (i == 0) | ((i < 500) & (optax.tree.norm(optax.tree.get(state, "grad")) > 1e-4))
-
-    zero = LinearHead(jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes))
-    head, _, _ = jax.lax.while_loop(unfinished, step, (zero, optimizer.init(zero), 0))
-    kernel = head.kernel / scale[:, None]
-    return LinearHead(kernel, head.bias - mean @ kernel)
 
 
 def _width(encoder: Encoder) -> int:
