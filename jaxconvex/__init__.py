@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         ConvexityScore,
         Intrusions,
         SegmentIntrusions,
+        concept_convexity,
         euclidean_convexity,
         euclidean_intrusions,
         graph_convexity,
@@ -97,6 +98,7 @@ __all__ = [
     "SegmentIntrusions",
     "bootstrap",
     "cka",
+    "concept_convexity",
     "detour_loss",
     "domain_correlation",
     "epsilon_graph",
@@ -158,7 +160,7 @@ __getattr__, __dir__ = on_demand(
         "neighbors": "KNNGraph epsilon_graph knn_graph neighbors_graph pairwise",
         "paths": "Graph PackedGraph Pairs PathCounts pack same_class_pairs segment_points shortest_path_counts "
         "shortest_path_lengths undirected",
-        "scores": "ConvexityScore Intrusions SegmentIntrusions euclidean_convexity euclidean_intrusions "
+        "scores": "ConvexityScore Intrusions SegmentIntrusions concept_convexity euclidean_convexity euclidean_intrusions "
         "graph_convexity graph_intrusions graph_pair_scores",
         "statistics": "Correlation Interval JackknifeScore NullScore Peak bootstrap cka domain_correlation graph_jackknife "
         "holm hubness intrinsic_dimension jackknife jackknife_groups knn_accuracy label_overlap linear_probe mutual_knn "

@@ -2,10 +2,12 @@
 
 path_sums -> aggregates -> packed -> graph        sums over the pairs of blocks, means and errors, whole graphs
   with loads                      -> intrusions   what lies inside the paths and segments
+                                  -> concepts     classes that overlap
                         -> euclidean              segments through the rest of a network
 """
 
 from jaxconvex.scores.aggregates import ConvexityScore
+from jaxconvex.scores.concepts import concept_convexity
 from jaxconvex.scores.euclidean import euclidean_convexity
 from jaxconvex.scores.graph import graph_convexity, graph_pair_scores
 from jaxconvex.scores.intrusions import Intrusions, SegmentIntrusions, euclidean_intrusions, graph_intrusions
@@ -14,6 +16,7 @@ __all__ = [
     "ConvexityScore",
     "Intrusions",
     "SegmentIntrusions",
+    "concept_convexity",
     "euclidean_convexity",
     "euclidean_intrusions",
     "graph_convexity",
