@@ -128,8 +128,8 @@ DOMAINS: dict[str, Domain] = {
         ),
         Domain(
             "activity", "Human activity", "activity", configuration=RESNET,
-            pretraining="movement tasks", pretraining_epochs=20, pretraining_rate=1e-3, epochs=10, patience=4, learning_rate=1e-3, segments=10,
-            fewest=15,
+            pretraining="movement tasks", pretraining_epochs=20, pretraining_rate=1e-3, epochs=10, patience=4,
+            learning_rate=1e-3, segments=10, fewest=15,
         ),
         Domain(
             "medical", "Medical images", "medical", family="efficientnet-lite0", options={"size": 64}, balanced=True,
