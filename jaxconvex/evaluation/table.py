@@ -127,7 +127,8 @@ def _notes(report: Any, shown: Sequence[Row], failing: dict, columns: Iterable[s
     ]
     if drawn:
         parts.append(
-            f"scored from {drawn[0].num_sources} of {drawn[0].num_points} points, drawn (se_sources: the error of that)"
+            f"scored from {drawn[0].num_sources} of {drawn[0].num_points} points, drawn (se_sources: the error of that, "
+            "approximately: too small where few of them reach a rare part of a class)"
         )
     return ("; ".join(parts) + ".",)
 
