@@ -109,7 +109,7 @@ DOMAINS: dict[str, Domain] = {
     for preset in (
         Domain(
             "images", "Images", "images", family="efficientnet-lite0", options={"size": 64}, learning_rate=1e-4,
-            epochs=4, train=1500, segments=10,
+            epochs=3, patience=3, train=1500, segments=10,
         ),
         Domain(
             "images-vit", "Images, small transformer", "images", configuration=VIT, pretraining="masked patches",
