@@ -15,6 +15,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from jaxtyping import Array
 
 from jaxconvex import encoders, evaluate
 from jaxconvex.evaluation.report import select
@@ -36,6 +37,13 @@ def texts_of(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         return rows.groupby("category").sample(number, random_state=0).reset_index(drop=True)
 
     return some(train, TRAINING), some(test, EACH)
+
+
+def both(h: Array, mask: Array) -> Array:
+    """Returns the last valid token and the mean of the valid ones, (b, 2, d)."""
+    last = h[jnp.arange(len(h)), h.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)]
+    mean = jnp.sum(jnp.where(mask[..., None], h, 0), axis=1) / mask.sum(axis=1)[:, None]
+    return jnp.stack([last, mean], axis=1)
 
 
 def views_of(layers: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
@@ -65,12 +73,10 @@ def scores(network: str, folder: Path, train: pd.DataFrame, test: pd.DataFrame) 
     fitted = {"train": preprocess(train.text.tolist()), "test": preprocess(test.text.tolist())}
     names, codes = np.unique(train.category, return_inverse=True)
     tables: dict[str, list[dict[str, object]]] = {"scores": [], "massive": [], "probes": []}
-    for pool in POOLS:
-        how = {"pool": pool, "mask": 1, "batch_size": 25, "progress": False}
-        layers = {
-            part: {name: np.asarray(x) for name, x in extract(encoder.hidden_states, inputs, **how).items()}
-            for part, inputs in fitted.items()
-        }
+    how = {"pool": both, "mask": 1, "batch_size": 25, "progress": False}
+    states = {part: dict(extract(encoder.hidden_states, inputs, **how).items()) for part, inputs in fitted.items()}
+    for number, pool in enumerate(POOLS):
+        layers = {part: {name: np.asarray(x)[:, number] for name, x in states[part].items()} for part in states}
         last = list(layers["test"])[-1]
         head = softmax_regression(
             jnp.asarray(layers["train"][last]), jnp.asarray(codes), num_classes=CLASSES, penalty=PENALTY
