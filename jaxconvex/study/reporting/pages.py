@@ -11,6 +11,7 @@ from typing import Any
 from jaxconvex._internal.formats import Table, csv_text, interval_text, number_text, percent_text, write_file
 from jaxconvex.reporting.figures import save_figure
 from jaxconvex.reporting.page import Captioned, Section, facts, write_page
+from jaxconvex.study.claims.layers import withheld
 from jaxconvex.study.failures import alarm
 from jaxconvex.study.reporting.figures import study_figures
 from jaxconvex.study.reporting.summary import SummaryRow, study_findings, summary_row, summary_rows, summary_table
@@ -96,7 +97,7 @@ def write_joint_page(studies: Sequence[Study], folder: str | os.PathLike[str]) -
     said = [*_told(claims), *_left_out(*pooled(studies)), *missing_parts(studies)]
     sections = [
         Section("What the numbers say", said),
-        Section("Domains", [summary_table(studies), _described(studies)]),
+        Section("Domains", [*filter(None, map(alarm, studies)), summary_table(studies), _described(studies)]),
     ]
     done = [METHOD, *map(_notes, studies), *_facts(studies)]
     paths = _write(folder, "Convexity before and after fine-tuning", studies, claims, {}, sections, done)
@@ -123,9 +124,15 @@ def _write(
     sections = [*start, *_figure_sections(shown, tables)]
     sections += [Section("Statements", [_statement_table(claims)]), Section("Errors and settings", done)]
     said, warnings = ("\n\n".join(parts) for parts in study_findings(studies, claims))
-    failed = "\n\n".join(filter(None, map(alarm, studies)))
+    failed = withheld(studies, "all" if len(studies) > 1 else studies[0].name)
     page = write_page(
-        root / PAGE, title=title, lead=said, warnings=warnings, figure=lead, sections=sections, alarm=failed
+        root / PAGE,
+        title=title,
+        lead=said,
+        warnings=warnings,
+        figure=lead,
+        sections=sections,
+        alarm=failed[0].text if failed else "",
     )
     return [page, *(path for name, figure in drawn.items() for path in save_figure(figure, root / "figures" / name))]
 

@@ -95,7 +95,7 @@ def summary_table(studies: Sequence[Study]) -> Table:
         start.append(f"{percent_text(row.accuracy)}{spread}")
         r = [_recall_text(study, kind) for kind in KINDS]
         lines.append((*start, *_changes(row, ""), *r))
-        lines.append(("", "true", "", "", "", *_changes(row, "_true"), "", ""))
+        lines.append((row.domain, "true", "", "", "", *_changes(row, "_true"), "", ""))
     notes = [
         "Percent, before → after fine-tuning (mean over seeds, ± their standard deviation): test points told right, and "
         "convexity of the first and the last layer, by the labels that each network predicts, which change, and by those of "
@@ -109,8 +109,9 @@ def summary_table(studies: Sequence[Study]) -> Table:
 def study_findings(studies: Sequence[Study], statements: Sequence[Statement]) -> Findings:
     """What the studies found, in at most five sentences, and what would mislead: hubs, and what was cut or left out."""
     several = len(studies) > 1
+    chosen = {one.claim: one.text for one in statements if one.domain == "all" or not several}
     told = {
-        one.claim: one.text.split(". ")[0].rstrip(".") + "." for one in statements if one.domain == "all" or not several
+        claim: text if len(text) <= 160 else text.split(". ")[0].rstrip(".") + "." for claim, text in chosen.items()
     }
     rows = summary_rows(studies)
     if several:
@@ -121,17 +122,16 @@ def study_findings(studies: Sequence[Study], statements: Sequence[Statement]) ->
         said = [
             f"The network gets {percent_text(row.accuracy_pretrained)} percent of {row.test_points:,} test points right "
             f"before fine-tuning and {percent_text(row.accuracy)} percent after it{seeds}."
+            if math.isfinite(row.accuracy)
+            else "No fine-tuned network was measured."
         ]
         told["raised by fine-tuning: graph"] = headline(studies[0])
         told.pop("raised by fine-tuning: graph, true labels", None)
     said[0] += " Numbers in brackets are 95 percent intervals, differences are in percentage points."
     said += filter(None, (told.get(claim) for claim in FIRST))
-    notes = [
-        f"{study.name}: {len(study.notes)} notes on its data and training. {' '.join(study.notes)}"
-        for study in studies
-        if study.notes
-    ]
-    return Findings(tuple(said), (*filter(None, map(hubs, studies)), *notes))
+    notes = [f"{study.name}: {' '.join(study.notes)}" for study in studies if study.notes]
+    told_of = "Notes on the data and the training: what was thinned, cut or left out. "
+    return Findings(tuple(said), (*filter(None, map(hubs, studies)), *([told_of + " ".join(notes)] if notes else [])))
 
 
 def _changes(row: SummaryRow, end: str) -> list[str]:
