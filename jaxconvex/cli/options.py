@@ -6,13 +6,15 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from jaxconvex._internal.formats import Table, require
 from jaxconvex._internal.messages import in_yellow, is_terminal, say
-from jaxconvex.evaluation.sentences import Findings
+
+if TYPE_CHECKING:  # help and completion come without JAX
+    from jaxconvex.evaluation.sentences import Findings
 
 __all__ = ["SETTINGS", "option", "require_extras", "say_found", "say_where", "seed_in_range"]
 

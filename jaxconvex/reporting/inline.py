@@ -66,7 +66,7 @@ def inline_figure(figure: Figure, name: str) -> Inline:
     """
     with figures.mpl.rc_context(figures.STYLE):
         figure.draw_without_rendering()
-    panels = [panel for panel in figure.axes if not hasattr(panel, "_colorbar")]
+    panels = [panel for panel in figure.axes if panel.get_label() != "<colorbar>"]
     columns = len({round(panel.get_position().x0, 2) for panel in panels})
     columns = len(panels) if columns == 1 else columns  # below each other for want of space only, which a page may have
     flowing = all(panel.get_title(loc="left") for panel in panels)
@@ -82,6 +82,7 @@ def inline_figure(figure: Figure, name: str) -> Inline:
     parts.append(
         _tag("div", *(panel.html() for panel in shown), class_="panels", style=f"grid-template-columns: {tracks}")
     )
+    parts += [_scale(mesh) for panel in shown[:1] for mesh in panel.meshes if not panel.panel.texts]
     if figure.get_supxlabel():
         parts.append(_tag("div", escape(figure.get_supxlabel()), class_="below"))
     return Inline(_tag("div", *parts, class_="chart"), _numbers(shown))
@@ -423,3 +424,11 @@ def _legend(legend: Any) -> str:
         swatch = _tag("svg", *drawn, width="26", height="12", aria_hidden="true")
         entries.append(_tag("span", swatch, " ", escape(_plain(text.get_text()))))
     return _tag("div", *entries, class_="legend")
+
+
+def _scale(mesh: Any) -> str:
+    """What the colours of cells mean, where no numbers stand in them."""
+    low, high = mesh.get_clim()
+    steps = ", ".join(figures.mpl.colors.to_hex(mesh.cmap(share)) for share in np.linspace(0, 1, 9))
+    bar = _tag("span", class_="scale", style=f"background: linear-gradient(to right, {steps})")
+    return _tag("div", f"{100 * low:.0f}%", bar, f"{100 * high:.0f}%", class_="legend")

@@ -88,6 +88,11 @@ def test_classes_are_cells_that_say_their_score():
     assert [text.text for text in tree.iter("text")].count("three") == 2
 
 
+def test_cells_without_numbers_have_a_scale():
+    assert 'class="scale"' in drawn(plot_classes(sample_report(classes=tuple(range(30)))))[2]
+    assert 'class="scale"' not in drawn(plot_classes(sample_report()))[2]
+
+
 def test_differences_and_recall_name_what_they_show():
     comparison = compare_reports(sample_report(), sample_report(shift=0.1, seed=1), names=("a", "b"))
     tree, _, _ = drawn(plot_differences(comparison, classes=True))
