@@ -59,7 +59,8 @@ def _named(labeling: str, result: Report | Comparison) -> str:
     k, others = _first_k(result), len(distinct(result.rows, "labeling")) - 1
     text = f"labels {name_text(labeling)!r}" + (f", k = {k}" if k is not None else "")
     more = len([k for k in distinct(result.rows, "k") if k is not None]) - 1
-    beside = [f"{number} other {what}" for number, what in ((others, "labelings"), (more, "k")) if number > 0]
+    named = ((others, "labeling" if others == 1 else "labelings"), (more, "k"))
+    beside = [f"{number} other {what}" for number, what in named if number > 0]
     return text + (f" ({' and '.join(beside)} below)" if beside else "")
 
 

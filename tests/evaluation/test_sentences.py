@@ -78,7 +78,7 @@ def test_nothing_is_told_of_what_is_not_there():
             "nan" in text.split() for text in (*said.sentences, *said.warnings)
         )
     assert (
-        "(1 other labelings and 1 other k below)"
+        "(1 other labeling and 1 other k below)"
         in findings(sample_report(labelings=("a", "b"), ks=(5, 10))).sentences[0]
     )
 
