@@ -66,22 +66,23 @@ class DecoderAttention(nnx.Module):
         self.causal, self.window, self.rotary = plan.causal, plan.windows[i], plan.rotaries[i]
         wide, narrow = plan.heads * plan.size, plan.key_heads * plan.size
         dense: Any = Conv1D if plan.kept_turned else partial(linear, use_bias=plan.bias)
-        self.qkv = dense(plan.width, wide + 2 * narrow, rngs=rngs) if plan.fused else None
-        self.query = None if plan.fused else dense(plan.width, wide, rngs=rngs)
-        self.key = None if plan.fused else dense(plan.width, narrow, rngs=rngs)
-        self.value = None if plan.fused else dense(plan.width, narrow, rngs=rngs)
+        self.qkv: Any = dense(plan.width, wide + 2 * narrow, rngs=rngs) if plan.fused else None
+        self.query: Any = None if plan.fused else dense(plan.width, wide, rngs=rngs)
+        self.key: Any = None if plan.fused else dense(plan.width, narrow, rngs=rngs)
+        self.value: Any = None if plan.fused else dense(plan.width, narrow, rngs=rngs)
         out: Any = Conv1D if plan.kept_turned else partial(linear, use_bias=plan.output_bias)
         self.output = out(wide, plan.width, rngs=rngs)
         norm = partial(RootMeanSquare, plan.size, plan.epsilon, offset=plan.norm_offset, rngs=rngs)
-        self.query_norm = norm() if plan.key_norms else None
-        self.key_norm = norm() if plan.key_norms else None
+        self.query_norm: Any = norm() if plan.key_norms else None
+        self.key_norm: Any = norm() if plan.key_norms else None
 
     def _parts(self, h: Float[Array, "b t d"]) -> tuple[Array, Array, Array]:
         """Queries, keys and values, (b, t, heads, size)."""
         batch, tokens, _ = h.shape
         if self.qkv is None:
-            made = self.query(h), self.key(h), self.value(h)
-            return tuple(part.reshape(batch, tokens, -1, self.size) for part in made)
+            parts = self.query(h), self.key(h), self.value(h)
+            query, key, value = (part.reshape(batch, tokens, -1, self.size) for part in parts)
+            return query, key, value
         made = self.qkv(h)
         if self.fused == "by head":
             query, key, value = jnp.split(made.reshape(batch, tokens, self.heads, 3 * self.size), 3, axis=-1)

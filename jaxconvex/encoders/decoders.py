@@ -124,7 +124,7 @@ def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs
     act = activation(plan.activation)
 
     def block(i: int) -> Block:
-        gated = partial(GatedFeedForward, fused=False) if plan.gated else FeedForward
+        gated: Any = partial(GatedFeedForward, fused=False) if plan.gated else FeedForward
         return Block(
             DecoderAttention(plan, i, rngs=rngs),
             gated(plan.width, plan.hidden, act, dense=dense, rngs=rngs),

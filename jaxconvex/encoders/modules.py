@@ -223,9 +223,9 @@ class GatedFeedForward(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.activation = activation
-        self.gated_inner = dense(width, 2 * hidden, rngs=rngs) if fused else None
-        self.gate = None if fused else dense(width, hidden, rngs=rngs)
-        self.inner = None if fused else dense(width, hidden, rngs=rngs)
+        self.gated_inner: Any = dense(width, 2 * hidden, rngs=rngs) if fused else None
+        self.gate: Any = None if fused else dense(width, hidden, rngs=rngs)
+        self.inner: Any = None if fused else dense(width, hidden, rngs=rngs)
         self.gated_outer = dense(hidden, width, rngs=rngs)
 
     def __call__(self, h: Float[Array, "b t d"]) -> Float[Array, "b t d"]:

@@ -191,7 +191,8 @@ def _filled(weights: Weights, names: tuple[str, ...], path: Sequence[Any], shape
     """A tensor of a file as ours, cast piece by piece into the memory that JAX then takes over."""
     whole = _aligned(shape, jax.dtypes.canonicalize_dtype(dtype))
     as_stored = _turned_back(whole, path)  # a view
-    for place, piece in weights[names[0]].pieces() if len(names) == 1 else [(..., _product(weights, *names))]:
+    pieces: Iterable[tuple[Any, np.ndarray]] = weights[names[0]].pieces()
+    for place, piece in pieces if len(names) == 1 else [(..., _product(weights, *names))]:
         as_stored[place] = piece
     return jnp.asarray(whole)
 
