@@ -23,7 +23,7 @@ from jaxconvex._internal.messages import listed
 from jaxconvex.layers import shards
 from jaxconvex.layers.batches import as_batches, batch_hash, checked_batch
 from jaxconvex.layers.calls import weights_hash
-from jaxconvex.layers.layer_reading import OUTPUTS, Kind, Pool, kinds_of, read_layers
+from jaxconvex.layers.layer_reading import OUTPUTS, POOLS, Kind, Pool, kinds_of, read_layers
 from jaxconvex.layers.passes import Found, checked_results, results, unfinished
 
 __all__ = ["Activations", "extract", "read_activations"]
@@ -98,11 +98,13 @@ def extract(
         batches: an iterable of batches: arrays, or tuples or dicts of arrays that share their first axis. A generator
             will do. Or, with batch_size, whole inputs of that kind, from which batches are cut.
         layers: names of the layers to take, in this order; by default all. What only other layers need is not computed.
-        pool: what becomes of an activation, on the device: "cls" takes the first token; "mean" the mean over all axes but
-            the first and the last: tokens, or the places of a feature map (b, h, w, c); a function f(h), or f(h, mask)
-            where there is a mask, makes of it what it will; None leaves it whole.
-        mask: the valid tokens (b, t), True or 1, to which "mean" keeps: the name or index of an entry of the batch, or a
-            function of the batch like model_fn, such as an encoder's `sequence_mask`. nan where no token is valid.
+        pool: what becomes of an activation, on the device: "cls" takes the first token; "last" the last valid one, which in
+            a decoder has seen all others; "mean" the mean over all axes but the first and the last: tokens, or the places
+            of a feature map (b, h, w, c); a function f(h), or f(h, mask) where there is a mask, makes of it what it will;
+            None leaves it whole.
+        mask: the valid tokens (b, t), True or 1, to which "mean" and "last" keep: the name or index of an entry of the
+            batch, or a function of the batch like model_fn, such as an encoder's `sequence_mask`. nan where no token is
+            valid.
         dtype: floats are turned to it; by default float32 if pooled, else they stay as they are.
         outputs: whether to keep the outputs, if they are one array (b, ...), such as logits: as `.outputs`.
         batch_size: points a batch, to cut whole inputs.
@@ -203,12 +205,12 @@ def read_activations(folder: str | Path) -> Activations:
 
 def _check_options(pool: Pool, mask: Any, batch: Any, mesh: Mesh | None) -> None:
     if isinstance(pool, str):
-        one_of(pool, ("cls", "mean"), "pool")
+        one_of(pool, POOLS, "pool")
     elif pool is not None and not callable(pool):
-        raise ValueError(f"pool must be 'cls', 'mean', a function of an activation, or None; got {pool!r}.")
+        raise ValueError(f"pool must be 'cls', 'last', 'mean', a function of an activation, or None; got {pool!r}.")
     if mask is not None and not callable(mask):
         if pool is None or pool == "cls":
-            raise ValueError(f"a mask has no part in pool={pool!r}: leave it out, or take pool='mean'.")
+            raise ValueError(f"a mask has no part in pool={pool!r}: leave it out, or take pool='mean' or 'last'.")
         keys: list[Any] = []
         if isinstance(batch, Mapping | tuple | list):
             keys = list(batch) if isinstance(batch, Mapping) else list(range(len(batch)))

@@ -13,8 +13,9 @@ from jaxtyping import Array, Bool, Float
 from jaxconvex._internal.messages import listed, names_apart
 from jaxconvex.layers.calls import call_with
 
-__all__ = ["OUTPUTS", "Kind", "Pool", "kinds_of", "pooled_layer", "read_layers"]
+__all__ = ["OUTPUTS", "POOLS", "Kind", "Pool", "kinds_of", "last_valid", "pooled_layer", "read_layers"]
 
+POOLS = ("cls", "last", "mean")
 OUTPUTS = "outputs"  # what the model's own outputs are called beside the layers
 
 Pool = str | Callable[..., Array] | None
@@ -99,21 +100,39 @@ def pooled_layer(h: Float[Array, "b ..."], pool: Pool, mask: Bool[Array, "b t"] 
         return pool(h) if mask is None else pool(h, mask)
     if pool is None or h.ndim <= 2:
         return h
+    if pool != "mean" and h.ndim != 3:
+        which = "first" if pool == "cls" else "last"
+        raise ValueError(f"pool={pool!r} takes the {which} of tokens (b, t, d); layer {name!r} has shape {h.shape}.")
     if pool == "cls":
-        if h.ndim != 3:
-            raise ValueError(f"pool='cls' takes the first of tokens (b, t, d); layer {name!r} has shape {h.shape}.")
         return h[:, 0]
-    h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
-    between = tuple(range(1, h.ndim - 1))
-    if mask is None:
-        return h.mean(axis=between)
-    if mask.shape != h.shape[:-1]:
+    if mask is not None and mask.shape != h.shape[:-1]:
         raise ValueError(
             f"the mask must have one entry a token of layer {name!r}, {h.shape[:-1]}; got {mask.shape}. Where a layer has "
             "other tokens than the input, pass a function of the batch that gives their mask (mask=encoder.sequence_mask)."
         )
+    if pool == "last":
+        return last_valid(h, mask)
+    h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+    between = tuple(range(1, h.ndim - 1))
+    if mask is None:
+        return h.mean(axis=between)
     valid = (mask > 0)[..., None]
     return jnp.where(valid, h, 0).sum(axis=between) / valid.sum(axis=between)
+
+
+def last_valid(h: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b d"]:
+    """The last token of each point that the mask allows, wherever padding stands; nan where it allows none.
+
+    >>> h = jnp.array([[[1.0], [2.0], [6.0]]])
+    >>> [last_valid(h, mask).item() for mask in (None, jnp.array([[0, 1, 0]]), jnp.zeros((1, 3)))]
+    [6.0, 2.0, nan]
+    """
+    if mask is None:
+        return h[:, -1]
+    valid = mask > 0
+    last = valid.shape[1] - 1 - jnp.argmax(valid[:, ::-1], axis=1)
+    taken = jnp.take_along_axis(h, last[:, None, None], axis=1)[:, 0]
+    return jnp.where(valid.any(axis=1, keepdims=True), taken, jnp.nan)
 
 
 def kinds_of(found: Mapping[str, Any]) -> dict[str, Kind]:

@@ -132,7 +132,7 @@ def pooled_features(
         chosen_batches(source.inputs, rows, source.batch_size),
         layers=source.layers,
         pool=source.pool,
-        mask=source.mask if callable(source.pool) or source.pool == "mean" else None,
+        mask=None if source.pool in (None, "cls") else source.mask,
         folder=source.folder,
         mesh=mesh,
         progress=progress,
