@@ -118,7 +118,9 @@ def _order_of_sources(
     inward = jnp.lexsort((-farness, own))
     place = jnp.zeros(total, jnp.int32).at[inward].set(numbers, unique_indices=True) - begin
     shell = place * jnp.clip(-(-size // lanes), 1, SHELLS) // jnp.maximum(size, 1)
-    centre = jnp.zeros((num_classes + 2, away.shape[1])).at[own].add(away) / jnp.maximum(sizes, 1)[:, None]
+    centre = (
+        jnp.zeros((num_classes + 2, away.shape[1])).at[own].add(away) / jnp.maximum(sizes, 1).astype(float)[:, None]
+    )
     last = jnp.arange(num_classes + 2) - num_classes  # 0 and 1 for those behind all classes
     beside = jnp.lexsort((jnp.min(centre, axis=1), jnp.argmin(centre, axis=1), jnp.maximum(last, -1)))
     turn = jnp.zeros(num_classes + 2, jnp.int32).at[beside].set(jnp.arange(num_classes + 2, dtype=jnp.int32))

@@ -164,7 +164,7 @@ def euclidean_segments(
             shares = np.asarray(_segment_shares(predict, points, checked, first, second, steps, num_points, mesh))
     else:
         shares = _segment_shares(predict, points, checked, first, second, steps, num_points, mesh)
-    complete = (sizes * (sizes - 1.0)) / 2 <= pairs.valid.shape[1]
+    complete = sizes.astype(float) * (sizes - 1).astype(float) / 2 <= pairs.valid.shape[1]
     found = first.ravel(), second.ravel(), keep, shares.ravel(), complete
     return Segments(*map(jnp.asarray, found))
 

@@ -127,7 +127,7 @@ def _static_form(num_classes: int, max_pairs: int | None, max_sources: int | Non
             found = of_drawn_sources(fractions, labels, jnp.minimum(sizes, max_sources), num_classes, xp=jnp)
         else:
             limit = n * n if pairs is None else pairs.valid.shape[1]
-            complete = (sizes * (sizes - 1.0)) / 2 <= limit
+            complete = sizes.astype(float) * (sizes - 1).astype(float) / 2 <= limit
             found = summarise(fractions, labels, num_classes, ordered=True, complete=complete, xp=jnp)
         broken = jnp.isnan(packed.quantum)
         return ConvexityScore(*(jnp.where(broken, jnp.nan, f) if f.dtype.kind == "f" else f for f in found))

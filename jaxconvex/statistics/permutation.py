@@ -176,7 +176,7 @@ def _static_losses(
     size = jnp.bincount(jnp.where(codes < 0, num_classes, codes), length=num_classes + 1)[:num_classes, None]
     observed = static_score(packed, codes, num_classes=num_classes, max_pairs=None, max_sources=None, key=None)
     lost = jnp.where(jnp.any((codes < -1) | (codes >= num_classes)), jnp.nan, lost)
-    return observed, lost, drawn_of * (size - 1), jnp.minimum(labelled, count), packed
+    return observed, lost, drawn_of * (size - 1).astype(float_type), jnp.minimum(labelled, count), packed
 
 
 def _null_score(
