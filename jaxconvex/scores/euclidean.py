@@ -93,17 +93,14 @@ def euclidean_convexity(
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 1.
     """
     checked = as_labels(labels, shared_length(x), num_classes)
-    segments = euclidean_segments(
-        predict_fn,
-        x,
-        checked,
-        num_classes=num_classes,
-        num_points=num_points,
-        max_pairs=max_pairs,
-        key=key,
-        batch_size=batch_size,
-        mesh=mesh,
-    )
+    options: Any = {
+        "num_points": num_points,
+        "max_pairs": max_pairs,
+        "key": key,
+        "batch_size": batch_size,
+        "mesh": mesh,
+    }
+    segments = euclidean_segments(predict_fn, x, checked, num_classes=num_classes, **options)
     return summarise_segments(segments, checked, num_classes)
 
 
