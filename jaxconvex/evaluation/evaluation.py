@@ -182,9 +182,7 @@ def evaluate(
         of_chosen = {name: np.asarray(values)[chosen] for name, values in named_labels(labels).items()}
         predicted = predicted_labels(source.outputs, classes)
         labelings = encode_all(of_chosen, predicted, background=background, classes=classes)
-    if source.with_heads:
-        for name in {next(iter(labelings)), "predicted"} & set(labelings):
-            check_columns(columns_of(labelings[name].classes, classes), source.outputs)
+    _check_heads(source, labelings, classes)
     sampled, num_groups = _sampled(next(iter(labelings.values())).codes, groups, chosen, n, group_key)
     settings = _settled(settings, protocol, len(chosen), num_groups)
 
@@ -314,6 +312,12 @@ def _settled(settings: Settings, protocol: str | None, num_points: int, num_grou
     if settings.max_pairs is None and settings.tolerance is None:
         settings = settings._replace(max_sources=sources_by_default(num_points, settings.max_sources))
     return settings._replace(cosine=few and settings.metric == "euclidean")
+
+
+def _check_heads(source: LayerSource, labelings: Mapping[str, Labeling], classes: Sequence[int | str] | None) -> None:
+    """Raise ValueError if a class of the labelings that the heads are scored by has no column among the logits."""
+    for name in {next(iter(labelings)), "predicted"} & set(labelings) if source.with_heads else ():
+        check_columns(columns_of(labelings[name].classes, classes), source.outputs)
 
 
 def _sampled(

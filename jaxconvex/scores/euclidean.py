@@ -93,17 +93,14 @@ def euclidean_convexity(
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 1.
     """
     checked = as_labels(labels, shared_length(x), num_classes)
-    segments = euclidean_segments(
-        predict_fn,
-        x,
-        checked,
-        num_classes=num_classes,
-        num_points=num_points,
-        max_pairs=max_pairs,
-        key=key,
-        batch_size=batch_size,
-        mesh=mesh,
-    )
+    options: Any = {
+        "num_points": num_points,
+        "max_pairs": max_pairs,
+        "key": key,
+        "batch_size": batch_size,
+        "mesh": mesh,
+    }
+    segments = euclidean_segments(predict_fn, x, checked, num_classes=num_classes, **options)
     return summarise_segments(segments, checked, num_classes)
 
 
@@ -164,7 +161,7 @@ def euclidean_segments(
             shares = np.asarray(_segment_shares(predict, points, checked, first, second, steps, num_points, mesh))
     else:
         shares = _segment_shares(predict, points, checked, first, second, steps, num_points, mesh)
-    complete = (sizes * (sizes - 1.0)) / 2 <= pairs.valid.shape[1]
+    complete = sizes.astype(float) * (sizes - 1).astype(float) / 2 <= pairs.valid.shape[1]
     found = first.ravel(), second.ravel(), keep, shares.ravel(), complete
     return Segments(*map(jnp.asarray, found))
 

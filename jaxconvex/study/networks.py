@@ -62,7 +62,11 @@ def pretrained(domain: Domain, material: Material, work: Path, key: jax.Array, p
             "batch_size": domain.batch_size,
             "learning_rate": domain.pretraining_rate,
         }
-        assert material.unlabelled is not None
+        if material.unlabelled is None:
+            raise ValueError(
+                f"{domain.name} is pretrained here by {domain.pretraining}, which needs inputs without labels; its "
+                "material has none. Gather it with `gathered`, or name a checkpoint."
+            )
         inputs = material.unlabelled[0]
 
         def make(folder: Path) -> None:
