@@ -20,10 +20,7 @@ __all__ = ["read_tokenizer"]
 WORD_PIECE = ("BertTokenizer", "DistilBertTokenizer", "SqueezeBertTokenizer", "ElectraTokenizer")
 BYTE_LEVEL = ("RobertaTokenizer", "LongformerTokenizer", "LukeTokenizer")
 WHOLE = ("PreTrainedTokenizer", "TokenizersBackend")  # the first without its ending "Fast"
-UNASKED = (
-    "qwen2",
-    "modernbert",
-)  # families whose class transformers does not ask, as their files often name a wrong one
+UNASKED = ("qwen2",)  # families whose class transformers does not ask, as their files often name a wrong one
 USUAL = {  # the class of a family whose files name none
     "bert": "BertTokenizer",
     "distilbert": "DistilBertTokenizer",
