@@ -16,11 +16,12 @@ from jaxtyping import Array, Int
 
 from jaxconvex._internal.checks import positive_integer
 from jaxconvex._internal.functions import as_program
-from jaxconvex.layers import LayeredModel, from_nnx, rest_of
 from jaxconvex.layers.batches import batch_hash, chosen_batches, take
 from jaxconvex.layers.calls import call_with, program_hash
 from jaxconvex.layers.extraction import Activations, extract
 from jaxconvex.layers.layer_reading import OUTPUTS, Pool, read_layers
+from jaxconvex.layers.layered_model import LayeredModel, from_nnx
+from jaxconvex.layers.rest import rest_of
 
 __all__ = ["ModelSource", "model_source"]
 
