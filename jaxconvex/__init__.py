@@ -127,8 +127,8 @@ __getattr__, __dir__ = on_demand(
     {
         "encoders": "",
         "evaluation": "Report Row evaluate read_report",
-        "layers": "Activations LayeredModel ModelSource extract from_function from_linen from_nnx layer_names mark model_source "
-        "read_activations rest_of run_from",
+        "layers": "Activations LayeredModel ModelSource extract from_function from_linen from_nnx layer_names mark "
+        "model_source read_activations rest_of run_from",
         "losses": "detour_loss euclidean_convexity_loss graph_convexity_loss",
         "neighbors": "KNNGraph epsilon_graph knn_graph neighbors_graph pairwise",
         "paths": "Graph PackedGraph Pairs PathCounts pack same_class_pairs segment_points shortest_path_counts "

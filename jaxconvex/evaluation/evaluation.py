@@ -197,6 +197,7 @@ def evaluate(
     used = representations.pool if isinstance(representations, ModelSource) else pool
     recorded |= {"metric": setting_name(metric), "pool": setting_name(used)}
     recorded |= {"num_points_scored": len(chosen), "background": background}
+    recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
     data = _Data(source, labelings, sampled, settings, classes, pool, score_key, mesh, memory)
     kept = _Kept(cache, common, recorded)
     total = len(source.names) + len(source.with_heads)

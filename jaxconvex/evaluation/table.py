@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxconvex._internal import formats
 from jaxconvex._internal.formats import Table, interval_text, name_text, percent_text
+from jaxconvex._internal.messages import listed
 from jaxconvex.evaluation.rows import FEW_FAILING, FEWEST_UNITS, Row, failing_pairs, row_key, select
 
-__all__ = ["FEW_APART", "HUBS", "hub_words", "interval_words", "report_table"]
+__all__ = ["FEW_APART", "HUBS", "hub_words", "interval_words", "left_out_words", "report_table"]
 
 FEW_APART = 10  # pairs that are no neighbours, below which there is no interval
 WIDEST = 0.9  # an interval that is wider tells nothing
@@ -50,6 +51,18 @@ def hub_words(row: Row) -> str:
     text = f"{name_text(row.layer)}: hubness {row.hubness:.1f} (above {HUBS:g}), so that a few points decide the paths; one "
     text += f"is a neighbour of {row.hub} others"
     return text + (f"; by the cosine metric {percent_text(row.cosine)}" if not math.isnan(row.cosine) else "")
+
+
+def left_out_words(left_out: Mapping[str, str]) -> str:
+    """Which layers have no Euclidean score, and why, in a sentence; each reason once.
+
+    >>> left_out_words({"a": "it has no logits", "b": "it has no logits"})
+    "no Euclidean score of 'a', 'b': it has no logits"
+    """
+    layers: dict[str, list[str]] = {}
+    for layer, reason in left_out.items():
+        layers.setdefault(reason.rstrip("."), []).append(layer)
+    return "; ".join(f"no Euclidean score of {listed(names, most=5)}: {reason}" for reason, names in layers.items())
 
 
 def report_table(report: Any, kind: str, labeling: str, k: int | None, *, classes: bool) -> Table:
@@ -107,6 +120,8 @@ def _notes(report: Any, shown: Sequence[Row], failing: dict, columns: Iterable[s
         parts.append(f"in brackets the {100 * report.settings.get('confidence', 0.95):g}% {what}")
     if any(failing.get(row_key(row), FEW_FAILING) < FEW_FAILING for row in shown):
         parts.append(f"below {FEW_FAILING} failing pairs their count beside it")
+    if shown and shown[0].kind == "graph" and report.settings.get("left_out"):
+        parts.append(left_out_words(report.settings["left_out"]))
     if report.settings.get("class_size"):
         parts.append(f"each labeling scored on {report.settings['class_size']} points of each class")
     parts += _limits(report, shown, classes) if shown else []

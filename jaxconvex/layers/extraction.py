@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,10 @@ from jaxconvex._internal.messages import listed
 from jaxconvex.layers import shards
 from jaxconvex.layers.batches import as_batches, batch_hash, checked_batch
 from jaxconvex.layers.calls import weights_hash
-from jaxconvex.layers.layer_reading import OUTPUTS, Kind, Pool, kinds_of, read_layers
+from jaxconvex.layers.layer_reading import OUTPUTS, Kind, Pool, kinds_of, read_layers, reasons
+from jaxconvex.layers.layered_model import of_arrays
 from jaxconvex.layers.passes import Found, checked_results, results, unfinished
+from jaxconvex.layers.selection import Logits
 
 __all__ = ["Activations", "extract", "read_activations"]
 
@@ -83,6 +86,7 @@ def extract(
     mask: str | int | Callable[..., Array] | None = None,
     dtype: Any = None,
     outputs: bool = True,
+    logits: Logits = None,
     batch_size: int | None = None,
     folder: str | Path | None = None,
     mesh: Mesh | None = None,
@@ -96,8 +100,11 @@ def extract(
             `model_fn(*batch)`, a dict as `model_fn(**batch)`. It is compiled, with the weights that it holds at this call:
             any function, an nnx.Module or a method of one. It must not change them, as a module in training mode does.
         batches: an iterable of batches: arrays, or tuples or dicts of arrays that share their first axis. A generator
-            will do. Or, with batch_size, whole inputs of that kind, from which batches are cut.
-        layers: names of the layers to take, in this order; by default all. What only other layers need is not computed.
+            will do, or a loader of grain, torch or tf.data (as_numpy_iterator()); what it gives must be arrays or what
+            np.asarray takes. Or, with batch_size, whole inputs of that kind, from which batches are cut.
+        layers: names of the layers to take, in this order; by default all, but for those that are no array of one entry a
+            point, or in a Flax model of no floating type, which a warning names. What only other layers need is not
+            computed. Of several arrays that a block returns, one is taken: see select of `from_nnx`.
         pool: what becomes of an activation, on the device: "cls" takes the first token; "mean" the mean over all axes but
             the first and the last: tokens, or the places of a feature map (b, h, w, c); a function f(h), or f(h, mask)
             where there is a mask, makes of it what it will; None leaves it whole.
@@ -105,6 +112,8 @@ def extract(
             function of the batch like model_fn, such as an encoder's `sequence_mask`. nan where no token is valid.
         dtype: floats are turned to it; by default float32 if pooled, else they stay as they are.
         outputs: whether to keep the outputs, if they are one array (b, ...), such as logits: as `.outputs`.
+        logits: which part of the outputs is kept, a name, an index or a function; by default their "logits", an entry or an
+            attribute, or all where they have none.
         batch_size: points a batch, to cut whole inputs.
         folder: where to write, as safetensors, while it goes. The same call goes on after a stop of any kind, and does
             not run the model for what is finished. It reads all batches, which must be the same in the same order, and
@@ -133,9 +142,11 @@ def extract(
     >>> found["input"].shape, found.outputs.shape
     ((5, 2), (5,))
     """
+    model_fn = of_arrays(model_fn)
     given = as_batches(batches, batch_size)
     first = checked_batch(given.first, 0, given.first)
     _check_options(pool, mask, first, mesh)
+    unfit: dict[str, str] = {}
     read = partial(
         read_layers,
         (model_fn, mask if callable(mask) else None),
@@ -143,9 +154,15 @@ def extract(
         pool=pool,
         mask_entry=None if callable(mask) else mask,
         outputs=outputs,
+        logits=logits,
+        told=unfit.update,
         dtype=str(jnp.dtype(dtype)) if dtype is not None else "float32" if pool is not None else None,
     )
     program = as_program(read, first)
+    if unfit:
+        warnings.warn(
+            f"layers left out: {reasons(unfit)}. Name others with layers= where these are not wanted.", stacklevel=2
+        )
     kinds = kinds_of(jax.eval_shape(program, first))
     with contextlib.ExitStack() as stack:
         before: shards.Before | None = None

@@ -210,7 +210,8 @@ def _check_arguments(call: Callable, inputs: Any, kwargs: Any) -> None:
     except TypeError as error:
         raise ValueError(
             f"the model is called with {signature}, and that does not fit what it got: {error}. Give the model's inputs, in "
-            "run_from after the activation (those that the rest of the network does not use cost nothing)."
+            "run_from after the activation (those that the rest of the network does not use cost nothing); keywords of "
+            "every call as kwargs= of from_nnx or from_linen, such as kwargs={'train': False}."
         ) from None
 
 

@@ -12,8 +12,12 @@ from jaxtyping import Array, Bool, Float
 
 from jaxconvex._internal.messages import listed, names_apart
 from jaxconvex.layers.calls import call_with
+from jaxconvex.layers.layered_model import reads_module
+from jaxconvex.layers.selection import Logits, logits_of
 
-__all__ = ["OUTPUTS", "Kind", "Pool", "kinds_of", "pooled_layer", "read_layers"]
+__all__ = ["OUTPUTS", "Kind", "Pool", "kinds_of", "pooled_layer", "read_layers", "reasons"]
+
+SHOWN = 5  # layers that a message names
 
 OUTPUTS = "outputs"  # what the model's own outputs are called beside the layers
 
@@ -36,10 +40,13 @@ def read_layers(
     mask_entry: str | int | None = None,
     dtype: str | None = None,
     outputs: bool = True,
+    logits: Logits = None,
+    told: Callable[[dict[str, str]], None] | None = None,
 ) -> OrderedDict[str, Array]:
     """The layers of a batch in order, and, last, the model's outputs if they are one array. Arguments as for `extract`.
 
-    `calls` are the model and, where it is a function, the mask.
+    `calls` are the model and, where it is a function, the mask. `told` is called with those of the layers that cannot be
+    read, where none are named, and the reason of each.
     """
     model, mask_of = calls
     size = jax.tree.leaves(batch)[0].shape[0]
@@ -50,11 +57,19 @@ def read_layers(
     if OUTPUTS in found:
         raise ValueError(f"a layer cannot be called {OUTPUTS!r}, which stands for what the model returns: rename it.")
     mask = call_with(mask_of, batch) if mask_of is not None else None if mask_entry is None else batch[mask_entry]
+    if names is None:
+        unfit = {name: reason for name, one in found.items() if (reason := _unfit(one, size, model))}
+        if len(unfit) == len(found):
+            raise ValueError(f"no layer can be read: {reasons(unfit)}. Name some with layers= when the model is read.")
+        if unfit and told is not None:
+            told(unfit)
+        names = tuple(name for name in found if name not in unfit)
     kept: OrderedDict[str, Array] = OrderedDict()
-    for name in names or found:
+    for name in names:
         kept[name] = _cast(pooled_layer(_checked(found[name], name, size), pool, mask, name), dtype)
         _checked(kept[name], f"{name} after pooling", size)
-    if outputs and getattr(returned, "shape", ())[:1] == (size,):
+    returned = logits_of(returned, logits) if outputs else None
+    if getattr(returned, "shape", ())[:1] == (size,):
         kept[OUTPUTS] = jnp.asarray(returned)
     return kept
 
@@ -72,6 +87,28 @@ def _parted(result: Any) -> tuple[dict[str, Any], Any]:
         )
     names_apart(result, "layers")
     return {str(name): activation for name, activation in result.items()}, outputs
+
+
+def _unfit(activation: Any, size: int, model: Any) -> str:
+    """Why a layer cannot be read; "" where it can. Integers are layers in a mapping that somebody wrote by hand."""
+    shape = getattr(activation, "shape", None)
+    if shape is None:
+        return f"{type(activation).__name__}, no array"
+    if shape[:1] != (size,):
+        return f"shape {tuple(shape)}, not ({size}, ...)"
+    if reads_module(model) and not jnp.issubdtype(activation.dtype, jnp.floating):
+        return f"type {activation.dtype}, not floating"
+    return ""
+
+
+def reasons(unfit: Mapping[str, str]) -> str:
+    """Each name with its reason, for a message.
+
+    >>> reasons({"mask": "type bool, not floating"})
+    "'mask' (type bool, not floating)"
+    """
+    shown = [f"{name!r} ({reason})" for name, reason in list(unfit.items())[:SHOWN]]
+    return ", ".join(shown) + (f" and {len(unfit) - SHOWN} more" if len(unfit) > SHOWN else "")
 
 
 def _checked(activation: Any, name: str, size: int) -> Array:

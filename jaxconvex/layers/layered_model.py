@@ -16,7 +16,17 @@ from jaxconvex.layers.naming import LayerList
 from jaxconvex.layers.selection import STATE, Fixed, Select, closed, is_array, opened
 from jaxconvex.layers.traces import listing, parted, read
 
-__all__ = ["LayeredModel", "as_layered", "from_function", "from_linen", "from_nnx", "layer_names", "of_arrays"]
+__all__ = [
+    "LayeredModel",
+    "as_layered",
+    "from_function",
+    "from_linen",
+    "from_nnx",
+    "layer_names",
+    "of_arrays",
+    "read_module",
+    "reads_module",
+]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["weights", "kwargs"], meta_fields=["call", "layers"])
@@ -231,11 +241,26 @@ def layer_names(model: Any, /, *inputs: Any, **kwargs: Any) -> LayerList:
     return listing(model, *model.parted(inputs, kwargs))
 
 
-def of_arrays(model: LayeredModel) -> LayeredModel:
-    """The model with one array as the layer where a block returns several and none is selected."""
-    if getattr(model.call, "select", STATE) is not None:
+def of_arrays(model: Any) -> Any:
+    """The model with one array as the layer where a block returns several and none is selected.
+
+    functools.partial(read, **kwargs) is the model with these keywords; other functions stay as they are.
+    """
+    if isinstance(model, partial) and isinstance(model.func, LayeredModel) and not model.args:
+        model = replace(model.func, kwargs={**model.func.kwargs, **_given(model.keywords)})
+    if not isinstance(model, LayeredModel) or getattr(model.call, "select", STATE) is not None:
         return model
     return replace(model, call=replace(model.call, select=STATE))
+
+
+def read_module(model: Any, layers: Any, /, *inputs: Any, **kwargs: Any) -> tuple[Any, OrderedDict[str, Any]]:
+    """The outputs and layers, as arrays, of an nnx.Module with the weights that it has now."""
+    return of_arrays(from_nnx(model, layers=layers))(*inputs, **kwargs)
+
+
+def reads_module(function: Any) -> bool:
+    """Whether the function reads the layers of a model itself, so that nobody has chosen them by hand."""
+    return isinstance(function, LayeredModel) or getattr(function, "func", None) is read_module
 
 
 def _given(kwargs: Mapping[str, Any] | None, rngs: Any = None) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def _default(sites: dict[str, Site]) -> list[str]:
         for name, site in usable.items()
         if not site.label.container and (not site.label.method or site.label.path not in called)
     }
-    chosen = set(_descended(_below(list(dict.fromkeys(blocks.values())))))
+    calls = Counter(blocks.values())
+    chosen = set(_descended(_below(list(calls)), calls))
     return [name for name, path in blocks.items() if path in chosen]
 
 
@@ -153,13 +154,13 @@ def _below(paths: Sequence[str]) -> Levels:
     return {path: _below(within) for path, within in inside.items() if path in all_paths}
 
 
-def _descended(level: Levels) -> list[str]:
+def _descended(level: Levels, calls: Counter[str]) -> list[str]:
     if _repeats(level):
         return list(level)
     found: list[str] = []
     for path, inside in level.items():
-        wrapper = bool(inside) and (len(level) == 1 or _holds_repeated(inside))
-        found += _descended(inside) if wrapper else [path]
+        wrapper = bool(inside) and (len(level) == calls[path] == 1 or _holds_repeated(inside))
+        found += _descended(inside, calls) if wrapper else [path]
     return found
 
 

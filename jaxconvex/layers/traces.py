@@ -16,7 +16,11 @@ from jaxconvex.layers.marks import Site, evaluate, find_sites
 from jaxconvex.layers.naming import LayerList, chosen_layers, found_layer, layer_list, name_sites
 from jaxconvex.layers.selection import Fixed, is_array, opened
 
-__all__ = ["listing", "parted", "read", "run_on", "with_batch"]
+__all__ = ["NoWayOn", "listing", "parted", "read", "run_on", "with_batch"]
+
+
+class NoWayOn(ValueError):
+    """A layer that nothing runs on from."""
 
 
 class Trace(NamedTuple):
@@ -107,7 +111,7 @@ def run_on(
     jaxpr = jax.make_jaxpr(rest)(values, model.weights, arrays)
     _, used = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
     if not any(used[: len(values)]):
-        raise ValueError(
+        raise NoWayOn(
             f"the outputs do not depend on layer {layer!r}, so there is nothing to run from it. Choose a layer on the way "
             "to the outputs, or a method= whose outputs come from it."
         )
