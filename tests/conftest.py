@@ -4,36 +4,56 @@ from __future__ import annotations
 
 import faulthandler
 import os
+from collections import Counter
 from pathlib import Path
+
+# Before JAX is imported. Most of the time goes into compiling, so XLA optimises less here (users have its default, 3; at 0
+# programs that compute the same no longer round alike), and all workers, and the next run, share what is compiled.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxconvex-tests"
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import hypothesis
 import jax
 import jaxtyping
 import pytest
 
-CORE = ["neighbors", "paths", "scores", "statistics", "losses", "_internal.checks"]  # their signatures tell shapes
+CHECKED = [
+    "_internal.checks",
+    "neighbors",
+    "paths.pairs",
+    "paths.graph",
+    "paths.layout",
+    "paths.counts",
+    "paths.tie_rule",
+]
+CHECKED += ["scores.aggregates", "scores.graph"]
 
-jaxtyping.install_import_hook([f"jaxconvex.{folder}" for folder in CORE], "beartype.beartype")
-hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=50)
-hypothesis.settings.register_profile("fewer", hypothesis.settings.get_profile("tests"), max_examples=15)
-hypothesis.settings.load_profile("tests")
+jaxtyping.install_import_hook([f"jaxconvex.{name}" for name in CHECKED], "beartype.beartype")
+hypothesis.settings.register_profile("all", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.register_profile("fewer", hypothesis.settings.get_profile("all"), max_examples=15)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--runslow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--all", action="store_true", help="also run the tests marked long, and draw more examples")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than some seconds; run with --runslow")
-    config.addinivalue_line("markers", "long: trains networks or starts processes; continuous integration runs it once")
     config.addinivalue_line("markers", "check_shapes(on=True): check arguments and results against the signatures")
+    hypothesis.settings.load_profile("all" if config.getoption("--all") else "fewer")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--runslow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: run with --runslow"))
+    if config.getoption("--all"):
+        return
+    cases = Counter()
+    for item in items:
+        marker = item.get_closest_marker("long")
+        function = item.nodeid.partition("[")[0]
+        cases[function] += 1
+        if marker and cases[function] > marker.kwargs.get("after", 0):
+            item.add_marker(pytest.mark.skip(reason="long: run with --all"))
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +79,13 @@ def data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget():
+    """Lets go of what a module has compiled: it takes memory, and what the next one needs of it lies in the cache."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Lets go of compiled functions, before fixtures compile more: the kernel refuses a process more mappings of memory.
@@ -72,7 +99,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True)
 def no_hang():
-    """Ends the process if a test takes five minutes: compiled code heeds no signal."""
-    faulthandler.dump_traceback_later(300, exit=True)
+    """Ends the process if a test takes ten minutes: compiled code heeds no signal."""
+    faulthandler.dump_traceback_later(600, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()

@@ -82,7 +82,7 @@ def local_values(array: Array) -> np.ndarray:
 
 
 def raise_for_rows(bad: Bool[np.ndarray, " n"], name: str, message: str, **more: Any) -> None:
-    """Raises ValueError if any row is bad: the name, then the message with how many are ({count}) and which ({which})."""
+    """Raise ValueError if any row is bad: the name, then the message with how many are ({count}) and which ({which})."""
     rows = np.flatnonzero(bad)
     if rows.size:
         which = f"rows {', '.join(map(str, rows[:5]))}{', ...' if rows.size > 5 else ''}"

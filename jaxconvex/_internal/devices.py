@@ -75,7 +75,7 @@ def _explicit(value: Any) -> NamedSharding | None:
 
 @contextlib.contextmanager
 def outside_meshes() -> Iterator[None]:
-    """No mesh is set within: what is computed from NumPy's arrays runs on one device, not on all of `jax.set_mesh`."""
+    """A context without a mesh: NumPy's arrays are computed with on one device, not on all of `jax.set_mesh`."""
     if jax.sharding.get_abstract_mesh().empty:
         yield
         return

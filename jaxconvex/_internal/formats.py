@@ -83,7 +83,7 @@ def _to_disk(path: Path, mode: int) -> None:
 
 
 def _folder_to_disk(path: Path) -> None:
-    """So that a file's new name lasts, on systems that can."""
+    """Flush a folder to disk, so that a file's new name lasts, on systems that can."""
     try:
         _to_disk(path, os.O_RDONLY)
     except OSError as error:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def tell(text: str) -> None:
-    """Says it on stderr, in one line, above a progress bar."""
+    """Print a message to stderr, in one line, above a progress bar."""
     with tqdm.external_write_mode(file=sys.stderr):
         say(" ".join(text.split()), stream="stderr")
 
@@ -97,7 +97,7 @@ def read_arrays(
     Raises ValueError if any of it is not as it was written; OSError if the file cannot be read.
     """
     safetensors = require("safetensors", extra)
-    with open(path, "rb"):  # it says why it cannot be opened, where safetensors may say that it is not there
+    with open(path, "rb"):  # raises the true reason, where safetensors may only say that there is no such file
         pass
     try:
         with safetensors.safe_open(path, "numpy") as file:
@@ -118,14 +118,14 @@ def read_arrays(
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed process has left half written in a folder that is locked."""
+    """Remove what a killed process has left half written in a folder that is locked."""
     for path in folder.glob(".*.part"):
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Keeps all others out of a folder, which is there, as long as this lasts.
+    """Keep all others out of a folder, which must exist, for the length of the context.
 
     The system holds the lock and frees it when the process ends in whatever way; on a network file system that shares
     locks, also of processes on other hosts. Where there are none, a line says so; where the folder cannot be written,
@@ -168,7 +168,7 @@ def _locked(path: Path) -> int | None:
             now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
             os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()} since {now}".encode())
             return descriptor
-        os.close(descriptor)  # the one before had removed it by the time that it was ours
+        os.close(descriptor)  # the last owner removed the file before the lock was ours
 
 
 def _is_there(descriptor: int, path: Path) -> bool:

@@ -29,7 +29,7 @@ def on_demand(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str],
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
-        vars(sys.modules[package])[name] = value  # the next time it is found without asking here
+        vars(sys.modules[package])[name] = value  # later look-ups no longer come here
         return value
 
     def names() -> list[str]:

@@ -13,7 +13,7 @@ __all__ = ["in_red", "is_terminal", "listed", "names_apart", "say"]
 
 
 def say(text: str = "", *, stream: str = "stdout", end: str = "\n") -> None:
-    """Prints the text at once to "stdout" or "stderr".
+    """Print the text at once to "stdout" or "stderr".
 
     Where nobody reads any more (`| head -1`), this and what follows is dropped. Raises OSError where it cannot be written.
     """
@@ -23,7 +23,7 @@ def say(text: str = "", *, stream: str = "stdout", end: str = "\n") -> None:
     try:
         print(text, file=target, end=end, flush=True)
     except OSError as error:
-        # Python tries to write at its end what could not be written.
+        # At exit Python would try again to write what could not be written.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, target.fileno())
         os.close(nowhere)
@@ -56,7 +56,7 @@ def listed(names: Iterable[Any], near: str | None = None, most: int = 12) -> str
 
 
 def names_apart(names: Iterable[Any], what: str) -> None:
-    """Raises ValueError if two of the names are written alike, as 1 and "1" are: a report could not tell them apart."""
+    """Raise ValueError if two of the names are written alike, as 1 and "1" are: a report could not tell them apart."""
     known: dict[str, Any] = {}
     for name in names:
         if str(name) in known:

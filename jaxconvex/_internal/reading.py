@@ -31,7 +31,7 @@ class FileError(ValueError):
 
 @contextlib.contextmanager
 def errors_of(path: Path, name: str = "") -> Iterator[None]:
-    """Turns what the readers of the formats raise into errors that name the file and say what to do."""
+    """Turn what the readers of the formats raise into errors that name the file and say what to do."""
     where = f"{name!r} in {path}" if name else str(path)
     try:
         yield

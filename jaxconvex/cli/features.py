@@ -36,15 +36,15 @@ def layers_of_columns(
     numeric = [name for name, column in columns.items() if is_numeric(column)]
     left_out = {name: _kind(column) for name, column in columns.items() if name not in numeric}
     if grouped:
-        wanted = [name for group in grouped.values() for name in group]
-        left_out |= {name: "in no layer" for name in numeric if name not in wanted}
+        features = [name for group in grouped.values() for name in group]
+        left_out |= {name: "in no layer" for name in numeric if name not in features}
     elif chosen and (tuple(chosen) != (UNNAMED,) or UNNAMED in columns):
-        wanted = matching(tuple(columns), chosen, where)
-        left_out |= {name: "not asked for" for name in numeric if name not in wanted}
+        features = matching(tuple(columns), chosen, where)
+        left_out |= {name: "not asked for" for name in numeric if name not in features}
         for name in set(chosen) & set(left_out):
             raise ValueError(f"{name!r} in {where} must hold numbers to be a feature; it is {left_out[name]}.")
     else:
-        wanted = list(columns)
+        features = list(columns)
         with np.errstate(over="ignore"):
             doubts = _doubts({name: columns[name] for name in numeric})
         left_out |= doubts
@@ -53,8 +53,8 @@ def layers_of_columns(
                 f"{where} must hold columns that are surely features; left out are {reasons(doubts)}. Name the features "
                 "with --layer NAME, again for more; --layer '*' takes all."
             )
-    _check_written({name: columns[name] for name in wanted if name not in numeric}, where)
-    groups = grouped or {UNNAMED: wanted}
+    _check_written({name: columns[name] for name in features if name not in numeric}, where)
+    groups = grouped or {UNNAMED: features}
     members = {layer: [name for name in group if name not in left_out] for layer, group in groups.items()}
     return {layer: group for layer, group in members.items() if group}, left_out, bool(grouped)
 
@@ -68,7 +68,7 @@ def _groups(columns: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
             groups[name] = [(0, name)]
         elif numbered and columns.get(numbered[1], column).ndim == 1:
             groups.setdefault(numbered[1], []).append((int(numbered[2]), name))
-    members = {layer: [name for _, name in sorted(found)] for layer, found in groups.items()}
+    members = {layer: [name for _, name in sorted(pairs)] for layer, pairs in groups.items()}
     return {layer: names for layer, names in members.items() if any(is_numeric(columns[name]) for name in names)}
 
 
@@ -78,7 +78,7 @@ def _kind(column: np.ndarray) -> str:
 
 
 def _check_written(columns: Mapping[str, np.ndarray], where: str) -> None:
-    """Raises ValueError for text of which half is numbers: slips, or numbers as another country writes them."""
+    """Raise ValueError for text of which half is numbers: slips, or numbers as another country writes them."""
     for name, column in columns.items():
         cells = [value for value in column.flat if isinstance(value, str)]
         if 2 * sum(NUMBER.fullmatch(cell) is not None for cell in cells) >= max(len(cells), 1):
@@ -137,14 +137,14 @@ def _far(columns: Mapping[str, np.ndarray]) -> dict[str, str]:
         return {}
     spreads = [float(np.ptp(column.astype(float))) for column in columns.values()]
     order = sorted(range(len(spreads)), key=spreads.__getitem__)
-    found = {}
-    for place in order:
-        others = [spreads[other] for other in order if other != place]
+    far = {}
+    for index in order:
+        others = [spreads[other] for other in order if other != index]
         middle = others[(len(others) - 1) // 2], others[len(others) // 2]
-        if all(spreads[place] > FAR * other or spreads[place] * FAR < other for other in middle):
-            name = list(columns)[place]
-            found[name] = f"values spread over {spreads[place]:.2g}, and those of the others over {middle[0]:.2g}"
-    return found
+        if all(spreads[index] > FAR * other or spreads[index] * FAR < other for other in middle):
+            name = list(columns)[index]
+            far[name] = f"values spread over {spreads[index]:.2g}, and those of the others over {middle[0]:.2g}"
+    return far
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -152,13 +152,13 @@ def _far(columns: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 def matching(names: Sequence[str], patterns: Sequence[str], where: str) -> list[str]:
     """The names that fit a pattern, pattern by pattern. Raises ValueError for one that fits none."""
-    found: dict[str, None] = {}
+    matched: dict[str, None] = {}
     for pattern in patterns:
         fitting = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
         if not fitting:
             raise ValueError(f"{where} has no {pattern!r}; it has {listed(names, pattern)}.")
-        found.update(dict.fromkeys(natural_order(fitting)))
-    return list(found)
+        matched.update(dict.fromkeys(natural_order(fitting)))
+    return list(matched)
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
@@ -188,4 +188,4 @@ def reasons(left_out: Mapping[str, str]) -> str:
     names: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         names.setdefault(reason, []).append(name)
-    return "; ".join(f"{listed(found)} ({reason})" for reason, found in names.items())
+    return "; ".join(f"{listed(members)} ({reason})" for reason, members in names.items())

@@ -85,20 +85,20 @@ def read_representations(
     source = open_source(path)
     skipped = set(matching(source.names, skip, str(path)))
     names = [name for name in source.names if name not in skipped]
-    wanted = [os.fspath(name) for name in labels] or [name for name in LABEL_NAMES if name in names][:1]
-    if not wanted:
+    label_names = [os.fspath(name) for name in labels] or [name for name in LABEL_NAMES if name in names][:1]
+    if not label_names:
         raise ValueError(
             f"the labels of {path} must be named (--labels NAME, or --labels FILE), since no array in it is called "
             f"{', '.join(map(repr, LABEL_NAMES))}; it has {listed(names)}."
         )
-    by_labeling = {_labeling(name, names): _labels(source, names, name) for name in wanted}
-    if len(by_labeling) < len(wanted):
-        raise ValueError(f"each labeling must be named once, and by a name of its own; got {listed(wanted)}.")
+    by_labeling = {_labeling(name, names): _labels(source, names, name) for name in label_names}
+    if len(by_labeling) < len(label_names):
+        raise ValueError(f"each labeling must be named once, and by a name of its own; got {listed(label_names)}.")
     predicted_name = None if predictions is None else os.fspath(predictions)
     predicted = None if predicted_name is None else _labels(source, names, predicted_name)
     group_name = None if groups is None else os.fspath(groups)
     together = None if group_name is None else _labels(source, names, group_name)
-    rest = [name for name in names if name not in wanted and name not in (predicted_name, group_name)]
+    rest = [name for name in names if name not in label_names and name not in (predicted_name, group_name)]
     arrays, left_out, features = _layers(source, rest, layers)
     arrays = _split(arrays, axis, source.path)
     by_name = layers and not features
@@ -132,14 +132,14 @@ def _labels(source: Source, names: Sequence[str], name: str) -> np.ndarray:
         raise ValueError(
             f"{source.path} has no {name!r}, and there is no such file of labels; it has {listed(names, name)}."
         )
-    found = label_array(array, where)
-    return found.astype(str) if found.dtype.kind == "b" else found
+    labels = label_array(array, where)
+    return labels.astype(str) if labels.dtype.kind == "b" else labels
 
 
 def _read_labels(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".txt":
         with errors_of(path):
-            # Not splitlines(), for which a line ends in ten ways.
+            # Not splitlines(), which breaks lines at ten different characters.
             lines = re.split(r"\r\n|\r|\n", text_of(path))
         if lines[-1] == "":
             lines.pop()
@@ -157,21 +157,21 @@ def _read_labels(path: Path) -> np.ndarray:
 
 
 def _words(labelings: dict[str, np.ndarray]) -> list[str]:
-    """What to know of labels that may say that there is none, and of those that look alike."""
-    found = []
+    """Notes on labels that may stand for a missing one, and on those that look alike."""
+    notes = []
     for name, values in labelings.items():
         alike: dict[str, list[str]] = {}
         for value in np.unique(values):
             alike.setdefault(" ".join(str(value).split()), []).append(str(value))
-        for classes in (some for some in alike.values() if len(some) > 1):
-            found.append(f"labels {name!r}: {listed(classes)} differ in spaces alone, and are classes of their own")
+        for classes in (spellings for spellings in alike.values() if len(spellings) > 1):
+            notes.append(f"labels {name!r}: {listed(classes)} differ in spaces alone, and are classes of their own")
         words = {str(value): int(np.sum(values == value)) for value in np.unique(values) if str(value) in NOT_THERE}
         for word, count in words.items():
-            found.append(
+            notes.append(
                 f"labels {name!r}: {word!r} is a class of {count} points; if it says that the label is missing, "
                 f"--background {word!r} takes these points out of the classes"
             )
-    return found
+    return notes
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
@@ -199,15 +199,15 @@ def _layers(
 
 def _asked(names: Sequence[str], layers: Sequence[str]) -> Sequence[str]:
     """The names of which the layers may be made; all where that is not clear. What is not asked for is not read."""
-    found: dict[str, None] = {}
+    matched: dict[str, None] = {}
     for layer in layers:
         # "h 3" may be a part of the array "h", and "h" may be made of the columns "h/0", "h/1", ...
         patterns = (layer, f"{layer}/*", re.sub(r" [\d?*]+$", "", layer))
         asked = [name for name in names if name == layer or any(fnmatchcase(name, pattern) for pattern in patterns)]
         if not asked:
             return names
-        found.update(dict.fromkeys(asked))
-    return [name for name in names if name in found] if layers else names
+        matched.update(dict.fromkeys(asked))
+    return [name for name in names if name in matched] if layers else names
 
 
 def _stacked(columns: Sequence[np.ndarray]) -> np.ndarray:

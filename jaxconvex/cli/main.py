@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         for stream in (sys.stdout, sys.stderr):
-            # A terminal that cannot show a character gets a question mark for it, not a failure.
+            # Where a terminal cannot show a character, print a question mark instead of failing.
             with contextlib.suppress(AttributeError):
                 stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     code = _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -43,12 +43,12 @@ def _run(arguments: list[str]) -> int:
         from jaxconvex.cli.commands import command
 
         code = command.main(arguments or ["--help"], prog_name="jaxconvex", standalone_mode=False) or OK
-        say(end="")  # what is still to be printed: at its end Python would complain that nobody reads it
+        say(end="")  # flush here: at exit Python would complain if the reader has closed the pipe
         return _tell(code, "Interrupted.") if code == INTERRUPTED else code
     except KeyboardInterrupt:
         return _tell(INTERRUPTED, "Interrupted.")
     except SystemExit as error:
-        # So ends help that nobody reads; anything else is as it was.
+        # Help ends so when its reader has closed the pipe; any other exit stands.
         if isinstance(error.__context__, BrokenPipeError):
             return OK
         raise

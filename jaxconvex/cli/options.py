@@ -24,17 +24,19 @@ def option(name: str, metavar: str | None, text: str, **more: Any) -> Any:
 
 
 def seed_in_range(value: int) -> int:
+    """The seed of an option, if it lies in 0..2**32 - 1; typer reports any other as a wrong value."""
     if not 0 <= value < 2**32:
         raise typer.BadParameter(f"it must lie in 0..{2**32 - 1}; got {value}.")
     return value
 
 
 def require_extras() -> None:
-    """Raises ModuleNotFoundError before the work, not after it."""
+    """Raise ModuleNotFoundError before the work, not after it."""
     for module in ("jinja2", "matplotlib", "rich"):
         require(module)
 
 
 def say_where(paths: Iterable[Path], folder: Path) -> None:
+    """Print the names of the files written to the folder; a figure's .svg goes without saying beside its .png."""
     names = [str(path.relative_to(folder)) for path in paths if path.suffix != ".svg"]
     say(f"\nWritten to {folder}: {', '.join(names)} (figures also as .svg)")

@@ -126,7 +126,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
         )
         return report.adjusted() if options.holm else report
 
-    # Importing what draws takes as long as some of the work: let it go on meanwhile.
+    # Importing the plotting code takes as long as some of the work: do it meanwhile, in the background.
     threading.Thread(target=import_module, args=("jaxconvex.reporting.plots",), daemon=True).start()
     try:
         return interruptible(work)
@@ -158,7 +158,7 @@ def interruptible(work: Callable[[], T]) -> T:
 
 
 def demonstrate(folder: Path, seed: int) -> Any:
-    """Runs the demonstration, which writes to the folder: what it found and where that is, as text too."""
+    """Run the demonstration, which writes to the folder; the result says what it found and where, also as text."""
     keep_compiled_code()
 
     def work() -> Any:
@@ -190,7 +190,7 @@ def study_domain(domain: Any, folder: Path, seed: int) -> tuple[Any, list[Path]]
 
 
 def keep_compiled_code() -> None:
-    """Has JAX keep what it compiles in the user's cache folder, unless the user has named another folder."""
+    """Configure JAX's compilation cache: in the user's cache folder, unless the user has named another one."""
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
@@ -203,7 +203,7 @@ def keep_compiled_code() -> None:
 
 
 def forget_compiled_code() -> None:
-    """Lets go of what JAX has compiled in this process: other networks need other programs.
+    """Release what JAX has compiled in this process: other networks need other programs.
 
     Each program takes mappings of memory, about 10,000 in the study of a domain, and Linux ends a process with more than
     65,530.
@@ -222,7 +222,7 @@ def read_sides(a: Path, b: Path, options: Options) -> dict[str, Representations 
     Raises ValueError if two files do not hold the same points: their first labels must agree.
     """
     results = [_result(path) for path in (a, b)]
-    sides = [_paired(made) if made else read(path, options) for path, made in zip((a, b), results, strict=True)]
+    sides = [_paired(result) if result else read(path, options) for path, result in zip((a, b), results, strict=True)]
     if isinstance(sides[0], Representations) and isinstance(sides[1], Representations):
         _check_same_points(sides[0], sides[1], (a, b))
     return dict(zip(_names(a, b), sides, strict=True))

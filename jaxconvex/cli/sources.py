@@ -23,7 +23,7 @@ UNNAMED = "layer"  # what the one layer of a file is called that does not name i
 
 NUMPY, ZIP = b"\x93NUMPY", b"PK"
 
-# Activations do not shrink so far that a small file holds gigabytes of them.
+# Activations do not compress so well that a small file holds gigabytes of them.
 UNPACKED, TIMES = 2**30, 200
 
 

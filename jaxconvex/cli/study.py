@@ -49,8 +49,8 @@ def _sizes() -> str:
     lines: list[tuple[str, ...]] = [
         ("Defaults", "train", "valid.", "test", "classes", "fewest", "seeds", "epochs", "rate", "segments")
     ]
-    for name, made in DOMAINS.items():
-        cells = [getattr(made, field) for field in fields]
+    for name, domain in DOMAINS.items():
+        cells = [getattr(domain, field) for field in fields]
         lines.append((name, *("all" if cell is None else f"{cell:g}" for cell in cells)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = [
@@ -166,11 +166,11 @@ Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results o
 JointOut = Annotated[Path, option("--out -o", "FOLDER", "Where the report is written. [default: studies-report]")]
 
 
-def _one(name: str, changes: dict[str, Any], seed: int, out: Path) -> Any:
+def _run_one(name: str, changes: dict[str, Any], seed: int, out: Path) -> Any:
     from jaxconvex.study.domains import domain
 
-    made = domain(name, **{field: value for field, value in changes.items() if value is not None})
-    return _run([made], seed, {made.name: out})[0]
+    chosen = domain(name, **{field: value for field, value in changes.items() if value is not None})
+    return _run([chosen], seed, {chosen.name: out})[0]
 
 
 def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[Any]:
@@ -181,9 +181,9 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
     from jaxconvex.study.reporting.summary import summary_table
 
     studies = []
-    for made in domains:
-        with writing.output_folder(folders[made.name]) as folder:
-            study, paths = scoring.study_domain(made, folder, seed)
+    for domain in domains:
+        with writing.output_folder(folders[domain.name]) as folder:
+            study, paths = scoring.study_domain(domain, folder, seed)
             studies.append(study)
             scoring.forget_compiled_code()
             _say_alarms([study])
@@ -193,7 +193,7 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
 
 
 def _say_alarms(studies: Sequence[Any]) -> None:
-    """Says first, in red, what failed."""
+    """Print in red which fine-tunings failed."""
     from jaxconvex.study.failures import alarm
 
     for text in filter(None, map(alarm, studies)):
@@ -201,21 +201,21 @@ def _say_alarms(studies: Sequence[Any]) -> None:
 
 
 def _lengths(name: str) -> dict[str, Any]:
-    found = LENGTHS.get(DOMAINS[name].modality)
-    return {} if found is None or name == "images-vit" else {found[0]: found[1:]}
+    length_option = LENGTHS.get(DOMAINS[name].modality)
+    return {} if length_option is None or name == "images-vit" else {length_option[0]: length_option[1:]}
 
 
 def _options_of(name: str) -> dict[str, Any]:
     """The options of a domain's command by field, each with the domain's own default in its help."""
-    made = {}
+    options = {}
     start = DOMAINS[name]._asdict() | dict(DOMAINS[name].options)
     for field, (kind, flag, value, text) in (OPTIONS | _lengths(name)).items():
         known = start.get(field)
         if field in ("seconds", "max_length") and known is None:
             known = FROM_DATA
         shown = "all with enough points" if field == "classes" and known is None else known
-        made[field] = Annotated[kind | None, option(flag, value, text + _default(shown))]
-    return made
+        options[field] = Annotated[kind | None, option(flag, value, text + _default(shown))]
+    return options
 
 
 def _default(value: Any) -> str:
@@ -233,7 +233,7 @@ def _command(name: str) -> None:
             changes["options"] = {**DOMAINS[name].options, **chosen}
         if given["quick"]:
             changes |= QUICK
-        _one(name, changes, given["seed"], given["out"] or Path("studies") / name)
+        _run_one(name, changes, given["seed"], given["out"] or Path("studies") / name)
 
     declared = {"data": Data, **own, "protocol": Protocol, "quick": Quick, "seed": Seed, "out": Out}
     starts = dict.fromkeys(declared) | {"data": Parameter.empty, "quick": False, "seed": 0}
@@ -269,14 +269,14 @@ def _all(file: File, only: Only = None, quick: Quick = False, seed: Seed = 0, ou
     from jaxconvex.study.domains import read_domains
 
     domains = read_domains(file)
-    known = [made.name for made in domains]
+    known = [domain.name for domain in domains]
     for name in only or ():
         if name not in known:
             raise ValueError(f"{file} has no domain {name!r}; it has {', '.join(known)}.")
-    chosen = [made for made in domains if not only or made.name in only]
+    chosen = [domain for domain in domains if not only or domain.name in only]
     if quick:
-        chosen = [made._replace(**QUICK) for made in chosen]
-    studies = _run(chosen, seed, {made.name: out / made.name for made in chosen})
+        chosen = [domain._replace(**QUICK) for domain in chosen]
+    studies = _run(chosen, seed, {domain.name: out / domain.name for domain in chosen})
     if len(studies) > 1:
         _join(studies, out / "report")
 
@@ -287,11 +287,13 @@ def _report(folders: Folders, out: JointOut = Path("studies-report")) -> None:
 
     require_extras()
     # A folder of studies stands for them; what is no study, such as a joint report, is passed over.
-    inside = [[place] if (place / "study.json").exists() else sorted(place.glob("*/study.json")) for place in folders]
-    found = [read_study(path) for paths in inside for path in paths]
-    if not found:
+    inside = [
+        [folder] if (folder / "study.json").exists() else sorted(folder.glob("*/study.json")) for folder in folders
+    ]
+    studies = [read_study(path) for paths in inside for path in paths]
+    if not studies:
         raise ValueError(f"no study.json in {', '.join(map(str, folders))}. Run jaxconvex study NAME first.")
-    _join(found, out)
+    _join(studies, out)
 
 
 def _join(studies: Sequence[Any], out: Path) -> None:

@@ -31,8 +31,8 @@ def free_folder(kind: str, files: Sequence[Path], names: Sequence[str] = ()) -> 
     short, whole = "-".join(names or [file.stem for file in files]), "-".join(file.name for file in files)
     for name in (short, whole, *(f"{short}-{number}" for number in range(2, 1000))):
         folder = Path(f"{name}-{kind}")
-        found = [_files_of(folder / result) for result in (RESULT, COMPARISON) if (folder / result).exists()]
-        if all(each == _recorded(files, folder) for each in found):
+        held = [_files_of(folder / result) for result in (RESULT, COMPARISON) if (folder / result).exists()]
+        if all(each == _recorded(files, folder) for each in held):
             return folder
     raise ValueError(f"{short}-{kind} and 1,000 like it hold results of other files. Name a folder with --out.")
 
@@ -63,7 +63,7 @@ def output_folder(path: Path) -> Iterator[Path]:
     Raises OSError that names it and says why nothing can be written there; also where another process works there, and for
     what is in the way: a folder or a link that leads to no file, where a file would be.
     """
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    created = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         _try_to_write(path)
         with lock(path):
@@ -71,7 +71,7 @@ def output_folder(path: Path) -> Iterator[Path]:
             yield path
     finally:
         with contextlib.suppress(OSError):  # not empty
-            for folder in (path / CACHE, *made):
+            for folder in (path / CACHE, *created):
                 if folder.is_dir():
                     folder.rmdir()
 
@@ -140,10 +140,10 @@ def file_names(names: Sequence[str]) -> dict[str, str]:
     >>> file_names(["genus", "a/b", "a:b", "../A.b", "属"])
     {'genus': 'genus', 'a/b': 'a-b', 'a:b': 'a-b-2', '../A.b': 'A.b', '属': 'labels'}
     """
-    found: dict[str, str] = {}
+    unique: dict[str, str] = {}
     for name in names:
         stem = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:100] or "labels"
-        taken = {other.casefold() for other in found.values()}
+        taken = {other.casefold() for other in unique.values()}
         numbered = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-        found[name] = next(each for each in numbered if each.casefold() not in taken)
-    return found
+        unique[name] = next(each for each in numbered if each.casefold() not in taken)
+    return unique

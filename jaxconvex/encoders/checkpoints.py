@@ -85,12 +85,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_bytes().decode("utf-8-sig"))
+        entries = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON, or not valid JSON ({error}). Fetch the file again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object; got {type(found).__name__}.")
-    return found
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path} must hold a JSON object; got {type(entries).__name__}.")
+    return entries
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -112,21 +112,21 @@ def open_weights(folder: Path) -> Weights:
             "to load checkpoints install safetensors: pip install 'jaxconvex[encoders]'"
         ) from error
 
-    found: dict[str, Stored] = {}
+    weights: dict[str, Stored] = {}
     for shard in _shards(folder):
         try:
             with safe_open(folder / shard, framework="numpy") as opened:
                 for name in opened.keys():  # noqa: SIM118
-                    if name in found:
+                    if name in weights:
                         raise ValueError(
-                            f"{folder} has the tensor {name} in {found[name].path.name} and in {shard}, and does not say "
+                            f"{folder} has the tensor {name} in {weights[name].path.name} and in {shard}, and does not say "
                             "which one counts. Fetch the checkpoint again."
                         )
                     piece = opened.get_slice(name)
-                    found[name] = Stored(folder / shard, name, tuple(piece.get_shape()), piece.get_dtype())
+                    weights[name] = Stored(folder / shard, name, tuple(piece.get_shape()), piece.get_dtype())
         except SafetensorError as error:
             raise ValueError(f"{folder / shard} is no whole safetensors file: {error}. Fetch it again.") from error
-    return found
+    return weights
 
 
 def _shards(folder: Path) -> list[str]:
@@ -135,10 +135,10 @@ def _shards(folder: Path) -> list[str]:
         return [WEIGHTS]
     index = read_json(folder / INDEX)
     if index is None:
-        found = [path.name for path in sorted(folder.glob("*.safetensors")) if path.is_file()]
-        if len(found) != 1:
-            _refuse(folder, found)
-        return found
+        files = [path.name for path in sorted(folder.glob("*.safetensors")) if path.is_file()]
+        if len(files) != 1:
+            _refuse(folder, files)
+        return files
     where = index.get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
         raise ValueError(f"{folder / INDEX} must map each tensor to its file, under weight_map. Fetch it again.")
@@ -158,9 +158,9 @@ def _shards(folder: Path) -> list[str]:
     return shards
 
 
-def _refuse(folder: Path, found: list[str]) -> None:
-    if found:
-        raise ValueError(f"{folder} must hold {WEIGHTS}, or shards with {INDEX}; it holds {', '.join(found)}.")
+def _refuse(folder: Path, files: list[str]) -> None:
+    if files:
+        raise ValueError(f"{folder} must hold {WEIGHTS}, or shards with {INDEX}; it holds {', '.join(files)}.")
     pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
     if not pickles:
         raise ValueError(f"{folder} holds no weights: {WEIGHTS}, or shards with {INDEX}, is expected.")
@@ -178,7 +178,7 @@ def _refuse(folder: Path, found: list[str]) -> None:
 def write_checkpoint(
     folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], companions: Iterable[Path] = ()
 ) -> None:
-    """Writes config.json, model.safetensors and copies of other files; all of them, or on an error none."""
+    """Write config.json, model.safetensors and copies of other files; all of them, or on an error none."""
     from safetensors.numpy import save_file
 
     if folder.exists() and not folder.is_dir():

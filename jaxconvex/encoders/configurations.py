@@ -38,7 +38,7 @@ BASES = r"Model|Encoder|Backbone|LMHeadModel|PreTrainedModel|For[A-Z]\w*"  # wha
 
 
 def check_config(config: Mapping[str, Any], family: Family, shapes: Shapes) -> None:
-    """Raises ValueError for a setting that would change the result, and for a number that cannot be one.
+    """Raise ValueError for a setting that would change the result, and for a number that cannot be one.
 
     `shapes`: of the file's tensors; empty for random weights.
     """
@@ -81,7 +81,7 @@ def _fits(key: str, value: Any, usual: Any) -> bool:
 
 
 def check_count(count: int, shapes: Shapes, what: str) -> None:
-    """Raises ValueError if a configuration asks for more parts than the file has tensors, before they are built."""
+    """Raise ValueError if a configuration asks for more parts than the file has tensors, before they are built."""
     if shapes and count > len(shapes):
         raise ValueError(
             f"the configuration asks for {what}{count} parts, and the file has {len(shapes)} tensors. Check config.json."
@@ -116,11 +116,11 @@ def has_own_head(config: Mapping[str, Any], family: Family, *, strict: bool) -> 
 
 
 def check_labels(config: Mapping[str, Any], classes: int) -> None:
-    """Raises ValueError if the configuration names another number of classes than the file's classifier has."""
+    """Raise ValueError if the configuration names another number of classes than the file's classifier has."""
     labels = config.get("id2label")
-    told = len(labels) if isinstance(labels, dict) else config.get("num_labels")
-    if told is not None and told != classes:
+    named = len(labels) if isinstance(labels, dict) else config.get("num_labels")
+    if named is not None and named != classes:
         raise ValueError(
-            f"the configuration names {told} classes and the file's classifier has {classes}. Correct id2label and "
+            f"the configuration names {named} classes and the file's classifier has {classes}. Correct id2label and "
             "num_labels in config.json, or load with num_classes= for a new classifier."
         )

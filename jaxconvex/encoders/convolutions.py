@@ -170,7 +170,7 @@ class ConvolutionalEncoder(Encoder):
 
 
 def check_unmasked(mask: Any) -> None:
-    """Raises ValueError if there is a mask."""
+    """Raise ValueError if there is a mask."""
     if mask is not None:
         raise ValueError(
             "this encoder takes no mask: every pixel or sample of a point counts. Crop the inputs instead."

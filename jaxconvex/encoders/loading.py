@@ -125,7 +125,7 @@ def initialise(
 
 
 def save(encoder: Encoder, folder: str | Path, source: str | Path | None = None) -> None:
-    """Writes the encoder in the layout that it was loaded from: config.json and model.safetensors.
+    """Write the encoder in the layout that it was loaded from: config.json and model.safetensors.
 
     It loads again with `load`, and in torch's transformers where the family is one of theirs.
 
@@ -142,10 +142,10 @@ def save(encoder: Encoder, folder: str | Path, source: str | Path | None = None)
     if source is not None:
         if not Path(source).is_dir():
             raise ValueError(f"source must be the folder of a checkpoint; there is no folder {source}.")
-        found = (path for pattern in COMPANIONS for path in sorted(Path(source).glob(pattern)))
+        paths = (path for pattern in COMPANIONS for path in sorted(Path(source).glob(pattern)))
         companions = [
             path
-            for path in found
+            for path in paths
             if path.is_file() and path.name != "config.json" and not path.name.endswith(".index.json")
         ]
     config = encoder.config

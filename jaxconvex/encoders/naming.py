@@ -87,26 +87,26 @@ def _inside(names: Iterable[str], family: Family) -> Inside:
     names = tuple(names)
     prefix = next((p for p in family.prefixes if p and any(name.startswith(p) for name in names)), "")
     beside = tuple(name for name in names if not name.startswith((prefix, *family.top)))
-    found: dict[str, tuple[str, ...]] = {}
+    ours: dict[str, tuple[str, ...]] = {}
     for name in names:
         if name not in beside:
             short = name.removeprefix(prefix)
             for old, new in OLD.items():
                 short = short.removesuffix(old) + new if short.endswith(old) else short
-            _put(found, short, (name,))
-    for direction in [name for name in found if name.endswith(DIRECTION)]:
+            _put(ours, short, (name,))
+    for direction in [name for name in ours if name.endswith(DIRECTION)]:
         stem = direction.removesuffix(DIRECTION)
-        if stem + LENGTH in found:
-            _put(found, stem + ".weight", found.pop(direction) + found.pop(stem + LENGTH))
-    return Inside(found, beside)
+        if stem + LENGTH in ours:
+            _put(ours, stem + ".weight", ours.pop(direction) + ours.pop(stem + LENGTH))
+    return Inside(ours, beside)
 
 
-def _put(found: dict[str, tuple[str, ...]], name: str, raw: tuple[str, ...]) -> None:
-    if name in found:
+def _put(ours: dict[str, tuple[str, ...]], name: str, raw: tuple[str, ...]) -> None:
+    if name in ours:
         raise ValueError(
-            f"the file holds {found[name][0]} and {raw[0]}, two spellings of one tensor. Remove one of them."
+            f"the file holds {ours[name][0]} and {raw[0]}, two spellings of one tensor. Remove one of them."
         )
-    found[name] = raw
+    ours[name] = raw
 
 
 def canonical_shapes(weights: Weights, family: Family) -> dict[str, tuple[int, ...]]:
@@ -133,20 +133,20 @@ def fill(
     """
     graph, state = nnx.split(encoder)
     flat = dict(nnx.to_flat_state(state))
-    wanted = {theirs: path for path, theirs in _named(flat, family)}
+    paths = {theirs: path for path, theirs in _named(flat, family)}
     ours, beside = _inside(weights, family)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if new_classifier is not None:
-        for name, path in sorted(wanted.items()):
+        for name, path in sorted(paths.items()):
             if path[0] == "head" and name not in ours:
                 draw = INITIAL.get(path[-1], nnx.initializers.zeros)
-                found[name] = draw(new_classifier.params(), flat[path].shape, dtype)
-    both = {name: raw for name, raw in ours.items() if name in wanted}
-    shapes = {name: _turned_back_shape(flat[wanted[name]].shape, wanted[name]) for name in both}
+                values[name] = draw(new_classifier.params(), flat[path].shape, dtype)
+    both = {name: raw for name, raw in ours.items() if name in paths}
+    shapes = {name: _turned_back_shape(flat[paths[name]].shape, paths[name]) for name in both}
     ignored = [re.compile(pattern) for pattern in family.ignored]
-    unknown = [*(name for name in ours if name not in wanted), *beside]
+    unknown = [*(name for name in ours if name not in paths), *beside]
     problems = {
-        "missing": [name for name in wanted if name not in ours and name not in found],
+        "missing": [name for name in paths if name not in ours and name not in values],
         "of another shape": [
             f"{name}: expected {shapes[name]}, got {weights[raw[0]].shape}"
             for name, raw in both.items()
@@ -160,18 +160,18 @@ def fill(
             if weights[part].type not in FLOATS
         ],
     }
-    told = [f"{len(v)} {what}: {'; '.join(v[:8])}{'; ...' if len(v) > 8 else ''}" for what, v in problems.items() if v]
-    if told:
+    lines = [f"{len(v)} {what}: {'; '.join(v[:8])}{'; ...' if len(v) > 8 else ''}" for what, v in problems.items() if v]
+    if lines:
         kind = encoder.config.get("model_type", "?")
         raise ValueError(
             f"the weights are not those that the configuration (model_type {kind!r}) describes. Tensors "
-            + ". Tensors ".join(told)
+            + ". Tensors ".join(lines)
             + ". Check config.json, or load with another family=."
         )
     for name, raw in both.items():
-        found[name] = jnp.asarray(_turned(_whole(weights, raw), wanted[name]), dtype)
-    for name, value in found.items():
-        flat[wanted[name]] = flat[wanted[name]].replace(value)
+        values[name] = jnp.asarray(_turned(_whole(weights, raw), paths[name]), dtype)
+    for name, value in values.items():
+        flat[paths[name]] = flat[paths[name]].replace(value)
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 

@@ -123,8 +123,8 @@ class RelativePositions(nnx.Module):
 def _distances(grid: Grid) -> Int[np.ndarray, "t t"]:
     """The row of the table for each pair of tokens: patches by their offset, then the three of the class token."""
     height, width = grid
-    place = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).reshape(-1, 2)
-    offset = place[:, None] - place[None] + np.array([height - 1, width - 1])
+    cells = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).reshape(-1, 2)
+    offset = cells[:, None] - cells[None] + np.array([height - 1, width - 1])
     last = (2 * height - 1) * (2 * width - 1) + 2
     rows = np.full((height * width + 1,) * 2, last)
     rows[1:, 1:] = offset[..., 0] * (2 * width - 1) + offset[..., 1]

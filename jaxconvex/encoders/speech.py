@@ -187,7 +187,7 @@ class SpeechEncoder(Encoder):
 
 
 def refuse_weighted_sum(shapes: Shapes, classifies: bool) -> None:
-    """Raises ValueError for a checkpoint whose classifier, if it is to be used, reads a sum of all states."""
+    """Raise ValueError for a checkpoint whose classifier, if it is to be used, reads a sum of all states."""
     if "layer_weights" in shapes and classifies:
         raise ValueError(
             "the classifier reads a weighted sum of all states (use_weighted_layer_sum), not the last one, which is not "

@@ -114,9 +114,9 @@ def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs
     scale = dino or (beit and config.get("layer_scale_init_value", 0.1) > 0)
     qkv_bias = beit or config.get("qkv_bias", True)
 
-    def positions(wanted: str) -> RelativePositions | None:
-        table = POSITIONS[wanted] in shapes  # where the configuration says nothing
-        return RelativePositions(grid, heads, rngs=rngs) if beit and config.get(wanted, table) else None
+    def positions(option: str) -> RelativePositions | None:
+        table = POSITIONS[option] in shapes  # where the configuration says nothing
+        return RelativePositions(grid, heads, rngs=rngs) if beit and config.get(option, table) else None
 
     def block() -> VisionBlock:
         feed_forward: nnx.Module

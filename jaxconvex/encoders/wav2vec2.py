@@ -145,45 +145,16 @@ def _build(
 ) -> Encoder:
     """An encoder of speech. Dropout and the masking of spectra are for training from scratch; there is none here."""
     config = base | config  # as the original does with what config.json leaves out
-    if config.get("feat_extract_norm", "layer") not in ("group", "layer"):
-        raise ValueError(f"feat_extract_norm must be 'group' or 'layer'; got {config['feat_extract_norm']!r}.")
-    refuse_weighted_sum(shapes, _classifies(shapes) and num_classes is None)
-    sizes = [len(config[f"conv_{what}"]) for what in ("dim", "kernel", "stride")]
-    if len(set(sizes)) > 1:
-        raise ValueError(f"conv_dim, conv_kernel and conv_stride must have one entry a convolution; they have {sizes}.")
+    _check(config, shapes, num_classes)
     config = config | {"use_weighted_layer_sum": False}
     width, heads, epsilon = config["hidden_size"], config["num_attention_heads"], config["layer_norm_eps"]
     stable = config.get("do_stable_layer_norm", False)
     gated = "num_buckets" in config
     channels = config["conv_dim"]
 
-    act = activation(config["feat_extract_activation"])
-    layered = config.get("feat_extract_norm", "layer") == "layer"
-
-    def convolution(i: int) -> Convolution | NormalisedConvolution:
-        options: dict[str, Any] = {"kernel": config["conv_kernel"][i], "stride": config["conv_stride"][i]}
-        options |= {"bias": config["conv_bias"], "activation": act, "rngs": rngs}
-        if i == 0 and not layered:
-            return NormalisedConvolution(channels[0], **options)
-        norm = layer_norm(channels[i], 1e-5, rngs=rngs) if layered else None
-        return Convolution(channels[i - 1] if i else 1, channels[i], norm=norm, **options)
-
-    convolutions = [convolution(i) for i in range(len(channels))]
-    several = "conv_pos_kernel_size" in config  # data2vec has several small ones instead of a large one
-    check_count(config["num_conv_pos_embeddings"] if several else 1, shapes, "num_conv_pos_embeddings=")
-    positions = [
-        Convolution(
-            width,
-            width,
-            kernel=config["conv_pos_kernel_size" if several else "num_conv_pos_embeddings"],
-            groups=config["num_conv_pos_embedding_groups"],
-            same=True,
-            norm=layer_norm(width, 1e-5, use_scale=False, use_bias=False, rngs=rngs) if several else None,
-            activation=act,
-            rngs=rngs,
-        )
-        for _ in range(config["num_conv_pos_embeddings"] if several else 1)
-    ]
+    # The weights are drawn in the order of these lines.
+    convolutions = [_convolution(config, i, rngs) for i in range(len(channels))]
+    positions = _positions(config, shapes, rngs)
     final = layer_norm(width, epsilon, rngs=rngs)
     embed = SpeechEmbedding(
         convolutions,
@@ -214,6 +185,48 @@ def _build(
     )
     kind = partial(WavLM, rngs=rngs) if gated else SpeechEncoder
     return kind(embed, blocks, head, config)
+
+
+def _check(config: dict[str, Any], shapes: Shapes, num_classes: int | None) -> None:
+    """Raise ValueError for a configuration that describes no encoder, or one of a kind that is not read."""
+    if config.get("feat_extract_norm", "layer") not in ("group", "layer"):
+        raise ValueError(f"feat_extract_norm must be 'group' or 'layer'; got {config['feat_extract_norm']!r}.")
+    refuse_weighted_sum(shapes, _classifies(shapes) and num_classes is None)
+    sizes = [len(config[f"conv_{what}"]) for what in ("dim", "kernel", "stride")]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"conv_dim, conv_kernel and conv_stride must have one entry a convolution; they have {sizes}.")
+
+
+def _convolution(config: dict[str, Any], i: int, rngs: nnx.Rngs) -> Convolution | NormalisedConvolution:
+    """Convolution i of the waveform: normalised over time in the first only ("group"), or over channels in all."""
+    channels = config["conv_dim"]
+    layered = config.get("feat_extract_norm", "layer") == "layer"
+    options: dict[str, Any] = {"kernel": config["conv_kernel"][i], "stride": config["conv_stride"][i], "rngs": rngs}
+    options |= {"bias": config["conv_bias"], "activation": activation(config["feat_extract_activation"])}
+    if i == 0 and not layered:
+        return NormalisedConvolution(channels[0], **options)
+    norm = layer_norm(channels[i], 1e-5, rngs=rngs) if layered else None
+    return Convolution(channels[i - 1] if i else 1, channels[i], norm=norm, **options)
+
+
+def _positions(config: dict[str, Any], shapes: Shapes, rngs: nnx.Rngs) -> list[Convolution]:
+    """The convolutions that tell positions: a large one or, where there is a size for them (data2vec), several small."""
+    several = "conv_pos_kernel_size" in config
+    check_count(config["num_conv_pos_embeddings"] if several else 1, shapes, "num_conv_pos_embeddings=")
+    width = config["hidden_size"]
+    return [
+        Convolution(
+            width,
+            width,
+            kernel=config["conv_pos_kernel_size" if several else "num_conv_pos_embeddings"],
+            groups=config["num_conv_pos_embedding_groups"],
+            same=True,
+            norm=layer_norm(width, 1e-5, use_scale=False, use_bias=False, rngs=rngs) if several else None,
+            activation=activation(config["feat_extract_activation"]),
+            rngs=rngs,
+        )
+        for _ in range(config["num_conv_pos_embeddings"] if several else 1)
+    ]
 
 
 def _classifies(shapes: Shapes) -> bool:

@@ -157,7 +157,7 @@ def compare_reports(
     pairs = [(rows_a.get(key), rows_b.get(key)) for key in keys]
     failing = failing_pairs(a.rows), failing_pairs(b.rows)
     intervals = _intervals(pairs, settled)
-    order = {layer: place for place, layer in enumerate(distinct(sorted(a.rows, key=_index), "layer"))}
+    order = {layer: position for position, layer in enumerate(distinct(sorted(a.rows, key=_index), "layer"))}
     rows = tuple(
         Difference(
             *(key[0], key[1], order[key[1]], *key[2:]),
@@ -182,16 +182,16 @@ def _index(row: Row) -> int:
 
 
 def _check_rows(report: Report, name: str) -> None:
-    """Raises ValueError for two rows of one score, and for numbers that no score has."""
+    """Raise ValueError for two rows of one score, and for numbers that no score has."""
     places: dict[tuple[Any, ...], int] = {}
-    for place, row in enumerate(report.rows):
-        first = places.setdefault(row_key(row), place)
-        if first != place:
-            raise ValueError(f"rows {first} and {place} of {name!r} are of one score, {row_key(row)}. Remove one.")
+    for number, row in enumerate(report.rows):
+        first = places.setdefault(row_key(row), number)
+        if first != number:
+            raise ValueError(f"rows {first} and {number} of {name!r} are of one score, {row_key(row)}. Remove one.")
         wrong = {field: value for field in ("score", "inside") if abs((value := getattr(row, field)) - 0.5) > 0.51}
         wrong |= {field: value for field in ("num_pairs",) if not 0 <= (value := getattr(row, field)) < 2**63}
         if wrong:
-            raise ValueError(f"row {place} of {name!r} holds {wrong}, which no score has. Score it again.")
+            raise ValueError(f"row {number} of {name!r} holds {wrong}, which no score has. Score it again.")
 
 
 def _check_layers(a: Report, b: Report, names: tuple[str, str]) -> None:
@@ -209,14 +209,14 @@ def _check_layers(a: Report, b: Report, names: tuple[str, str]) -> None:
 
 def _check_groups(a: Report, b: Report, names: tuple[str, str]) -> None:
     groups = [report.provenance.get("groups") for report in (a, b)]
-    for report, found, name in zip((a, b), groups, names, strict=True):
+    for report, recorded, name in zip((a, b), groups, names, strict=True):
         few = report.settings.get("groups")
         if few is not None and few < FEWEST_UNITS:
             raise ValueError(
                 f"a paired comparison needs {FEWEST_UNITS} groups of points to leave out; those of {name!r} are of {few}. "
                 "Sample more groups: more points of the same ones do not tell how others would differ."
             )
-        if not found:
+        if not recorded:
             raise ValueError(
                 f"a paired comparison needs the jackknife of both reports; {name!r} has none (no groups in its "
                 "provenance). Score it again with jackknife=True."
@@ -235,7 +235,7 @@ def _intervals(pairs: Sequence[tuple[Row | None, Row | None]], confidence: float
     units = [np.array([row.num_units or row.num_points for row in rows]) for rows in sides]
     replicates = _columns(sides, "replicates")
     joint = _columns(sides, "joint")
-    found = paired_difference(
+    paired = paired_difference(
         *scores,
         *replicates,
         joint=(joint[0], joint[1]) if len(joint[0]) >= len(replicates[0]) // 2 and len(replicates[0]) >= 4 else None,
@@ -243,8 +243,8 @@ def _intervals(pairs: Sequence[tuple[Row | None, Row | None]], confidence: float
         confidence=confidence,
     )
     few = np.minimum(*units) < FEWEST_UNITS
-    shown = found._replace(
-        **{field: np.where(few, np.nan, getattr(found, field)) for field in ("se", "lower", "upper")}
+    shown = paired._replace(
+        **{field: np.where(few, np.nan, getattr(paired, field)) for field in ("se", "lower", "upper")}
     )
     return [tuple(map(float, values)) for values in zip(*(np.asarray(field) for field in shown), strict=True)]
 

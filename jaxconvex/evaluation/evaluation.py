@@ -101,8 +101,9 @@ def evaluate(
             whole activation. Or a `model_source`: a model and its inputs, run for some layers at a time.
         labels: integers, strings or booleans, one a point; or a mapping name -> labels, scored on the same graphs.
         k: neighbours; several are scored from one search.
-        metric, graph, duplicates: see `knn_graph` and `undirected`. Beside the Euclidean score up to 10,000 points also have
-            that of the cosine metric (the field `cosine`, without intervals), since a few hubs may decide either.
+        metric, graph, duplicates: see `knn_graph` and `undirected`, whose `mode` is `graph` here. Beside the Euclidean score
+            up to 10,000 points also have that of the cosine metric (the field `cosine`, without intervals), since a few hubs
+            may decide either.
         predictions: predicted labels, of the classes of the first labeling; adds the labeling "predicted", and the
             recall of each class. "model" takes the class with the largest of the logits that came with the layers.
         groups: integers or strings, one a point, the same for points that were sampled together: a speaker, a text, a
@@ -210,15 +211,9 @@ def evaluate(
         for index, name in enumerate(source.names)
         for row in (*graph_scores[name], *segment_scores.get(name, ()))
     ]
-    provenance = {
-        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "scipy")}
-        | {"jaxconvex": _version(), "python": platform.python_version()},
-        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "sha256": {"layers": hashes, "labels": label_hashes},
-        "groups": sampled_hashes[0] if settings.jackknife else None,
-    }
-    return Report(tuple(rows), recorded, provenance)
+    return Report(
+        tuple(rows), recorded, _provenance(hashes, label_hashes, sampled_hashes[0] if settings.jackknife else None)
+    )
 
 
 class _Data(NamedTuple):
@@ -354,6 +349,18 @@ def _settings(protocol: str | None, **given: Any) -> Settings:
     if given["permutations"] != 0:
         positive_integer(given["permutations"], "permutations")
     return Settings(**given)
+
+
+def _provenance(hashes: dict[str, str], label_hashes: dict[str, str], groups: str | None) -> dict[str, Any]:
+    """By what, where and of what a report was made."""
+    return {
+        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "scipy")}
+        | {"jaxconvex": _version(), "python": platform.python_version()},
+        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "sha256": {"layers": hashes, "labels": label_hashes},
+        "groups": groups,
+    }
 
 
 def _version() -> str:

@@ -44,30 +44,32 @@ def metric_hash(metric: Any, points: np.ndarray, name: str) -> str | None:
 
 
 def place_of_rows(
-    cache: str | Path | None, told: tuple[str | None, ...], common: Sequence[Any], what: str
+    cache: str | Path | None, identities: tuple[str | None, ...], common: Sequence[Any], what: str
 ) -> Path | None:
     """Where the rows are kept that depend on all this; None where nothing tells a part of it."""
     if cache is None:
         return None
-    if None in told:
+    if None in identities:
         tell(f"Scores by {what} are not kept: it calls back into Python, and nothing tells what is computed there.")
         return None
-    text = json.dumps(plain([*told, *common]))
+    text = json.dumps(plain([*identities, *common]))
     return Path(cache) / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
-def kept_rows(place: Path | None) -> Sequence[Row] | None:
-    return None if place is None else kept_whole(place, _read)
+def kept_rows(path: Path | None) -> Sequence[Row] | None:
+    """The rows kept at the path; None where there is no path, no file, or one that is not whole."""
+    return None if path is None else kept_whole(path, _read)
 
 
-def _read(place: Path) -> Sequence[Row]:
-    report = read_report(sealed(place))
-    if report.provenance.get("entry") != place.stem:
-        raise ValueError(f"{place} holds the rows of {report.provenance.get('entry')}.")
+def _read(path: Path) -> Sequence[Row]:
+    report = read_report(sealed(path))
+    if report.provenance.get("entry") != path.stem:
+        raise ValueError(f"{path} holds the rows of {report.provenance.get('entry')}.")
     return report.rows
 
 
-def keep_rows(place: Path | None, rows: Sequence[Row], recorded: dict[str, Any]) -> None:
-    if place is not None and jax.process_index() == 0:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Report(tuple(rows), recorded, {"entry": place.stem}).to_json(place)
+def keep_rows(path: Path | None, rows: Sequence[Row], recorded: dict[str, Any]) -> None:
+    """Write the rows to the path, for `kept_rows` to find; nothing without a path, or in any process but the first."""
+    if path is not None and jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Report(tuple(rows), recorded, {"entry": path.stem}).to_json(path)

@@ -52,8 +52,8 @@ def encode(
 
 
 def _encode(labels: Any, name: str, background: Any, classes: Sequence[int | str] | None) -> Labeling:
-    found, places = np.unique(label_array(labels, name), return_inverse=True)
-    names, none = found.tolist(), [_is_background(value, background) for value in found.tolist()]
+    values, places = np.unique(label_array(labels, name), return_inverse=True)
+    names, none = values.tolist(), [_is_background(value, background) for value in values.tolist()]
     kept = [value for value, left_out in zip(names, none, strict=True) if not left_out]
     order = tuple(kept) if classes is None else tuple(map(_plain, classes))
     names_apart(order, "classes")
@@ -75,7 +75,7 @@ def _is_background(label: int | str, background: Any) -> bool:
 
 
 def check_background(labelings: Mapping[str, Any], background: Any) -> None:
-    """Raises ValueError for a background that is a label of none of the labelings, listing the labels."""
+    """Raise ValueError for a background that is a label of none of the labelings, listing the labels."""
     if background is None or str(background) == "-1":
         return
     labels = [label for name, values in labelings.items() for label in np.unique(label_array(values, name)).tolist()]
@@ -120,9 +120,9 @@ def _of_objects(values: np.ndarray, name: str) -> np.ndarray:
         next((kind for kind in (bool, int, str, bytes) if isinstance(value, kind)), type(value)) for value in entries
     }
     if len(kinds) > 1:
-        found = " and ".join(sorted(kind.__name__ for kind in kinds))
+        types = " and ".join(sorted(kind.__name__ for kind in kinds))
         raise ValueError(
-            f"{name} must be integers or strings, all of one type; got mixed values: {found}. Convert them."
+            f"{name} must be integers or strings, all of one type; got mixed values: {types}. Convert them."
         )
     kind = kinds.pop() if kinds else str
     if kind is bytes:
@@ -146,7 +146,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether it is None, NaN, or what pandas or NumPy write for a value that is not there; text is always there."""
+    """Whether the value is None, NaN, or what pandas or NumPy write for a value that is not there; text is always there."""
     return not isinstance(value, (str, bytes)) and str(value).lower() in ("none", "nan", "<na>", "nat", "--")
 
 
@@ -200,16 +200,16 @@ def encode_all(
             classes = sorted({c for labeling in both for c in labeling.classes})
         named["predicted"] = predictions
     ours = (main, "predicted")
-    found = {
+    labelings = {
         name: _encode(values, name, background, classes if name in ours else None) for name, values in named.items()
     }
-    lengths = {name: len(labeling.codes) for name, labeling in found.items()}
+    lengths = {name: len(labeling.codes) for name, labeling in labelings.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"labelings must be of the same points; got lengths {lengths}.")
-    for name, labeling in found.items():
+    for name, labeling in labelings.items():
         if not np.any(np.bincount(labeling.codes + 1, minlength=2)[1:] > 1):
             raise ValueError(f"{name} has no class with two points, so there is no pair to score.")
-    return found
+    return labelings
 
 
 def recall(truth: Labeling, predicted: Labeling) -> np.ndarray:

@@ -92,7 +92,7 @@ def graph_rows(
     Arguments as for `evaluate`, already checked.
     """
     points = as_points(features, name)
-    rows: list[Row] = []
+    search = _Search(labelings, settings, key, mesh, memory)
     widest = max(settings.k)
     width = spare_neighbors(widest, len(points)) if settings.jackknife else min(widest + 1, len(points) - 1)
     kind = KNNGraph, (((len(points), widest), np.dtype(np.int32)), ((len(points), widest), np.dtype(points.dtype)))
@@ -100,67 +100,75 @@ def graph_rows(
     drawn = settings.max_sources is not None or settings.tolerance is not None
     with in_background(compile_ahead, *kind, len(labelings), classes, drawn):
         knn = knn_graph(features, k=width, metric=settings.metric, mesh=mesh, memory=memory)
-
-    def packed_graph(knn: KNNGraph) -> PackedGraph:
-        check_packing(knn, memory)
-        return pack(knn, mode=settings.graph, duplicates=settings.duplicates)
-
-    def scores(packed: PackedGraph, kept: np.ndarray | bool = True) -> dict[str, ConvexityScore]:
-        """Of all labelings, which share the paths."""
-        found = packed_scores(
-            packed,
-            [np.where(kept, labeling.codes, -1) for labeling in labelings.values()],
-            [len(labeling.classes) for labeling in labelings.values()],
-            max_pairs=settings.max_pairs,
-            max_sources=settings.max_sources,
-            tolerance=settings.tolerance,
-            key=key,
-            devices=None if mesh is None else list(mesh.devices.flat),
-            memory=memory,
-        )
-        return dict(zip(labelings, found, strict=True))
-
     angles = None
     if settings.cosine and np.all(np.any(np.asarray(points) != 0, axis=1)):  # 0 has no direction
         angles = knn_graph(features, k=widest, metric="cosine", mesh=mesh, memory=memory)
+    rows: list[Row] = []
     for k in settings.k:
-        beside = scores(packed_graph(_nearest(angles, k))) if angles else {}
+        beside = _scores(search, _packed(search, _nearest(angles, k))) if angles else {}
         nearest = _nearest(knn, k)
-        packed = packed_graph(nearest)
-        without: dict[str, Replicates] = {name: ([], []) for name in labelings}
+        packed = _packed(search, nearest)
+        without: dict[str, Replicates] = {labeling: ([], []) for labeling in labelings}
         for number, left_out in enumerate(_left_out(sampled, settings)):  # one group, or two
             for kept, graph in leave_group_out_graphs(knn, features, left_out, k=k, metric=settings.metric):
-                for name, found in scores(packed_graph(graph), kept).items():
-                    without[name][number].append(found)
-        whole = scores(packed)
-        for name, labeling in labelings.items():
-            null = expected = None
-            # With background the closed form would take another search of paths.
-            if not settings.permutations and (labeling.codes >= 0).all():
-                expected = random_label_score(packed, labeling.codes, num_classes=len(labeling.classes))
-            if settings.permutations:
-                null = permutation_null(
-                    packed,
-                    jnp.asarray(labeling.codes),
-                    num_classes=len(labeling.classes),
-                    key=key,
-                    num_permutations=settings.permutations,
-                    confidence=settings.confidence,
-                )
-            common = {"kind": "graph", "labeling": name, "k": k, "hubness": hubness(nearest), "tied": _tied(knn, k)}
-            common["hub"] = int(occurrences(nearest).max())
+                for labeling, score in _scores(search, _packed(search, graph), kept).items():
+                    without[labeling][number].append(score)
+        hubs = {"hubness": hubness(nearest), "tied": _tied(knn, k), "hub": int(occurrences(nearest).max())}
+        for labeling, score in _scores(search, packed).items():
             rows += score_rows(
-                whole[name],
-                without[name],
+                score,
+                without[labeling],
                 labelings,
-                common,
+                {"kind": "graph", "labeling": labeling, "k": k, **hubs},
                 units=sampled.units,
-                null=null,
-                cosine=beside.get(name),
-                expected=expected,
+                cosine=beside.get(labeling),
                 confidence=settings.confidence,
+                **_random_labels(search, packed, labelings[labeling]),
             )
     return rows
+
+
+class _Search(NamedTuple):
+    """What all searches in the graphs of a layer have in common."""
+
+    labelings: Mapping[str, Labeling]
+    settings: Settings
+    key: PRNGKeyArray
+    mesh: Mesh | None
+    memory: float | None
+
+
+def _packed(search: _Search, knn: KNNGraph) -> PackedGraph:
+    check_packing(knn, search.memory)
+    return pack(knn, mode=search.settings.graph, duplicates=search.settings.duplicates)
+
+
+def _scores(search: _Search, packed: PackedGraph, kept: np.ndarray | bool = True) -> dict[str, ConvexityScore]:
+    """The scores of all labelings, which share the paths; of the points that are kept."""
+    scores = packed_scores(
+        packed,
+        [np.where(kept, labeling.codes, -1) for labeling in search.labelings.values()],
+        [len(labeling.classes) for labeling in search.labelings.values()],
+        max_pairs=search.settings.max_pairs,
+        max_sources=search.settings.max_sources,
+        tolerance=search.settings.tolerance,
+        key=search.key,
+        devices=None if search.mesh is None else list(search.mesh.devices.flat),
+        memory=search.memory,
+    )
+    return dict(zip(search.labelings, scores, strict=True))
+
+
+def _random_labels(search: _Search, packed: PackedGraph, labeling: Labeling) -> dict[str, Any]:
+    """What random labels give: the permutation null if it was asked for, otherwise the closed form of its mean."""
+    number, settings = len(labeling.classes), search.settings
+    if settings.permutations:
+        options: dict[str, Any] = {"num_permutations": settings.permutations, "confidence": settings.confidence}
+        codes = jnp.asarray(labeling.codes)
+        return {"null": permutation_null(packed, codes, num_classes=number, key=search.key, **options)}
+    if (labeling.codes >= 0).all():  # with background the closed form would take another search of paths
+        return {"expected": random_label_score(packed, labeling.codes, num_classes=number)}
+    return {}
 
 
 def rows_of_equal_classes(

@@ -40,7 +40,7 @@ class LayerSource(NamedTuple):
 
 
 def check_source(representations: Any, n: int, pool: Any, heads: Mapping[str, Any]) -> None:
-    """Raises ValueError for what does not fit n labels or cannot be scored, before anything is read or run."""
+    """Raise ValueError for what does not fit n labels or cannot be scored, before anything is read or run."""
     if isinstance(representations, ModelSource):
         if pool is not None or heads:
             raise ValueError(
@@ -87,12 +87,12 @@ def open_source(
         return array if len(rows) == len(array) else array[rows]
 
     def identities(names: Sequence[str]) -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
+        hashes: dict[str, str | None] = {}
         for name in names:
             array = read(name)
             head = program_hash(as_program(heads[name], array[:1]))
-            found[name] = None if head is None else f"{array_hash(array)}-{head}"
-        return found
+            hashes[name] = None if head is None else f"{array_hash(array)}-{head}"
+        return hashes
 
     def wholes(names: Sequence[str]) -> Iterator[Whole]:
         for name in names:
@@ -106,8 +106,8 @@ def open_source(
 
 
 def _of_model(source: ModelSource, rows: np.ndarray, mesh: Any, progress: bool) -> LayerSource:
-    found = model_sources.pooled_features(source, rows, mesh=mesh, progress=progress)
-    outputs, (heads, left_out) = found.outputs, model_sources.heads_of(source, found)
+    features = model_sources.pooled_features(source, rows, mesh=mesh, progress=progress)
+    outputs, (heads, left_out) = features.outputs, model_sources.heads_of(source, features)
     if left_out and not source.asked:
         warnings.warn(left_out_words(left_out) + ".", stacklevel=4)
 
@@ -120,7 +120,7 @@ def _of_model(source: ModelSource, rows: np.ndarray, mesh: Any, progress: bool) 
     def identities(names: Sequence[str]) -> dict[str, str | None]:
         return model_sources.identities(source, rows, of(names))
 
-    return LayerSource(tuple(found), found.__getitem__, tuple(heads), identities, wholes, outputs, left_out)
+    return LayerSource(tuple(features), features.__getitem__, tuple(heads), identities, wholes, outputs, left_out)
 
 
 def _as_mapping(representations: Any) -> Mapping[str, Any]:
@@ -138,7 +138,7 @@ def _shapes(layers: Mapping[str, Any]) -> Iterable[tuple[str, tuple[int, ...]]]:
 
 
 def check_columns(columns: Sequence[int], outputs: np.ndarray | None) -> None:
-    """Raises ValueError for a class that is no column of the model's logits, where these are known."""
+    """Raise ValueError for a class that is no column of the model's logits, where these are known."""
     if outputs is not None and outputs.ndim == 2 and max(columns) >= outputs.shape[1]:
         raise ValueError(
             f"the model has logits for {outputs.shape[1]} classes, and the labels need column {max(columns)}. Integer "

@@ -85,12 +85,12 @@ class Report(NamedTuple):
         from jaxconvex.statistics.comparison import holm  # here, since a report is read without JAX
 
         families: dict[tuple[Any, ...], list[int]] = {}
-        for place, row in enumerate(self.rows):
-            families.setdefault((row.kind, row.labeling, row.k, row.level), []).append(place)
+        for number, row in enumerate(self.rows):
+            families.setdefault((row.kind, row.labeling, row.k, row.level), []).append(number)
         rows = list(self.rows)
         for places in families.values():
-            for place, p in zip(places, holm(np.array([rows[place].p_value for place in places])), strict=True):
-                rows[place] = rows[place]._replace(p_value=float(p))
+            for number, p in zip(places, holm(np.array([rows[number].p_value for number in places])), strict=True):
+                rows[number] = rows[number]._replace(p_value=float(p))
         return self._replace(rows=tuple(rows), settings=self.settings | {"p_values": "holm"})
 
     def tables(self, *, classes: bool = False) -> list[Table]:
@@ -124,7 +124,7 @@ def read_report(path: str | os.PathLike[str]) -> Report:
 
 
 def check_settings(path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
-    """Raises ValueError, naming the file, for settings of a report or a comparison that no table could show."""
+    """Raise ValueError, naming the file, for settings of a report or a comparison that no table could show."""
     confidence = settings.get("confidence", 0.95)
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
         raise ValueError(f"{path}: the confidence must be a number between 0 and 1; got {confidence!r}.")

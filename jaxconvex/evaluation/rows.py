@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "FEWEST_UNITS",
+    "FEW_APART",
     "FEW_FAILING",
     "Row",
     "class_means",
     "distinct",
     "failing_pairs",
     "only",
+    "pairs_apart",
     "row_key",
     "select",
+    "too_few",
 ]
 
 # Below this many failing pairs no interval covers at its nominal level, so the count is shown in its place.
@@ -24,6 +27,9 @@ FEW_FAILING = 10
 
 # With fewer units (points, or groups of points sampled together) than this the jackknife has nothing to go by.
 FEWEST_UNITS = 6
+
+# Below this many pairs that are no neighbours, and beyond this width, an interval tells nothing.
+FEW_APART, WIDEST = 10, 0.9
 
 
 class Row(NamedTuple):
@@ -68,6 +74,20 @@ class Row(NamedTuple):
     joint: tuple[float, ...] = ()  # the same with two groups left out
 
 
+def pairs_apart(row: Row) -> int:
+    """The number of pairs that are no neighbours; of all pairs where that is not known, as of segments."""
+    return row.num_pairs if math.isnan(row.adjacent) else round((1 - row.adjacent) * row.num_pairs)
+
+
+def too_few(row: Row) -> bool:
+    """Whether an interval tells nothing: of fewer than `FEW_APART` pairs that are no neighbours, or wider than `WIDEST`.
+
+    >>> too_few(Row("graph", "1", 0, "digit", 10, "class", 7, 0.5, lower=0.01, upper=0.99, num_pairs=21))
+    True
+    """
+    return pairs_apart(row) < FEW_APART or row.upper - row.lower > WIDEST
+
+
 def row_key(row: Any) -> tuple[Any, ...]:
     """What tells a row from all others of its report: kind, layer, labeling, k, level, label."""
     return (row.kind, row.layer, row.labeling, row.k, row.level, row.label)
@@ -92,12 +112,12 @@ def select(
     None takes all. Raises ValueError for a value that no row has, naming those that there are.
     """
     rows = list(report.rows)
-    wanted = {"kind": kind, "labeling": labeling, "k": k, "level": level, "layer": layer}
-    for field, value in wanted.items():
+    criteria = {"kind": kind, "labeling": labeling, "k": k, "level": level, "layer": layer}
+    for field, value in criteria.items():
         if value is not None:
-            found = distinct(rows, field)
-            if value not in found:
-                raise ValueError(f"{field} must be one of {', '.join(map(repr, found))} here; got {value!r}.")
+            present = distinct(rows, field)
+            if value not in present:
+                raise ValueError(f"{field} must be one of {', '.join(map(repr, present))} here; got {value!r}.")
             rows = [row for row in rows if getattr(row, field) == value]
     return sorted(rows, key=lambda row: row.layer_index)
 
@@ -118,10 +138,10 @@ def only(
     return rows
 
 
-def _check_one(found: Sequence[Any], field: str) -> None:
-    if len(found) > 1:
+def _check_one(values: Sequence[Any], field: str) -> None:
+    if len(values) > 1:
         raise ValueError(
-            f"the report has several values of {field} ({', '.join(map(repr, found))}): choose one with {field}=."
+            f"the report has several values of {field} ({', '.join(map(repr, values))}): choose one with {field}=."
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxconvex.evaluation.labelings import Labeling, recall
-from jaxconvex.evaluation.report import FEWEST_UNITS, Row
+from jaxconvex.evaluation.rows import FEWEST_UNITS, Row, too_few
 from jaxconvex.scores.graph import ConvexityScore
 from jaxconvex.statistics.intervals import Interval, score_interval
 from jaxconvex.statistics.permutation import Null, NullScore, null_of_macro
@@ -51,7 +51,7 @@ def score_rows(
 
     Shares of an aggregate are shares of all pairs. Its closed-form errors combine those of the classes as if the classes
     were independent. With a jackknife "macro" is over the classes that keep two points in every replicate; a class of
-    fewer than 6 units has no interval.
+    fewer than 6 units has no interval, and none that would tell nothing is given.
     """
     labeling = labelings[common["labeling"]]
     recalls, accuracy = _recalls(labelings, common["labeling"])
@@ -136,16 +136,17 @@ def _aggregate(
 
 def _row(common: Mapping[str, Any], values: Mapping[str, Any], **more: Any) -> Row:
     numbers: dict[str, Any] = {field: float(value) for field, value in values.items()}
-    return Row(**common, **numbers, layer="", layer_index=0, **more)
+    row = Row(**common, **numbers, layer="", layer_index=0, **more)
+    return row._replace(lower=float("nan"), upper=float("nan")) if too_few(row) else row
 
 
 def _interval(score: Any, singly: np.ndarray, joint: np.ndarray, num_units: Any, confidence: float) -> dict[str, Any]:
     interval = Interval(np.asarray(score), *(np.full(np.shape(score), np.nan) for _ in range(3)))
     if len(singly) > 1:
         pairs = joint if len(singly) >= 4 else None
-        found = score_interval(score, singly, num_units, joint=pairs, confidence=confidence)
+        computed = score_interval(score, singly, num_units, joint=pairs, confidence=confidence)
         few = np.asarray(num_units) < FEWEST_UNITS
-        interval = Interval(found[0], *(np.where(few, np.nan, values) for values in found[1:]))
+        interval = Interval(computed[0], *(np.where(few, np.nan, values) for values in computed[1:]))
     return dict(zip(("score", "se_jackknife", "lower", "upper"), interval, strict=True))
 
 

@@ -9,12 +9,21 @@ from typing import Any
 from jaxconvex._internal import formats
 from jaxconvex._internal.formats import Table, interval_text, name_text, percent_text
 from jaxconvex._internal.messages import listed
-from jaxconvex.evaluation.rows import FEW_FAILING, FEWEST_UNITS, Row, failing_pairs, row_key, select
+from jaxconvex.evaluation.rows import (
+    FEW_APART,
+    FEW_FAILING,
+    FEWEST_UNITS,
+    WIDEST,
+    Row,
+    failing_pairs,
+    pairs_apart,
+    row_key,
+    select,
+    too_few,
+)
 
-__all__ = ["FEW_APART", "HUBS", "hub_words", "interval_words", "left_out_words", "report_table"]
+__all__ = ["HUBS", "hub_words", "interval_words", "left_out_words", "report_table"]
 
-FEW_APART = 10  # pairs that are no neighbours, below which there is no interval
-WIDEST = 0.9  # an interval that is wider tells nothing
 HUBS = 3.0  # hubness above which tables warn
 LEVEL = 0.05  # of which the notes on p-values speak
 
@@ -22,8 +31,8 @@ LEVEL = 0.05  # of which the notes on p-values speak
 def interval_words(row: Row) -> str:
     """The interval in brackets; or "too few", and of what, where there is none, or one that tells next to nothing.
 
-    There is none where some replicates lack the class or it has too few units; none is shown of fewer than `FEW_APART`
-    pairs that are no neighbours, and none that is wider than `WIDEST`.
+    There is none where some replicates lack the class, where it has too few units, and where it would tell nothing
+    (`too_few`).
 
     >>> interval_words(Row("graph", "1", 0, "digit", 10, "class", "seven", 0.5, 0.2, 0.01, 0.99, num_points=7, num_pairs=21))
     '(too few: 7 points)'
@@ -31,21 +40,15 @@ def interval_words(row: Row) -> str:
     if math.isnan(row.lower) and (not row.replicates or math.isnan(row.score)):
         return ""
     units = row.num_units or row.num_points
-    apart = row.num_pairs if math.isnan(row.adjacent) else round((1 - row.adjacent) * row.num_pairs)
-    if math.isnan(row.lower) or row.upper - row.lower > WIDEST:
+    if units >= FEWEST_UNITS and pairs_apart(row) < FEW_APART:
+        return f"(too few: {pairs_apart(row)} pairs apart)"
+    if math.isnan(row.lower) or too_few(row):
         return f"(too few: {units} {'points' if units == row.num_points else 'groups'})"
-    if apart < FEW_APART:
-        return f"(too few: {apart} pairs apart)"
     return interval_text(row.lower, row.upper)
 
 
-def too_few(row: Row) -> bool:
-    """Whether no interval is shown although there are replicates."""
-    return interval_words(row).startswith("(too few")
-
-
 def hub_words(row: Row) -> str:
-    """What is to be known of a layer with hubs, in a sentence; empty below a hubness of `HUBS`."""
+    """A sentence on a layer with hubs; empty below a hubness of `HUBS`."""
     if not row.hubness > HUBS:
         return ""
     text = f"{name_text(row.layer)}: hubness {row.hubness:.1f} (above {HUBS:g}), so that a few points decide the paths; one "
@@ -106,7 +109,7 @@ def _score_text(row: Row | None, failing: dict[tuple[Any, ...], int]) -> str:
         return "–"
     count = failing.get(row_key(row), FEW_FAILING)
     parts = [percent_text(row.score), interval_words(row)]
-    if row.cut_off > 0 and not math.isnan(row.lower) and not too_few(row):
+    if row.cut_off > 0 and interval_words(row).startswith("["):
         parts.append("?")
     if count < FEW_FAILING:
         parts.append(f"({count} of {row.num_pairs} fail)")
@@ -149,7 +152,7 @@ def _limits(report: Any, shown: Sequence[Row], classes: bool) -> list[str]:
     groups, parts = report.settings.get("groups"), []
     if groups is not None and groups < FEWEST_UNITS:
         parts.append(f"no intervals, since the points are of {groups} groups and {FEWEST_UNITS} are needed")
-    if any(map(too_few, shown)):
+    if any(interval_words(row).startswith("(") for row in shown):
         what = f"fewer than {FEWEST_UNITS} {'groups' if groups else 'points'}, or fewer than two points without some of them"
         what += (
             f", fewer than {FEW_APART} pairs that are no neighbours, or ends more than {100 * WIDEST:.0f} points apart"
@@ -169,14 +172,14 @@ def _limits(report: Any, shown: Sequence[Row], classes: bool) -> list[str]:
     return parts
 
 
-def _left_of_macro(row: Row, one: Row) -> bool:
-    """Whether it is of a class in the same table that has a score, but not in every replicate."""
-    same = row.level == "class" and (row.kind, row.labeling, row.k) == (one.kind, one.labeling, one.k)
+def _left_of_macro(row: Row, aggregate: Row) -> bool:
+    """Whether the row is of a class in the table of the aggregate that has a score, but not in every replicate."""
+    same = row.level == "class" and (row.kind, row.labeling, row.k) == (aggregate.kind, aggregate.labeling, aggregate.k)
     return same and not math.isnan(row.score) and any(map(math.isnan, (*row.replicates, *row.joint)))
 
 
 def _of_p_values(report: Any, shown: Sequence[Row]) -> list[str]:
-    """What is to be known of p-values: how many there are, how small they can be, that they know no groups."""
+    """Notes on p-values: how many there are, how small they can be, that they know no groups."""
     number, drawn = sum(not math.isnan(row.p_value) for row in shown), report.settings.get("permutations") or 0
     parts = []
     if report.settings.get("p_values") == "holm":

@@ -279,7 +279,7 @@ def _to_memory(kinds: Mapping[str, Kind], points: int | None, results: Iterable[
 def _to_folder(
     folder: Path, settings: Mapping[str, Any], before: shards.Before, results: Iterable[Found]
 ) -> Activations:
-    """Writes shards of batches in a row, then that all is there."""
+    """Write shards of batches in a row, then the note in the index that all are there."""
     written: list[shards.Shard] = []
     waiting: list[Found] = []
     since = time.monotonic()

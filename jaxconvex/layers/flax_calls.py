@@ -216,7 +216,7 @@ def _check_arguments(call: Callable, inputs: Any, kwargs: Any) -> None:
 
 
 def _check_evaluation(module: Any, call: Callable, path: str, inputs: Any, kwargs: Any, advice: str) -> None:
-    """Raises ValueError if the module draws at random or uses the statistics of the batch."""
+    """Raise ValueError if the module draws at random or uses the statistics of the batch."""
     for mode, rates in MODES:
         given = None
         with contextlib.suppress(TypeError, ValueError):  # a call that does not fit raises its own error

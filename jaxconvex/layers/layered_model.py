@@ -103,6 +103,7 @@ def from_nnx(
 
     Works under jit, nnx.jit, vmap, grad and nnx.grad. Cost: the model once, compiled; only what is read is kept.
 
+    >>> import jax.numpy as jnp
     >>> from flax import nnx
     >>> model = nnx.Sequential(nnx.Linear(2, 5, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(5, 3, rngs=nnx.Rngs(1)))
     >>> outputs, layers = from_nnx(model)(jnp.ones((4, 2)))
@@ -149,6 +150,7 @@ def from_linen(
         ValueError: variables missing or not those of `init`; and as `from_nnx`.
 
     >>> import flax.linen as nn
+    >>> import jax.numpy as jnp
     >>> module = nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(3)])
     >>> x = jnp.ones((4, 2))
     >>> outputs, layers = from_linen(module, module.init(jax.random.key(0), x))(x)
@@ -189,6 +191,7 @@ def from_function(
     Raises:
         ValueError: no function; and as `from_nnx`.
 
+    >>> import jax.numpy as jnp
     >>> from jaxconvex import mark
     >>> def network(x):
     ...     h = mark(jnp.tanh(x), "hidden")
@@ -231,6 +234,7 @@ def layer_names(model: Any, /, *inputs: Any, **kwargs: Any) -> LayerList:
 
     Printed it is a table. Where a block returns several arrays, the part that `extract` and `model_source` take is named.
 
+    >>> import jax.numpy as jnp
     >>> from flax import nnx
     >>> model = nnx.Sequential(nnx.Linear(2, 5, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(5, 3, rngs=nnx.Rngs(1)))
     >>> layer_names(model, jnp.ones((1, 2)))

@@ -282,7 +282,7 @@ def _example(source: ModelSource) -> Any:
 
 
 def _check_rest(name: str, predict: Callable, points: Any, outputs: np.ndarray) -> None:
-    """Raises ValueError if running on from the activations themselves does not give the model's own logits."""
+    """Raise ValueError if running on from the activations themselves does not give the model's own logits."""
     few = take(points, slice(0, CHECKED))
     wanted = outputs[:CHECKED].astype(np.float32)
     found = np.asarray(predict(jax.tree.map(jnp.asarray, few))).astype(np.float32)

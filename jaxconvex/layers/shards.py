@@ -163,7 +163,7 @@ def _read_shard(path: Path) -> tuple[Shard, str]:
 
 
 def finish(folder: Path, before: Before, settings: Mapping[str, Any], written: Sequence[Shard]) -> None:
-    """Writes into the index that all is there. Raises ValueError if some batch is in no shard, or in two."""
+    """Record in the index that all batches are there. Raises ValueError if some batch is in no shard, or in two."""
     if before.finished and not written:
         return
     shards = sorted([*before.shards, *written], key=lambda shard: shard.first)

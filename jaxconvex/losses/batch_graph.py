@@ -40,7 +40,7 @@ def in_mean_edges(lengths: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """The lengths divided by their mean over the edges; 0 where there is no edge, or where all have length 0."""
     edge = jnp.isfinite(lengths)
     known = jnp.where(edge, lengths, 0)
-    mean = jnp.sum(known) / jnp.maximum(jnp.sum(edge), 1)
+    mean = jnp.sum(known) / jnp.maximum(jnp.sum(edge), 1).astype(known.dtype)
     return known / jnp.where(mean > 0, mean, 1)
 
 
@@ -94,7 +94,7 @@ def _nearest(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Int[Ar
     """
     n, d = x.shape
     count = jnp.maximum(jnp.sum(valid), 1)
-    mean = jnp.sum(jnp.where(valid[:, None], x, 0), axis=0) / count
+    mean = jnp.sum(jnp.where(valid[:, None], x, 0), axis=0) / count.astype(x.dtype)
     # A point near the mean: a far outlier moves the mean away from all others, and rounding grows with the distance.
     centred = x - x[jnp.argmin(jnp.where(valid, jnp.sum(jnp.square(x - mean), axis=1), jnp.inf))]
     centred = jnp.where(valid[:, None], centred, 0)

@@ -64,7 +64,7 @@ def _loss(batch: Batch, k: int) -> tuple[Array, Array]:
     ratio = shifted(shortest, exponent) / shifted(within, exponent)
     losses = jnp.where(joined, 1 - ratio, 1)
     pairs = jnp.sum(wanted)
-    loss = jnp.sum(jnp.where(wanted, losses, 0)) / jnp.maximum(pairs, 1)
+    loss = jnp.sum(jnp.where(wanted, losses, 0)) / jnp.maximum(pairs, 1).astype(losses.dtype)
     return jnp.where(batch.broken, jnp.nan, loss), pairs // 2
 
 

@@ -87,7 +87,9 @@ def _loss(batch: Batch, temperature: float | Array, k: int) -> tuple[Array, Arra
         weights = wanted[None].astype(log_w.dtype)
     else:
         shares = jnp.where(batch.valid[:, None], batch.labels, 0).T
-        weights = shares[:, :, None] * shares[:, None, :] * ~jnp.eye(batch.x.shape[0], dtype=bool)
+        weights = (
+            shares[:, :, None] * shares[:, None, :] * (~jnp.eye(batch.x.shape[0], dtype=bool)).astype(shares.dtype)
+        )
         wanted = jnp.any(weights > 0, axis=0)
         outside = 1 - shares[:, None, :]
     visits = expected_visits(log_w, outside, wanted)

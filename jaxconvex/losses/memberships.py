@@ -152,7 +152,7 @@ def _log_walks(
 
         def sweep(state: tuple[Array, Array]) -> tuple[Array, Array]:
             z, _ = state
-            new = start + jax.ops.segment_sum(s * z[columns], rows, n, indices_are_sorted=True)
+            new = start.astype(s.dtype) + jax.ops.segment_sum(s * z[columns], rows, n, indices_are_sorted=True)
             return new, jnp.any(jnp.abs(new - z) > TOLERANCE * new)
 
         z, _ = loops.while_loop(lambda state: state[1], sweep, (start.astype(s.dtype), jnp.array(True)))

@@ -103,7 +103,8 @@ def euclidean_convexity_loss(
     paired = jnp.any(same, axis=1)
     partner = jnp.argmax(jnp.where(same, jax.random.uniform(key_of_partners, same.shape), -1), axis=1)
     finite = [jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(all_x)]
-    stand_in = jnp.argmax(jnp.stack(finite).all(axis=0) * (1 + all_counts + all_valid), keepdims=True)
+    ranks = 1 + all_counts.astype(jnp.int32) + all_valid.astype(jnp.int32)
+    stand_in = jnp.argmax(jnp.where(jnp.stack(finite).all(axis=0), ranks, 0), keepdims=True)
 
     shares = (jnp.arange(1, num_points + 1) / (num_points + 1))[:, None]
     if points == "random":
@@ -129,7 +130,7 @@ def euclidean_convexity_loss(
         total = jnp.sum(losses)
         if axis_name is not None:
             total, count = lax.psum((total, count), axis_name)
-        losses = total / jnp.maximum(count, 1)
+        losses = total / jnp.maximum(count, 1).astype(total.dtype)
     return (losses, count) if return_num_pairs else losses
 
 
@@ -141,7 +142,9 @@ def _between(
     first: Array, second: Array, instead: Array, *, shares: Float[Array, "p _"], kept: Bool[Array, " n"]
 ) -> Array:
     """The points of all segments at each of p shares in turn; one that stands in for those of pairs that are not kept."""
-    dtype = jnp.promote_types(first.dtype, jnp.bfloat16) if jnp.issubdtype(first.dtype, jnp.floating) else jnp.float32
+    with jax.numpy_dtype_promotion("standard"):
+        floating = jnp.issubdtype(first.dtype, jnp.floating)
+        dtype = jnp.promote_types(first.dtype, jnp.bfloat16) if floating else jnp.float32
     ones = [1] * (first.ndim - 1)
     t = shares.reshape(*shares.shape, *ones).astype(dtype)
     first, second = (jnp.where(kept.reshape(-1, *ones), a, instead).astype(dtype) for a in (first, second))

@@ -149,7 +149,7 @@ def knn_graph(
 
 
 def _check_least(found: KNNGraph, points: Float[Array, "n d"]) -> None:
-    """Raises ValueError where a distance is so short that numbers below the normal ones, which are lost, show in it."""
+    """Raise ValueError where a distance is so short that numbers below the normal ones, which are lost, show in it."""
     kind = np.finfo(points.dtype)
     lengths, values = local_values(found.distances), local_values(points)
     i, column = np.nonzero(lengths < kind.tiny / kind.eps)

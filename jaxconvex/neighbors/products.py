@@ -79,8 +79,57 @@ def nearest_by_products(
     """
     n, d = x.shape
     cut = plan(size, n, d, k, x.dtype.itemsize)
+    bounded = _bounded(x, count, wide, cut)
+    blocks = jnp.clip(-((first - count) // cut.queries), 0, cut.blocks)  # those that hold points
+
+    def rows_of(block: Int[Array, ""]) -> Int[Array, " b"]:
+        return jnp.minimum(first + block * cut.queries + jnp.arange(cut.queries, dtype=jnp.int32), n - 1)
+
+    bounds, candidates = _candidates(bounded, count, blocks, rows_of, cut)
+    slack, vanishing = _rounding(x)
+
+    def rank(b: Int[Array, ""], done: Found) -> Found:
+        at = b * cut.queries
+        rows = rows_of(b)
+        bound = lax.dynamic_slice_in_dim(bounds, at, cut.queries)
+        candidate = lax.dynamic_slice_in_dim(candidates, at, cut.queries)
+        indices, keys = _rank_by_differences(x, rows, candidate, bound < jnp.inf, wide, cut._replace(kept=k))
+        squared = jnp.where(wide, jnp.square(keys[:, -1] / bounded.unit), keys[:, -1])
+        # Above the k-th distance as it was rounded, and above that of any other point as it would be.
+        worst = 0.5 * squared * (1 + 2 * slack) - bounded.half[rows] * (1 - slack) + 4 * vanishing
+        proven = (worst < bound[:, -1]) & (bounded.squares[rows] < NEAR**2)
+        new = Found(indices, keys, ~proven & (rows < count))
+        return jax.tree.map(lambda part, new: lax.dynamic_update_slice_in_dim(part, new, at, 0), done, new)
+
+    number = cut.blocks * cut.queries
+    nothing = Found(jnp.zeros((number, k), jnp.int32), jnp.zeros((number, k), x.dtype), jnp.zeros(number, bool))
+    found = loops.fori_loop(0, blocks, rank, nothing)
+    found = _rescue(x, first, count, wide, found, cut)
+    return found.indices[:size], jnp.where(wide, found.keys, jnp.sqrt(found.keys))[:size]
+
+
+class Bounded(NamedTuple):
+    """Centred points, and what makes a lower bound of |y|^2/2 - x.y from a rounded product: offset - product - |x| slope."""
+
+    centred: Float[Array, "padded d"]
+    offsets: Float[Array, " padded"]
+    slopes: Float[Array, " padded"]
+    lengths: Float[Array, " n"]
+    half: Float[Array, " n"]  # half the squared lengths, 0 for points too far for products
+    squares: Float[Array, " n"]
+    unit: Float[Array, ""]  # by which the points were divided
+
+
+def _rounding(x: Float[Array, "n d"]) -> tuple[float, float]:
+    """By what share, and by how much beside, a sum of d products in any order is off at most."""
+    d, kind = x.shape[1], jnp.finfo(x.dtype)
+    return (0.5 * d + 8) * float(kind.eps), d * float(kind.tiny)
+
+
+def _bounded(x: Float[Array, "n d"], count: Array, wide: Array, cut: Plan) -> Bounded:
+    n = x.shape[0]
     # A median of some rows: unlike the mean, a few far outliers do not move it, and rounding grows with the norms.
-    sample = jnp.minimum((jnp.arange(256) * (count / 256)).astype(jnp.int32), count - 1)
+    sample = jnp.minimum((jnp.arange(256.0) * (count / 256)).astype(jnp.int32), count - 1)
     centred = x - jnp.sort(x[sample], axis=0)[128]
     unit = jnp.where(wide, _middle_unit(centred[sample]), 1)
     centred = centred / unit
@@ -88,36 +137,40 @@ def nearest_by_products(
     far = ~(squares < FAR**2)  # no products with these, so that nothing overflows
     centred = jnp.where(far[:, None], 0, centred)
     half = 0.5 * jnp.where(far, 0, squares)
-    # Sums of d products, in any order, are off by at most about d/2 eps |x||y|, and by what is too small for the type.
-    slack = (0.5 * d + 8) * jnp.finfo(x.dtype).eps
-    vanishing = d * jnp.finfo(x.dtype).tiny
+    slack, vanishing = _rounding(x)
     lengths = jnp.sqrt(2 * half) + 2 * vanishing**0.5
-    steepness = slack * lengths
     room = cut.tiles * cut.points - n
     lowered = jnp.where(jnp.arange(n) < count, jnp.where(far, 0.25 * FAR**2, half * (1 - slack)), jnp.inf)
-    centred = jnp.pad(centred, ((0, room), (0, 0)))
-    offsets = jnp.pad(lowered, (0, room), constant_values=jnp.inf)
-    slopes = jnp.pad(steepness, (0, room))
+    return Bounded(
+        jnp.pad(centred, ((0, room), (0, 0))),
+        jnp.pad(lowered, (0, room), constant_values=jnp.inf),
+        jnp.pad(slack * lengths, (0, room)),
+        lengths,
+        half,
+        squares,
+        unit,
+    )
 
-    def rows_of(block: Int[Array, ""]) -> Int[Array, " b"]:
-        return jnp.minimum(first + block * cut.queries + jnp.arange(cut.queries, dtype=jnp.int32), n - 1)
 
-    blocks = jnp.clip(-((first - count) // cut.queries), 0, cut.blocks)  # those that hold points
-    tiles = -(-count // cut.points)
+def _candidates(
+    bounded: Bounded, count: Array, blocks: Array, rows_of: Callable[[Array], Array], cut: Plan
+) -> tuple[Float[Array, "rows kept"], Int[Array, "rows kept"]]:
+    """The points with the least lower bounds of each row, tile by tile of the product: (bounds, points)."""
     Best = tuple[Float[Array, "rows m"], Int[Array, "rows m"]]
 
     def tile(t: Int[Array, ""], best: Best) -> Best:
         start = t * cut.points
-        points = lax.dynamic_slice_in_dim(centred, start, cut.points)
-        offset = lax.dynamic_slice_in_dim(offsets, start, cut.points)
-        slope = lax.dynamic_slice_in_dim(slopes, start, cut.points)
+        points = lax.dynamic_slice_in_dim(bounded.centred, start, cut.points)
+        offset = lax.dynamic_slice_in_dim(bounded.offsets, start, cut.points)
+        slope = lax.dynamic_slice_in_dim(bounded.slopes, start, cut.points)
         names = start + jnp.arange(cut.points, dtype=jnp.int32)
 
         def block(b: Int[Array, ""], best: Best) -> Best:
             rows = rows_of(b)
-            products = lax.dot_general(centred[rows], points, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
+            of_rows = bounded.centred[rows]
+            products = lax.dot_general(of_rows, points, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
             # |y|^2/2 - x.y ranks as the distance does; less the rounding error it is a lower bound.
-            length = lengths[rows][:, None]
+            length = bounded.lengths[rows][:, None]
 
             def bounds(products: Array, offset: Array, slope: Array, names: Array) -> Array:
                 return jnp.where(names == rows[:, None], jnp.inf, offset - products - length * slope)
@@ -133,26 +186,8 @@ def nearest_by_products(
         return loops.fori_loop(0, blocks, block, best)
 
     shape = (cut.blocks * cut.queries, cut.kept)
-    best = jnp.full(shape, jnp.inf, x.dtype), jnp.zeros(shape, jnp.int32)
-    bounds, candidates = loops.fori_loop(0, tiles, tile, best)
-
-    def rank(b: Int[Array, ""], done: Found) -> Found:
-        at = b * cut.queries
-        rows = rows_of(b)
-        bound = lax.dynamic_slice_in_dim(bounds, at, cut.queries)
-        candidate = lax.dynamic_slice_in_dim(candidates, at, cut.queries)
-        indices, keys = _rank_by_differences(x, rows, candidate, bound < jnp.inf, wide, cut._replace(kept=k))
-        squared = jnp.where(wide, jnp.square(keys[:, -1] / unit), keys[:, -1])
-        # Above the k-th distance as it was rounded, and above that of any other point as it would be.
-        worst = 0.5 * squared * (1 + 2 * slack) - half[rows] * (1 - slack) + 4 * vanishing
-        proven = (worst < bound[:, -1]) & (squares[rows] < NEAR**2)
-        new = Found(indices, keys, ~proven & (rows < count))
-        return jax.tree.map(lambda part, new: lax.dynamic_update_slice_in_dim(part, new, at, 0), done, new)
-
-    nothing = Found(jnp.zeros((shape[0], k), jnp.int32), jnp.zeros((shape[0], k), x.dtype), jnp.zeros(shape[0], bool))
-    found = loops.fori_loop(0, blocks, rank, nothing)
-    found = _rescue(x, first, count, wide, found, cut)
-    return found.indices[:size], jnp.where(wide, found.keys, jnp.sqrt(found.keys))[:size]
+    best = jnp.full(shape, jnp.inf, bounded.centred.dtype), jnp.zeros(shape, jnp.int32)
+    return loops.fori_loop(0, -(-count // cut.points), tile, best)
 
 
 def _middle_unit(centred: Float[Array, "some d"]) -> Float[Array, ""]:

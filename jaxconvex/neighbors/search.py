@@ -61,12 +61,14 @@ def padded_size(n: int) -> int:
 
 @partial(jax.jit, static_argnames="size")
 def padded(x: Float[Array, "n d"], size: int) -> Float[Array, "size d"]:
+    """The points with copies of the last one behind them, so that there are `size` rows."""
     # The last row again and again, since zero vectors would have no direction.
     return jnp.pad(x, ((0, size - x.shape[0]), (0, 0)), mode="edge")
 
 
 @partial(jax.jit, static_argnames="n")
 def first_rows(graph: KNNGraph, n: int) -> KNNGraph:
+    """The lists of the first n points."""
     return jax.tree.map(lambda part: part[:n], graph)
 
 
@@ -111,6 +113,7 @@ knn_at_once = jax.jit(knn_by_steps, static_argnames=("k", "metric"))  # saves th
 
 @partial(jax.jit, static_argnames=("k", "metric", "mesh"))
 def knn_on_mesh(x: Float[Array, "n d"], k: int, metric: Any, mesh: Mesh) -> KNNGraph:
+    """The graph of the points, each device searching for a share of the queries; whole on every device."""
     n = x.shape[0]
     size = -(-(n + SPARE) // (mesh.size * TOGETHER)) * TOGETHER
     x = padded(x, size * mesh.size)
@@ -128,6 +131,7 @@ def knn_on_mesh(x: Float[Array, "n d"], k: int, metric: Any, mesh: Mesh) -> KNNG
 
 
 def line(mesh: Mesh) -> Mesh:
+    """The devices of the mesh in a single axis, "queries"."""
     return Mesh(mesh.devices.ravel(), ("queries",))
 
 
@@ -146,6 +150,7 @@ def replicated(x: Any, mesh: Mesh) -> Float[Array, "n d"]:
 
 @jax.jit
 def nonzero_rows(x: Float[Array, "n d"]) -> Array:
+    """Whether each row has an entry other than zero, so that it has a direction."""
     return jnp.any(x != 0, axis=1)
 
 

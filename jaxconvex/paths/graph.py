@@ -64,6 +64,7 @@ def undirected(knn: KNNGraph, *, mode: str = "union", duplicates: str = "link") 
     Args:
         knn: neighbours, padded with index -1 where absent; also those that `neighbors_graph` takes.
         mode: "union": i and j are linked if either lists the other (the paper's choice); "mutual": if both do.
+            `evaluate` and the command call this option `graph`.
         duplicates: "link" keeps edges of length 0 between equal points; "drop" removes them, as nnconvexity does.
 
     Where two points list each other at different lengths, the lesser counts in the union, the greater where both must.

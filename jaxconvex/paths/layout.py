@@ -40,7 +40,7 @@ def pack(graph: KNNGraph | Graph, *, mode: str = "union", duplicates: str = "lin
 
     Args:
         graph: a KNNGraph or a Graph.
-        mode, duplicates: how a KNNGraph becomes undirected, see `undirected`.
+        mode, duplicates: how a KNNGraph becomes undirected, see `undirected`; `evaluate` calls the mode `graph`.
 
     Searches count lengths in whole numbers of one quantum, a power of two, chosen so that no shortest path is longer than
     2^30 quanta: twice the largest distance from one root of each component bounds them all. Sums are then exact and the

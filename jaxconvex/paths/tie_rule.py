@@ -65,7 +65,7 @@ def rounding_slack(distance: Array, dtype: Any, hops: Array | int = 0) -> Array:
     return 8 * float(jnp.finfo(dtype).eps) * jnp.where(jnp.isfinite(distance), distance, 0)
 
 
-def counts_of_cost(cost: Int[Array, "*l t s"], reached: Bool[Array, "*l t s"]) -> PathCounts:
+def counts_of_cost(cost: Int[Array, "*l t s"], reached: Bool[Array, "t s"]) -> PathCounts:
     """What lies inside the paths, from the cost at their ends."""
     hops = cost % OUTSIDE
     return PathCounts(jnp.where(reached, jnp.maximum(hops - 1, 0), -1), jnp.where(reached, cost // OUTSIDE, 0))

@@ -132,7 +132,7 @@ def _shorten(name: Any, most: int = 26) -> str:
 
 
 def band(panel: Axes, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, colour: str, *, alpha: float) -> None:
-    """Draws an interval at every x: a band, or a bar at a point whose neighbours have none."""
+    """Draw an interval at every x: a band, or a bar at a point whose neighbours have none."""
     finite = np.isfinite(lower) & np.isfinite(upper)
     if not finite.any():
         return
@@ -145,7 +145,7 @@ def band(panel: Axes, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, colou
 def finish_layers(
     panel: Axes, layers: Sequence[str], *, edge: float = 0.35, grid: bool = True, reserve: float = 0
 ) -> None:
-    """Names the layers along the x axis, so that they never overlap.
+    """Name the layers along the x axis, so that they never overlap.
 
     In full where they fit; else by what tells them apart, the rest below the axis; else slanted, and only every so
     many. `reserve` is the width in points that labels beside the panel will take.
@@ -162,7 +162,7 @@ def finish_layers(
         slant = step > (3 if all(name.isdigit() for name in names) else 1)
         step = math.ceil(13 / spacing) if slant else step
     places = range(0, len(layers), step)
-    panel.set_xticks(list(places), [names[place] for place in places])
+    panel.set_xticks(list(places), [names[index] for index in places])
     for text in panel.get_xticklabels() if slant else ():
         text.set(rotation=40, ha="right", rotation_mode="anchor")
 
@@ -188,19 +188,19 @@ def _apart(layers: Sequence[str]) -> tuple[list[str], str]:
 
 def _common_prefix(texts: Sequence[str]) -> str:
     first, last = min(texts), max(texts)
-    return next((first[:place] for place, c in enumerate(first) if c != last[place : place + 1]), first)
+    return next((first[:length] for length, c in enumerate(first) if c != last[length : length + 1]), first)
 
 
 def name_classes(panel: Axes, labels: Sequence[Any]) -> None:
-    """Names the classes along the y axis, in smaller type or only every so many where they are dense."""
+    """Name the classes along the y axis, in smaller type or only every so many where they are dense."""
     spacing = _points(panel)[1] / max(len(labels), 1)
     size = float(np.clip(0.9 * spacing, 5.5, 9))
     places = range(0, len(labels), math.ceil(1.05 * size / spacing))
-    panel.set_yticks(list(places), [_shorten(labels[place]) for place in places], fontsize=size)
+    panel.set_yticks(list(places), [_shorten(labels[index]) for index in places], fontsize=size)
 
 
 def percent_axis(axis: Any, *, signed: bool = False) -> None:
-    """Marks an axis of fractions in percent, or in percentage points with their sign."""
+    """Format an axis of fractions in percent, or in percentage points with their sign."""
 
     def text(share: float, _: Any) -> str:
         percent = f"{100 * share:.3g}"
@@ -218,7 +218,7 @@ def width_of_ends(names: Sequence[str]) -> float:
 
 
 def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> None:
-    """Writes each (x, y, name, colour) beside the end of its line, apart by a line of type where the ends are close."""
+    """Write each (x, y, name, colour) beside the end of its line, apart by a line of type where the ends are close."""
     named = sorted((end for end in ends if end[2] and math.isfinite(end[1])), key=lambda end: end[1])
     if not named:
         return
@@ -230,10 +230,10 @@ def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> No
         close = np.flatnonzero(np.diff(placed) < 11.5)
         if not close.size:
             break
-        for place in close:
-            push = (11.6 - (placed[place + 1] - placed[place])) / 2
-            placed[place] -= push
-            placed[place + 1] += push
+        for index in close:
+            push = (11.6 - (placed[index + 1] - placed[index])) / 2
+            placed[index] -= push
+            placed[index + 1] += push
     for (x, y, name, colour), shift in zip(named, placed - wished, strict=True):
         panel.annotate(
             _shorten(name), (x, y), (9, shift), textcoords="offset points", color=colour, va="center", fontweight="bold"
@@ -243,7 +243,7 @@ def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> No
 def marks(
     panel: Axes, x: np.ndarray, y: np.ndarray, hollow: np.ndarray, *, colour: Any, size: float, label: str
 ) -> None:
-    """Draws the points as filled marks, those that are `hollow` (bool) as hollow ones."""
+    """Draw the points as filled marks, those that are `hollow` (bool) as hollow ones."""
     panel.plot(x[~hollow], y[~hollow], "o", color=colour, markersize=size, label=label)
     if hollow.any():
         panel.plot(
@@ -252,30 +252,30 @@ def marks(
 
 
 def note_hollow(figure: Figure, meaning: str) -> None:
-    """Says below the panels what the hollow marks mean, if there are any."""
+    """Write below the panels what the hollow marks mean, if there are any."""
     if any(str(line.get_label()).endswith(", hollow") for panel in figure.axes for line in panel.lines):
         figure.supxlabel(f"○ {meaning}", x=0.98, ha="right", fontsize=7.5, color=MUTED)
 
 
 def label_points(panel: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str], *, size: float = 8) -> None:
-    """Writes a name beside each point, where there is room; the points farthest from the middle choose first."""
+    """Write a name beside each point, where there is room; the points farthest from the middle choose first."""
     width, height = _points(panel)
     (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
     spots = np.stack([(x - left) / (right - left) * width, (y - low) / (high - low) * height], axis=-1)
     taken = [(px - 3.5, py - 3.5, px + 3.5, py + 3.5) for px, py in spots]
     middle = spots.mean(axis=0) if len(spots) else 0
-    for place in np.argsort(-np.square(spots - middle).sum(axis=-1), kind="stable"):
-        text = _shorten(names[place], 20)
+    for index in np.argsort(-np.square(spots - middle).sum(axis=-1), kind="stable"):
+        text = _shorten(names[index], 20)
         if not text:
             continue
-        wide, tall, (px, py) = _text_width(text, size) + 2, size, spots[place]
+        wide, tall, (px, py) = _text_width(text, size) + 2, size, spots[index]
         sides = ((5, -tall / 2), (-5 - wide, -tall / 2), (-wide / 2, 5), (-wide / 2, -5 - tall))
         corners = ((4, 3), (4, -3 - tall), (-4 - wide, 3), (-4 - wide, -3 - tall))
         for dx, dy in (*sides, *corners) if len(spots) <= 30 else sides[:2]:
             box = (px + dx, py + dy, px + dx + wide, py + dy + tall)
             inside = box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height
             if inside and not any(_overlap(box, other) for other in taken):
-                spot = (x[place], y[place])
+                spot = (x[index], y[index])
                 panel.annotate(text, spot, (dx, dy + 1), textcoords="offset points", fontsize=size, color=MUTED)
                 taken.append(box)
                 break

@@ -122,10 +122,10 @@ def _table(item: Any) -> Table:
         kinds = "text, a Figure, a path to an image, a Table, Report, Comparison or DataFrame, or a list of rows"
         raise ValueError(f"an item of a section must be {kinds}; got {type(item).__name__} {item!r:.80}")
     # Columns of names come first in a Table, so that it can align the rest, the numbers, to the right.
-    numeric = [all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
-    order = sorted(range(len(columns)), key=lambda place: numeric[place])
-    body = tuple(tuple(_cell(row[place]) for place in order) for row in rows)
-    return Table("", tuple(name_text(columns[place]) for place in order), body, (), numeric.count(False))
+    numeric = [all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
+    order = sorted(range(len(columns)), key=lambda index: numeric[index])
+    body = tuple(tuple(_cell(row[index]) for index in order) for row in rows)
+    return Table("", tuple(name_text(columns[index]) for index in order), body, (), numeric.count(False))
 
 
 def _is_number(value: Any) -> bool:
@@ -133,7 +133,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_missing(value: Any) -> bool:
-    # pandas' own mark for a missing integer; pandas need not be there to tell.
+    # pandas.NA, told by the name of its type, since pandas need not be installed.
     return type(value).__name__ == "NAType"
 
 

@@ -44,16 +44,16 @@ def plot_profile(
     Raises ValueError where nothing, or more than one labeling or k, fits what is given.
     """
     reports = {"": report} if isinstance(report, Report) else dict(report)
-    kinds = [kind] if kind else list(dict.fromkeys(row.kind for made in reports.values() for row in made.rows))
-    layers = list(dict.fromkeys(row.layer for made in reports.values() for row in select(made)))
+    kinds = [kind] if kind else list(dict.fromkeys(row.kind for drawn in reports.values() for row in drawn.rows))
+    layers = list(dict.fromkeys(row.layer for drawn in reports.values() for row in select(drawn)))
     with figures.panels(len(kinds), ax, width=figures.width_for(len(layers)), height=3.3) as (figure, axes):
         ends: list[list[tuple[float, float, str, str]]] = [[] for _ in kinds]
-        for place, (panel, shown) in enumerate(zip(axes, kinds, strict=True)):
-            for (name, made), colour in zip(reports.items(), figures.colours(len(reports)), strict=True):
-                if shown in distinct(made.rows, "kind"):
-                    end = _draw_profile(panel, made, layers, colour, kind=shown, labeling=labeling, k=k, level=level)
-                    ends[place].append((*end, name, colour))
-            labels = distinct([row for made in reports.values() for row in made.rows], "labeling")
+        for index, (panel, shown) in enumerate(zip(axes, kinds, strict=True)):
+            for (name, drawn), colour in zip(reports.items(), figures.colours(len(reports)), strict=True):
+                if shown in distinct(drawn.rows, "kind"):
+                    end = _draw_profile(panel, drawn, layers, colour, kind=shown, labeling=labeling, k=k, level=level)
+                    ends[index].append((*end, name, colour))
+            labels = distinct([row for drawn in reports.values() for row in drawn.rows], "labeling")
             about = f", labels {name_text(labeling or labels[0])!r}" if len(labels) > 1 else ""
             panel.set_title(title if title is not None else f"{shown.capitalize()} convexity{about}")
             panel.set_ylabel(f"{level} score")
@@ -71,29 +71,29 @@ def _draw_profile(panel: Axes, report: Report, layers: list[str], colour: str, *
     rows = only(report, **chosen)
     counts = failing_pairs(select(report, kind=chosen["kind"]))
     few = np.array([counts.get(row_key(row), FEW_FAILING) < FEW_FAILING for row in rows])
-    place = np.array([layers.index(row.layer) for row in rows])
+    x = np.array([layers.index(row.layer) for row in rows])
     score, lower, upper, null, null_lower, null_upper = (
         np.array([getattr(row, field) for row in rows])
         for field in ("score", "lower", "upper", "null_mean", "null_lower", "null_upper")
     )
     if np.isfinite(null).any():
-        figures.band(panel, place, null_lower, null_upper, "#8c8c8c", alpha=0.25)
-        panel.plot(place, null, color="#8c8c8c", linewidth=1, linestyle=(0, (4, 2)), label="null")
-        if len(place) == 1:
-            panel.plot(place, null, "_", color="#8c8c8c", markersize=10)
+        figures.band(panel, x, null_lower, null_upper, "#8c8c8c", alpha=0.25)
+        panel.plot(x, null, color="#8c8c8c", linewidth=1, linestyle=(0, (4, 2)), label="null")
+        if len(x) == 1:
+            panel.plot(x, null, "_", color="#8c8c8c", markersize=10)
         if not any(text.get_gid() == "null" for text in panel.texts):
             last = np.flatnonzero(np.isfinite(null))[-1]
             above = max(null[last], null_upper[last]) if np.isfinite(null_upper[last]) else null[last]
             panel.annotate(
-                "permuted labels", (place[last], above), (0, 3), textcoords="offset points", gid="null",
+                "permuted labels", (x[last], above), (0, 3), textcoords="offset points", gid="null",
                 ha="right" if len(rows) > 1 else "center", va="bottom", fontsize=8, color=MUTED,
             )  # fmt: skip
-    figures.band(panel, place, np.where(few, np.nan, lower), np.where(few, np.nan, upper), colour, alpha=0.2)
+    figures.band(panel, x, np.where(few, np.nan, lower), np.where(few, np.nan, upper), colour, alpha=0.2)
     size = 5 if len(layers) <= 20 else 3.5
-    panel.plot(place, score, color=colour, linewidth=1.8, solid_capstyle="round", label="score")
-    figures.marks(panel, place, score, few, colour=colour, size=size, label="layers")
+    panel.plot(x, score, color=colour, linewidth=1.8, solid_capstyle="round", label="score")
+    figures.marks(panel, x, score, few, colour=colour, size=size, label="layers")
     finite = np.flatnonzero(np.isfinite(score))
-    return (place[finite[-1]], score[finite[-1]]) if finite.size else (math.nan, math.nan)
+    return (x[finite[-1]], score[finite[-1]]) if finite.size else (math.nan, math.nan)
 
 
 def plot_classes(
@@ -126,7 +126,7 @@ def plot_classes(
         order = np.argsort(-np.array(known), kind="stable")
     numbers = len(labels) <= 25 and len(layers) <= 16
     height = float(np.clip((0.26 if numbers else 0.12) * len(labels) + 0.9, 1.6, 13))
-    finite = np.concatenate([made[np.isfinite(made)] for made in cells.values()])
+    finite = np.concatenate([scores[np.isfinite(scores)] for scores in cells.values()])
     low = math.floor(10 * min(finite, default=0)) / 10 if finite.size and finite.min() < 1 else 0.0
     width = figures.width_for(len(layers)) if not numbers else float(np.clip(0.42 * len(layers) + 1.6, 3.0, 9))
     with figures.panels(len(kinds), ax, width=width, height=height) as (figure, axes):
@@ -148,7 +148,7 @@ def plot_classes(
             panel.set_title(title if title is not None else f"{shown.capitalize()} convexity")
             spec = panel.get_subplotspec()
             if ax is not None or spec is None or spec.is_first_col():
-                figures.name_classes(panel, [labels[place] for place in order])
+                figures.name_classes(panel, [labels[index] for index in order])
             else:
                 panel.set_yticks([])
         bar = figure.colorbar(mesh, ax=axes, pad=0.02, fraction=0.05, aspect=max(8, 5 * height))
@@ -207,8 +207,8 @@ def plot_recall(
         about = f"{first}, {kept.sum()} classes\n{second}; {100 * confidence:g}% intervals"
     with figures.panels(1, ax, width=4.4, height=4.0) as (figure, axes):
         panel = axes[0]
-        found = list(dict.fromkeys(members))
-        for group, colour in zip(found, figures.colours(len(found)), strict=True):
+        group_names = list(dict.fromkeys(members))
+        for group, colour in zip(group_names, figures.colours(len(group_names)), strict=True):
             mine = kept & (members == group)
             panel.plot(
                 x[mine], y[mine], "o", color=colour, markersize=6, alpha=0.85, markeredgecolor="white", label=group
@@ -220,14 +220,14 @@ def plot_recall(
         for axis in (panel.xaxis, panel.yaxis):
             figures.percent_axis(axis)
         panel.margins(0.08)
-        if len(found) > 1:
+        if len(group_names) > 1:
             panel.legend(frameon=False, handletextpad=0.2, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
         figures.label_points(panel, x[kept], y[kept], [name for name, keep in zip(names, kept, strict=True) if keep])
     return figure
 
 
-def _correlation_text(name: str, found: Correlation) -> str:
-    return f"{name} = {correlation_text(*map(float, found[:3]))}".replace("-", "−")
+def _correlation_text(name: str, correlation: Correlation) -> str:
+    return f"{name} = {correlation_text(*map(float, correlation[:3]))}".replace("-", "−")
 
 
 def plot_differences(
@@ -252,7 +252,7 @@ def plot_differences(
     with figures.panels(len(kinds), ax, width=figures.width_for(len(layers)), height=3.3) as (figure, axes):
         for panel, shown in zip(axes, kinds, strict=True):
             rows = only(comparison, kind=shown, labeling=labeling, k=k, level=level)
-            place = np.array([layers.index(row.layer) for row in rows])
+            x = np.array([layers.index(row.layer) for row in rows])
             value, lower, upper = (
                 np.array([getattr(row, f) for row in rows]) for f in ("difference", "lower", "upper")
             )
@@ -267,8 +267,8 @@ def plot_differences(
                 )
             size = 6 if len(layers) <= 20 else 4
             drawn = ~few & np.isfinite(lower)
-            panel.vlines(place[drawn], lower[drawn], upper[drawn], color=COLOURS[0], linewidth=1.8, label="interval")
-            figures.marks(panel, place, value, few, colour=COLOURS[0], size=size, label="difference")
+            panel.vlines(x[drawn], lower[drawn], upper[drawn], color=COLOURS[0], linewidth=1.8, label="interval")
+            figures.marks(panel, x, value, few, colour=COLOURS[0], size=size, label="difference")
             panel.set_title(title if title is not None else f"{shown.capitalize()} convexity, {second} minus {first}")
             panel.set_ylabel(f"difference of the {level} score\n(percentage points)")
             figures.percent_axis(panel.yaxis, signed=True)

@@ -172,7 +172,7 @@ def _zeros_like(shapes: Any) -> Any:
 
 
 def check_packing(graph: KNNGraph | Graph, memory: float | None) -> None:
-    """Raises ValueError if packing the graph would take more bytes than `memory`."""
+    """Raise ValueError if packing the graph would take more bytes than `memory`."""
     if memory is None:
         return
     edges = 2 * np.size(graph.indices) if isinstance(graph, KNNGraph) else np.size(as_graph(graph).lengths)
@@ -218,7 +218,7 @@ def lanes_within(packed: PackedGraph, labelings: int, memory: float | None, draw
 
 
 def check_sampling(max_pairs: int | None, max_sources: int | None, tolerance: float | None) -> None:
-    """Raises ValueError for numbers that cannot be, and for two ways of sampling at once."""
+    """Raise ValueError for numbers that cannot be, and for two ways of sampling at once."""
     for value, name in ((max_pairs, "max_pairs"), (max_sources, "max_sources")):
         if value is not None:
             positive_integer(value, name)

@@ -137,7 +137,11 @@ def _wilson(share: Any, points: Any, t: float, xp: Any) -> tuple[Any, Any]:
 
 
 def upper_level(confidence: float) -> float:
-    """The level of the upper end of a two-sided interval."""
+    """The level of the upper end of a two-sided interval.
+
+    >>> upper_level(0.5)
+    0.75
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, as 0.95 does; got {confidence}.")
     return (1 + confidence) / 2

@@ -50,7 +50,7 @@ def random_label_score(
         adjacent, together = (float(np.nan_to_num(part[0])) for part in (one.adjacent, one.per_class))
     else:
         adjacent, together = _shares_of_pairs(edges)
-    inside = (sizes - 2) / max(sizes.sum() - 2, 1)
+    inside = (sizes - 2) / max(int(sizes.sum()) - 2, 1)
     return np.where(sizes >= 2, adjacent + (together - adjacent) * inside, np.nan)
 
 

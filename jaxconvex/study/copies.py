@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-__all__ = ["identical", "told", "without_copies_across"]
+__all__ = ["copies_told", "identical", "without_copies_across"]
 
 
 def identical(inputs: Sequence[Any] | np.ndarray) -> Int[np.ndarray, " n"]:
@@ -42,7 +42,7 @@ def without_copies_across(part: Int[np.ndarray, " n"], sets: Int[np.ndarray, " n
     return np.where(part < last[sets], -1, part)
 
 
-def told(sets: np.ndarray, labels: np.ndarray, left_out: int, parts: dict[str, np.ndarray]) -> str:
+def copies_told(sets: np.ndarray, labels: np.ndarray, left_out: int, parts: dict[str, np.ndarray]) -> str:
     """What was found, in sentences: copies in all, with another label, left out, and within the parts."""
     names, counts = np.unique(sets, return_counts=True)
     if len(names) == len(sets):

@@ -98,7 +98,7 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
     recall = class_means(after, kind="graph", labeling="predicted", field="recall")
     names = sorted(convexity)
     pairs = np.array([convexity[c] for c in names]), np.array([recall[c] for c in names])
-    found = Demonstration(
+    demo = Demonstration(
         before,
         after,
         comparison,
@@ -110,18 +110,18 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
         no_correlation(*pairs),
     )
 
-    figures = _figures(reports, comparison, convexity, recall, found.no_correlation)
+    figures = _figures(reports, comparison, convexity, recall, demo.no_correlation)
     for name, figure in figures.items():
         save_figure(figure, folder / name)
     comparison.to_json(folder / "comparison.json")
     comparison.to_csv(folder / "comparison.csv")
     write_page(
-        found.page,
+        demo.page,
         title="Convexity of digits in a small transformer",
-        lead=_lead(found, len(test)),
-        sections=_sections(found, figures),
+        lead=_lead(demo, len(test)),
+        sections=_sections(demo, figures),
     )
-    return found
+    return demo
 
 
 def _score(
@@ -167,8 +167,8 @@ def _figures(
     }
 
 
-def _lead(found: Demonstration, num_points: int) -> str:
-    percent = {name: f"{100 * value:.1f}" for name, value in found.accuracy.items()}
+def _lead(demo: Demonstration, num_points: int) -> str:
+    percent = {name: f"{100 * value:.1f}" for name, value in demo.accuracy.items()}
     return (
         f"{num_points} held-out digits of scikit-learn's 1,797. The network was pretrained without labels (it fills in "
         f"masked patches); a probe on its last layer gets {percent['pretrained']} percent of the digits right, and after "
@@ -177,28 +177,28 @@ def _lead(found: Demonstration, num_points: int) -> str:
     )
 
 
-def _change(found: Demonstration, kind: str) -> str:
-    rows = only(found.comparison, kind=kind, labeling="predicted", level="macro")
+def _change(demo: Demonstration, kind: str) -> str:
+    rows = only(demo.comparison, kind=kind, labeling="predicted", level="macro")
     largest = max(rows, key=lambda row: row.difference)
     clear = sum(row.lower > 0 for row in rows)
     name = "Graph" if kind == "graph" else "Euclidean"
     return (
         f"{name} convexity rises most in {largest.layer}: by {100 * largest.difference:.1f} points "
         f"[{100 * largest.lower:.1f}, {100 * largest.upper:.1f}]; the interval is above 0 in {clear} of {len(rows)} layers. "
-        f"Mean over layers: {_mean_change(found, kind, 'predicted')} points by the predicted labels, which differ before "
-        f"and after, {_mean_change(found, kind, 'digit')} by the true ones."
+        f"Mean over layers: {_mean_change(demo, kind, 'predicted')} points by the predicted labels, which differ before "
+        f"and after, {_mean_change(demo, kind, 'digit')} by the true ones."
     )
 
 
-def _mean_change(found: Demonstration, kind: str, labeling: str) -> str:
-    rows = only(found.comparison, kind=kind, labeling=labeling, level="macro")
+def _mean_change(demo: Demonstration, kind: str, labeling: str) -> str:
+    rows = only(demo.comparison, kind=kind, labeling=labeling, level="macro")
     return f"{100 * float(np.mean([row.difference for row in rows])):+.1f}"
 
 
-def _correlation(found: Demonstration) -> str:
-    if found.no_correlation:
-        return f"There is no correlation of pretrained convexity and recall to tell: {found.no_correlation}."
-    r, rank = found.pearson, found.spearman
+def _correlation(demo: Demonstration) -> str:
+    if demo.no_correlation:
+        return f"There is no correlation of pretrained convexity and recall to tell: {demo.no_correlation}."
+    r, rank = demo.pearson, demo.spearman
     return (
         f"Pretrained convexity against recall after fine-tuning, over {r.num_points} classes: Pearson r = "
         f"{r.coefficient:.2f} [{r.lower:.2f}, {r.upper:.2f}], Spearman {rank.coefficient:.2f} "
@@ -206,7 +206,7 @@ def _correlation(found: Demonstration) -> str:
     )
 
 
-def _sections(found: Demonstration, figures: Mapping[str, Figure]) -> list[Section]:
+def _sections(demo: Demonstration, figures: Mapping[str, Figure]) -> list[Section]:
     return [
         Section(
             "Layers",
@@ -216,13 +216,13 @@ def _sections(found: Demonstration, figures: Mapping[str, Figure]) -> list[Secti
                     "Convexity of every layer, mean of the classes. The band is the interval, grey "
                     "the permutation null: the same graph with random labels.",
                 ),
-                found.pretrained,
-                found.finetuned,
+                demo.pretrained,
+                demo.finetuned,
             ],
         ),
         Section(
             "What fine-tuning changes",
-            [_change(found, "graph"), _change(found, "euclidean"), figures["differences"], found.comparison],
+            [_change(demo, "graph"), _change(demo, "euclidean"), figures["differences"], demo.comparison],
         ),
         Section(
             "Classes",
@@ -231,22 +231,22 @@ def _sections(found: Demonstration, figures: Mapping[str, Figure]) -> list[Secti
                 Captioned(figures["classes-fine-tuned"], "Fine-tuned."),
             ],
         ),
-        Section("Does convexity predict recall?", [_correlation(found), figures["recall"]]),
+        Section("Does convexity predict recall?", [_correlation(demo), figures["recall"]]),
     ]
 
 
-def _summary(found: Demonstration) -> str:
-    folder = found.page.parent
+def _summary(demo: Demonstration) -> str:
+    folder = demo.page.parent
     return "\n".join(
         [
             "",
-            _profile(found),
+            _profile(demo),
             "",
-            _change(found, "graph"),
-            _change(found, "euclidean"),
-            _correlation(found),
+            _change(demo, "graph"),
+            _change(demo, "euclidean"),
+            _correlation(demo),
             "",
-            f"Done in {found.seconds:.0f} s. Read {found.page}; tables and figures are beside it.",
+            f"Done in {demo.seconds:.0f} s. Read {demo.page}; tables and figures are beside it.",
             "",
             "Next, with your own data: save an .npz of arrays (points, features), one a layer, and an array `labels`; then",
             "  jaxconvex score your.npz",
@@ -257,11 +257,11 @@ def _summary(found: Demonstration) -> str:
     )
 
 
-def _profile(found: Demonstration) -> str:
+def _profile(demo: Demonstration) -> str:
     """The scores of all layers of both networks as a small table of text."""
     lines = [f"{'convexity, percent':20}{'graph':^30}{'euclidean':^22}{'null':>7}"]
     lines.append(f"{'layer':20}{'pretrained':>15}{'fine-tuned':>15}{'pretrained':>11}{'fine-tuned':>11}{'graph':>7}")
-    both = found.pretrained, found.finetuned
+    both = demo.pretrained, demo.finetuned
     graph = [only(report, kind="graph", labeling="predicted", level="macro") for report in both]
     segments = [only(report, kind="euclidean", labeling="predicted", level="macro") for report in both]
     for i, first in enumerate(graph[0]):

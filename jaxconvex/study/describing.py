@@ -21,6 +21,7 @@ SEGMENTS_OF_PAPER = 5000
 
 
 def described(domain: Domain, material: Material, report: Report) -> dict[str, Any]:
+    """The data and the network of a study: what its pages say, and its statements look up."""
     config = material.encoder.config
     what = domain.encoder or f"{config['model_type']}, pretrained here by {domain.pretraining}"
     return {
@@ -38,12 +39,14 @@ def described(domain: Domain, material: Material, report: Report) -> dict[str, A
 
 
 def settings(domain: Domain, material: Material, seed: int) -> dict[str, Any]:
+    """The settings of a study: the domain's fields, but for those that `described` tells, its options and the seed."""
     left = ("name", "title", "modality", "data", "encoder", "classes", "configuration", "options")
     kept = {field: value for field, value in domain._asdict().items() if field not in left}
     return kept | {"options": material.options, "seed": seed}
 
 
 def notes(domain: Domain, material: Material) -> tuple[str, ...]:
+    """Sentences on what was made smaller or left out, those of the data first."""
     said = [*material.notes]
     for name in ("train", "validation", "test"):
         most, number = getattr(domain, name), len(getattr(material, name).classes)
@@ -61,6 +64,7 @@ def notes(domain: Domain, material: Material) -> tuple[str, ...]:
 
 
 def provenance(began: float, material: Material) -> dict[str, Any]:
+    """Versions, device, identity of the inputs, date, and the seconds since `began` (of `time.perf_counter`)."""
     names = ("jaxconvex", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
     return {
         "versions": {name: _version(name) for name in names} | {"python": platform.python_version()},
@@ -80,6 +84,7 @@ def _version(name: str) -> str:
 
 
 def sizes(material: Material) -> str:
+    """A sentence that counts the classes, and the points of each part."""
     parts = {name: len(getattr(material, name).classes) for name in ("train", "validation", "test")}
     numbers = ", ".join(f"{number} to {verb}" for number, verb in zip(parts.values(), VERBS, strict=True))
     return f"{len(material.classes)} classes; {numbers}."

@@ -105,8 +105,8 @@ RESNET = {  # half the channels of the original
     ],
 }
 DOMAINS: dict[str, Domain] = {
-    made.name: made
-    for made in (
+    preset.name: preset
+    for preset in (
         Domain(
             "images", "Images", "images", family="efficientnet-lite0", options={"size": 64}, learning_rate=1e-3,
             train=1500, segments=10,
@@ -160,47 +160,47 @@ def read_domains(path: str | Path) -> list[Domain]:
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "studies.toml"
     >>> _ = file.write_text('[birds]\\nlike = "speech"\\ndata = "songs"\\nencoder = "openai/whisper-tiny"\\n')
-    >>> [(made.name, made.modality, made.encoder) for made in read_domains(file)]
+    >>> [(domain.name, domain.modality, domain.encoder) for domain in read_domains(file)]
     [('birds', 'speech', 'openai/whisper-tiny')]
     """
-    place = Path(path)
+    file = Path(path)
     try:
-        tables = tomllib.loads(place.read_text(encoding="utf-8"))
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{place} is no TOML file: {error}.") from error
+        raise ValueError(f"{file} is no TOML file: {error}.") from error
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
-        raise ValueError(f'{place} must hold a table for each domain, such as [speech] with data = "..." below it.')
-    made: list[Domain] = []
+        raise ValueError(f'{file} must hold a table for each domain, such as [speech] with data = "..." below it.')
+    domains: list[Domain] = []
     for name, table in tables.items():
         fields = dict(table)
         like = fields.pop("like", name)
-        taken = {"report", *(other.name.casefold() for other in made)}  # also where upper case is lower case
+        taken = {"report", *(other.name.casefold() for other in domains)}  # also where upper case is lower case
         if not re.fullmatch(r"\w[\w .+-]*", name) or name.casefold() in taken:
             raise ValueError(
-                f"{place}: a domain has a name of its own, which its folder may have too: letters, digits, hyphens, dots, "
+                f"{file}: a domain has a name of its own, which its folder may have too: letters, digits, hyphens, dots, "
                 f"underscores, and not 'report'; got {name!r}."
             )
         if like not in DOMAINS:
             raise ValueError(
-                f'{place}, [{name}]: name the domain it starts from, like = "..." with one of {", ".join(DOMAINS)}.'
+                f'{file}, [{name}]: name the domain it starts from, like = "..." with one of {", ".join(DOMAINS)}.'
             )
         for field in ("data", "encoder"):
-            if isinstance(fields.get(field), str) and (place.parent / fields[field]).exists():
-                fields[field] = str(place.parent / fields[field])
+            if isinstance(fields.get(field), str) and (file.parent / fields[field]).exists():
+                fields[field] = str(file.parent / fields[field])
         start = DOMAINS[like]._replace(name=name, title=DOMAINS[like].title if like == name else name)
         try:
-            made.append(_changed(start, fields))
+            domains.append(_changed(start, fields))
         except ValueError as error:
-            raise ValueError(f"{place}, [{name}]: {error}") from error
-    return made
+            raise ValueError(f"{file}, [{name}]: {error}") from error
+    return domains
 
 
-def _changed(made: Domain, fields: Mapping[str, Any]) -> Domain:
+def _changed(start: Domain, fields: Mapping[str, Any]) -> Domain:
     for field in fields:
         if field not in Domain._fields:
             raise ValueError(f"a domain has no field {field!r}{_nearest(field, Domain._fields)}.")
     tuples = {field: tuple(value) for field, value in fields.items() if isinstance(value, list)}
-    changed = made._replace(**{**fields, **tuples})
+    changed = start._replace(**{**fields, **tuples})
     if changed.encoder is not None and changed.pretraining is not None and "pretraining" not in fields:
         changed = changed._replace(pretraining=None, configuration=None)  # a checkpoint needs no pretraining
     if changed.metric not in METRICS:
@@ -213,5 +213,5 @@ def _changed(made: Domain, fields: Mapping[str, Any]) -> Domain:
 
 
 def _nearest(name: str, names: Any) -> str:
-    found = get_close_matches(name, names, n=1)
-    return f" (do you mean {found[0]!r}?)" if found else ""
+    matches = get_close_matches(name, names, n=1)
+    return f" (do you mean {matches[0]!r}?)" if matches else ""

@@ -178,22 +178,22 @@ def _score(
         np.asarray(jax.random.key_data(key)).tolist(),
     ]
 
-    def make(place: Path) -> None:
+    def make(step: Path) -> None:
         report = evaluate(
-            _source(domain, material.test, network, place / "features"),
+            _source(domain, material.test, network, step / "features"),
             labels,
             predictions="model",
             groups=material.test.groups,
             classes=material.classes,
             key=key,
-            cache=place / "layers",
+            cache=step / "layers",
             progress=done,
             **settings,
         )
-        report.to_json(place / "scores.json")
+        report.to_json(step / "scores.json")
 
-    place = kept(folder / WORK, f"scores-{name}", identity, make)
-    report, features = read_report(place / "scores.json"), read_activations(place / "features")
+    step = kept(folder / WORK, f"scores-{name}", identity, make)
+    report, features = read_report(step / "scores.json"), read_activations(step / "features")
     (folder / name).mkdir(parents=True, exist_ok=True)
     report.to_json(folder / name / "scores.json")
     report.to_csv(folder / name / "scores.csv")

@@ -56,8 +56,8 @@ def failed_seeds(study: Study) -> dict[int | None, list[str]]:
     if start is None:
         return {}
     number = len(study.domain.get("classes", ()))
-    found = {row.seed: reasons(row, start, number) for row in study.networks if row is not start}
-    return {seed: said for seed, said in found.items() if said}
+    by_seed = {row.seed: reasons(row, start, number) for row in study.networks if row is not start}
+    return {seed: said for seed, said in by_seed.items() if said}
 
 
 def alarm(study: Study) -> str:

@@ -30,6 +30,7 @@ def labels_of(seed: int) -> str:
 
 
 def scores(network: NetworkRow, report: Report) -> list[ScoreRow]:
+    """The report's scores of one network, macro and micro, a row each; those of classes are left out."""
     return [
         ScoreRow(
             network=network.network,
@@ -64,42 +65,42 @@ def changes(before: Report, after: Sequence[Report], sound: Sequence[bool]) -> l
     The change by predicted labels is also told in its two parts: see `ChangeRow`.
     """
     starts = select(before, level="macro")
-    ends = [{_place(row): row for row in select(report, level="macro")} for report in after]
-    others = {_place(row): row for row in starts}
-    made = []
+    ends = [{_key(row): row for row in select(report, level="macro")} for report in after]
+    others = {_key(row): row for row in starts}
+    differences = []
     for first in starts:
         if first.labeling.startswith(f"{PREDICTED} by "):
             continue
-        finer = [rows[_place(first)] for rows in ends]
-        made += _changes(first, first.labeling, [first] * len(finer), finer, sound)
+        finer = [rows[_key(first)] for rows in ends]
+        differences += _changes(first, first.labeling, [first] * len(finer), finer, sound)
         relabelled = [others.get((first.kind, labels_of(seed), first.layer)) for seed in range(len(finer))]
         if first.labeling == PREDICTED and all(row is not None for row in relabelled):
-            made += _changes(first, LABELS_ONLY, [first] * len(finer), relabelled, sound)
-            made += _changes(first, LAYERS_ONLY, relabelled, finer, sound)
-    return made
+            differences += _changes(first, LABELS_ONLY, [first] * len(finer), relabelled, sound)
+            differences += _changes(first, LAYERS_ONLY, relabelled, finer, sound)
+    return differences
 
 
 def _changes(
     first: Row, labeling: str, before: Sequence[Any], after: Sequence[Any], sound: Sequence[bool]
 ) -> list[ChangeRow]:
-    place = (first.kind, labeling, first.layer, first.layer_index)
-    made = []
+    key = (first.kind, labeling, first.layer, first.layer_index)
+    differences = []
     for seed, pair in enumerate(zip(before, after, strict=True)):
-        found = _paired(*(_mean([row]) for row in pair))
-        made.append(ChangeRow(*place, seed, pair[0].score, pair[1].score, *found[:2], math.nan, *found[2:]))
+        paired = _paired(*(_mean([row]) for row in pair))
+        differences.append(ChangeRow(*key, seed, pair[0].score, pair[1].score, *paired[:2], math.nan, *paired[2:]))
     if not any(sound):
-        return made
+        return differences
     means = [_mean([row for row, fine in zip(rows, sound, strict=True) if fine]) for rows in (before, after)]
     difference, se, _, _ = _paired(*means)
-    single = [row.difference for row, fine in zip(made, sound, strict=True) if fine]
+    single = [row.difference for row, fine in zip(differences, sound, strict=True) if fine]
     spread = float(np.std(single, ddof=1)) if len(single) > 1 else math.nan
     total = math.sqrt(se**2 + (spread**2 / len(single) if len(single) > 1 else 0))
     half = float(stdtrit(max(len(first.replicates) - 1, 1), 0.975)) * total
     values = (means[0][0], means[1][0], difference, total, spread, difference - half, difference + half)
-    return [*made, ChangeRow(*place, None, *values)]
+    return [*differences, ChangeRow(*key, None, *values)]
 
 
-def _place(row: Row) -> tuple[Any, ...]:
+def _key(row: Row) -> tuple[Any, ...]:
     return row.kind, row.labeling, row.layer
 
 
@@ -114,10 +115,10 @@ def _paired(before: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[float, flo
     if not before[1].size:
         return after[0] - before[0], math.nan, math.nan, math.nan
     joint = (before[2], after[2]) if before[2].size else None
-    found = paired_difference(
+    difference = paired_difference(
         np.array(before[0]), np.array(after[0]), before[1], after[1], joint=joint, num_points=(before[3], after[3])
     )
-    return tuple(float(value) for value in found)  # type: ignore[return-value]
+    return tuple(float(value) for value in difference)  # type: ignore[return-value]
 
 
 def classes(before: Report, after: Sequence[Report], main: str, sound: Sequence[bool]) -> list[ClassRow]:
@@ -130,12 +131,12 @@ def classes(before: Report, after: Sequence[Report], main: str, sound: Sequence[
     recalls = [of(report, "graph", PREDICTED, "recall") for report, fine in zip(after, sound, strict=True) if fine]
     points = {row.label: row.num_points for row in select(before, kind="graph", labeling=main, level="class")}
     pre = of(before, "graph", PREDICTED, "recall")
-    found = [of(before, kind, labeling) for labeling in (PREDICTED, main) for kind in ("graph", "euclidean")]
-    made = []
+    convexities = [of(before, kind, labeling) for labeling in (PREDICTED, main) for kind in ("graph", "euclidean")]
+    rows = []
     for label, number in points.items():
         values = np.array([recall.get(label, math.nan) for recall in recalls])
-        graph, euclidean, graph_true, euclidean_true = (score.get(label, math.nan) for score in found)
-        made.append(
+        graph, euclidean, graph_true, euclidean_true = (score.get(label, math.nan) for score in convexities)
+        rows.append(
             ClassRow(
                 label,
                 number,
@@ -148,4 +149,4 @@ def classes(before: Report, after: Sequence[Report], main: str, sound: Sequence[
                 recall_spread=float(values.std(ddof=1)) if len(values) > 1 else math.nan,
             )
         )
-    return made
+    return rows

@@ -55,8 +55,8 @@ def _of_recordings(
     most = preprocess.keywords["settings"].frames / FRAMES if log_mel else math.inf
     seconds, why = _chosen(options.get("seconds"), math.ceil(100 * float(np.quantile(own, QUANTILE))) / 100, most)
     said = f"Recordings are cut or filled up to {seconds:g} s{why}: {_lost(lengths, seconds, 'sound')}"
-    made = {"frames": round(FRAMES * seconds), "mask": True} if log_mel else {"length": round(RATE * seconds)}
-    return left | made, [said]
+    length_options = {"frames": round(FRAMES * seconds), "mask": True} if log_mel else {"length": round(RATE * seconds)}
+    return left | length_options, [said]
 
 
 def _of_texts(
@@ -65,12 +65,14 @@ def _of_texts(
     settings = preprocess.keywords["settings"]
 
     def counts(texts: Sequence[Any] | np.ndarray) -> np.ndarray:
-        return np.array([len(one.ids) for one in settings.tokenizer.encode_batch([str(text) for text in texts])])
+        return np.array(
+            [len(encoding.ids) for encoding in settings.tokenizer.encode_batch([str(text) for text in texts])]
+        )
 
     most = settings.most or math.inf
-    wanted = TOKENS * math.ceil(float(np.quantile(counts(train.inputs), QUANTILE)) / TOKENS)
+    usual = TOKENS * math.ceil(float(np.quantile(counts(train.inputs), QUANTILE)) / TOKENS)
     asked = [options[name] for name in ("length", "max_length") if name in options]
-    tokens, why = _chosen(min(asked, default=None), wanted, most)
+    tokens, why = _chosen(min(asked, default=None), usual, most)
     said = f"Texts are cut at {tokens:g} tokens{why}: {_lost(counts(every), tokens, 'their tokens')}"
     return {"length": int(tokens), "max_length": int(tokens)} | dict(options), [said]
 
@@ -78,27 +80,27 @@ def _of_texts(
 def _of_pictures(
     options: dict[str, Any], preprocess: Any, config: dict[str, Any], every: Sequence[Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    made = dict(options)
+    chosen = dict(options)
     if config.get("model_type") != "efficientnet-lite0":  # a transformer's positions are for one size
-        made.pop("size", None)
-    shape = preprocess(every[:1], **made).inputs.shape[1:3]
+        chosen.pop("size", None)
+    shape = preprocess(every[:1], **chosen).inputs.shape[1:3]
     sizes = np.array([np.shape(picture)[:2] for picture in every])
     scaled = int(np.sum(np.any(sizes != shape, axis=1)))
     if not scaled:
-        return made, []
+        return chosen, []
     low, high = (find(sizes, axis=0) for find in (np.min, np.max))
     spread = f"{low[0]}x{low[1]}" + (f" to {high[0]}x{high[1]}" if np.any(low != high) else "")
     to = f"{shape[0]}x{shape[1]}"
-    return made, [f"{scaled:,} of {len(every):,} pictures were scaled or cropped to {to} pixels (from {spread})."]
+    return chosen, [f"{scaled:,} of {len(every):,} pictures were scaled or cropped to {to} pixels (from {spread})."]
 
 
-def _chosen(asked: float | None, wanted: float, most: float) -> tuple[float, str]:
+def _chosen(asked: float | None, usual: float, most: float) -> tuple[float, str]:
     """The length, and in words where it is from."""
     if asked is not None:
         return asked, ""
-    if wanted > most:
+    if usual > most:
         return most, ", the most that the encoder takes"
-    return wanted, f", the {100 * QUANTILE:.0f} percent quantile of the training part"
+    return usual, f", the {100 * QUANTILE:.0f} percent quantile of the training part"
 
 
 def _lost(lengths: Float[np.ndarray, " n"], kept: float, what: str) -> str:

@@ -83,9 +83,9 @@ def prepare(domain: Domain, key: jax.Array) -> Material:
         )
     classes, codes = np.unique(dataset.labelings[main][np.concatenate(parts[:3])], return_inverse=True)
     places = np.cumsum([len(rows) for rows in parts[:3]])[:-1]
-    made = []
+    prepared = []
     for chosen, numbers in zip(taken, np.split(codes.astype(np.int32), places), strict=True):
-        made.append(Part(_inputs(domain, preprocess, options, chosen), numbers, chosen.labelings, chosen.groups))
+        prepared.append(Part(_inputs(domain, preprocess, options, chosen), numbers, chosen.labelings, chosen.groups))
     unlabelled = None
     if domain.pretraining is not None:
         whole = split(dataset, split_key, **choice)  # the same parts before they are thinned
@@ -93,13 +93,16 @@ def prepare(domain: Domain, key: jax.Array) -> Material:
         if len(rows) > domain.unlabelled:
             rows = np.sort(np.asarray(jax.random.permutation(encoder_key, rows))[: domain.unlabelled])
         unlabelled = _inputs(domain, preprocess, options, take(dataset, rows))
-    arrays = [array for part in made for array in (*part.inputs, part.classes)] + list(unlabelled or ())
+    arrays = [array for part in prepared for array in (*part.inputs, part.classes)] + list(unlabelled or ())
     names = tuple(str(name) for name in classes)
-    said: list[Any] = [names, *({name: values.tolist() for name, values in part.labelings.items()} for part in made)]
-    said += [None if part.groups is None else part.groups.tolist() for part in made]
+    said: list[Any] = [
+        names,
+        *({name: values.tolist() for name, values in part.labelings.items()} for part in prepared),
+    ]
+    said += [None if part.groups is None else part.groups.tolist() for part in prepared]
     hashes = [*map(array_hash, arrays), hashlib.sha256(json.dumps(said).encode()).hexdigest()]
     identity = "-".join(digest[:12] for digest in hashes)
-    train, validation, test = made
+    train, validation, test = prepared
     shared = (encoder, dataset.source, parts.left_out, identity, options, tuple(notes))
     return Material(train, validation, test, unlabelled, names, *shared)
 
@@ -132,10 +135,10 @@ def _lacks_config(path: str) -> bool:
 def _inputs(
     domain: Domain, preprocess: Callable[..., Any], options: dict[str, Any], dataset: Dataset
 ) -> tuple[np.ndarray, ...]:
-    made = preprocess(dataset.inputs, **dataset.options, **options)
-    if len(made.inputs) != len(dataset.inputs):
+    result = preprocess(dataset.inputs, **dataset.options, **options)
+    if len(result.inputs) != len(dataset.inputs):
         raise ValueError(
-            f"preprocessing made {len(made.inputs)} inputs of {len(dataset.inputs)} points of {domain.name!r}; they must "
+            f"preprocessing made {len(result.inputs)} inputs of {len(dataset.inputs)} points of {domain.name!r}; they must "
             "be as many. Cut recordings into windows of the encoder's length before."
         )
-    return tuple(array for array in made if array is not None)
+    return tuple(array for array in result if array is not None)

@@ -45,7 +45,7 @@ class Network(NamedTuple):
 
 
 def network_name(row: NetworkRow) -> str:
-    """Its name in folders and figures: "pretrained", "fine-tuned-0"."""
+    """The name of the network in folders and figures: "pretrained", "fine-tuned-0"."""
     return row.network if row.seed is None else f"{row.network}-{row.seed}"
 
 
@@ -87,13 +87,15 @@ def probed(domain: Domain, material: Material, encoder: Encoder, work: Path, *, 
 
     def make(folder: Path) -> None:
         began = time.perf_counter()
-        made = probe(encoder, material.train.inputs, jnp.asarray(material.train.classes), num_classes=number, take=take)
-        save_state(made, folder / STATE)
-        facts = _accuracies(made, material) | {"epochs": 0, "best_epoch": 0}
+        model = probe(
+            encoder, material.train.inputs, jnp.asarray(material.train.classes), num_classes=number, take=take
+        )
+        save_state(model, folder / STATE)
+        facts = _accuracies(model, material) | {"epochs": 0, "best_epoch": 0}
         _finish(folder, facts | {"seconds": time.perf_counter() - began})
 
-    place = kept(work, name, [material.identity, weights_hash(encoder), take], make)
-    return _read(with_classifier(encoder, number, take=take), place, "pretrained", None)
+    step = kept(work, name, [material.identity, weights_hash(encoder), take], make)
+    return _read(with_classifier(encoder, number, take=take), step, "pretrained", None)
 
 
 def fine_tuned(
@@ -115,7 +117,7 @@ def fine_tuned(
             times.append(time.perf_counter())
             progress(f"fine-tuning, seed {seed}")
 
-        found = fine_tune(
+        trained = fine_tune(
             start.encoder,
             material.train.inputs,
             jnp.asarray(material.train.classes),
@@ -129,22 +131,22 @@ def fine_tuned(
             checkpoint=folder / CHECKPOINT,
             progress=after_epoch,
         )
-        save_state(found.model, folder / STATE)
+        save_state(trained.model, folder / STATE)
         facts = {
-            "epochs": len(found.losses),
-            "best_epoch": int(found.best_epoch),
-            "losses": np.asarray(found.losses).tolist(),
-            "validation_losses": np.asarray(found.validation_losses).tolist(),
-            "still_falling": share_of_last(found.start_loss, found.validation_losses.tolist(), domain.epochs),
+            "epochs": len(trained.losses),
+            "best_epoch": int(trained.best_epoch),
+            "losses": np.asarray(trained.losses).tolist(),
+            "validation_losses": np.asarray(trained.validation_losses).tolist(),
+            "still_falling": share_of_last(trained.start_loss, trained.validation_losses.tolist(), domain.epochs),
         }
         seconds = {"seconds": times[-1] - times[0], "epoch_seconds": np.diff(times).tolist()}  # the first compiles
-        facts |= _accuracies(found.model, material)
+        facts |= _accuracies(trained.model, material)
         facts["vanished"] = len(set(start.predicted.tolist()) - set(facts["predicted"]))
         _finish(folder, facts | seconds)
 
     settings = {field: getattr(domain, field) for field in TRAINING}
-    place = kept(work, f"{name}-{seed}", [settings, seed, start.identity, material.identity], make)
-    return _read(start.encoder, place, "fine-tuned", seed)
+    step = kept(work, f"{name}-{seed}", [settings, seed, start.identity, material.identity], make)
+    return _read(start.encoder, step, "fine-tuned", seed)
 
 
 def _accuracies(encoder: Encoder, material: Material) -> dict[str, Any]:
@@ -162,9 +164,9 @@ def _finish(folder: Path, facts: dict[str, Any]) -> None:
     write_file(folder / FACTS, json.dumps(facts, indent=1))  # of which the step keeps the checksum
 
 
-def _read(template: Encoder, place: Path, name: str, seed: int | None) -> Network:
-    encoder = load_state(template, place / STATE)
-    facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
+def _read(template: Encoder, step: Path, name: str, seed: int | None) -> Network:
+    encoder = load_state(template, step / STATE)
+    facts = json.loads((step / FACTS).read_text(encoding="utf-8"))
     fields = {field: facts[field] for field in NetworkRow._fields if field in facts}
     fastest = min(facts.get("epoch_seconds", []), default=math.nan)
     predicted = np.array(facts["predicted"], np.int32)

@@ -36,14 +36,14 @@ class Plan:
         moved: Callable[[str], object] = lambda text: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`moved` is told what was done, after a unit and after a step."""
+        """`moved` is called after each unit and each step, with what was done."""
         self.steps, self.moved, self.clock = dict(steps), moved, clock
         self.left = {name: work.units for name, work in steps.items()}
         self.seconds: dict[str, list[float]] = {}
         self.began = self.before = clock()
 
     def done(self, step: str, text: str = "") -> None:
-        """A unit of the step is done; the time since what was done before is its."""
+        """Record that a unit of the step is done; it took the time since the last record."""
         now = self.clock()
         self.seconds.setdefault(self.steps[step].kind, []).append(now - self.before)
         self.before = now
@@ -51,11 +51,11 @@ class Plan:
         self.moved(text or step)
 
     def of(self, step: str) -> Callable[..., Any]:
-        """What is called after each unit of the step, whatever it is told."""
-        return lambda *told: self.done(step)
+        """A function to call after each unit of the step, with any arguments."""
+        return lambda *_: self.done(step)
 
     def finish(self, step: str) -> None:
-        """The step is over, though it may have stopped early or been found from an earlier run."""
+        """Record that the step is over, though it may have stopped early or been found from an earlier run."""
         self.left[step] = 0
         self.before = self.clock()
         self.moved(step)

@@ -187,7 +187,7 @@ def write_study(study: Study, folder: str | os.PathLike[str]) -> list[Path]:
     study.json is the same whenever the study is run again; what differs, seconds and dates, is in times.json beside it.
     Every table is a CSV file too.
     """
-    place = Path(folder)
+    root = Path(folder)
     tables = {name: getattr(study, name) for name in TABLES}
     times = {
         f"{name}.{field}": [getattr(row, field) for row in rows]
@@ -201,12 +201,12 @@ def write_study(study: Study, folder: str | os.PathLike[str]) -> list[Path]:
     entries = {name: getattr(study, name) for name in ENTRIES}
     entries["provenance"], dates = _parted(study.provenance)
     paths = [
-        write_file(place / FILE, json_of_tables(FORMAT, VERSION, lasting, **entries)),
-        write_file(place / TIMES, json_of_tables("jaxconvex times", VERSION, {}, seconds=times, dates=dates)),
+        write_file(root / FILE, json_of_tables(FORMAT, VERSION, lasting, **entries)),
+        write_file(root / TIMES, json_of_tables("jaxconvex times", VERSION, {}, seconds=times, dates=dates)),
     ]
     for name, kind in TABLES.items():
         if tables[name]:
-            paths.append(write_file(place / f"{name}.csv", csv_text(kind._fields, tables[name])))
+            paths.append(write_file(root / f"{name}.csv", csv_text(kind._fields, tables[name])))
     return paths
 
 
@@ -216,16 +216,16 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     Without times.json the seconds are NaN. Raises ValueError, naming the file and what came, for a file that is no study
     or was cut short; OSError for one that cannot be read.
     """
-    place = Path(path)
-    place = place / FILE if place.is_dir() else place
-    tables, entries = read_tables(place, FORMAT, VERSION, TABLES)
-    has_checksum(place)
+    file = Path(path)
+    file = file / FILE if file.is_dir() else file
+    tables, entries = read_tables(file, FORMAT, VERSION, TABLES)
+    has_checksum(file)
     for name, kind in ENTRIES.items():
         if not isinstance(entries.get(name), kind):
-            raise ValueError(f"{place} must hold {name!r}; got {entries.get(name)!r}. Run the study again.")
+            raise ValueError(f"{file} must hold {name!r}; got {entries.get(name)!r}. Run the study again.")
     known: dict[str, Any] = {name: entries[name] for name in ENTRIES} | {"notes": tuple(entries["notes"])}
-    beside = place.with_name(TIMES)
-    if place.name == FILE and beside.exists():
+    beside = file.with_name(TIMES)
+    if file.name == FILE and beside.exists():
         _, times = read_tables(beside, "jaxconvex times", VERSION, {})
         known["provenance"] |= times["dates"]
         for column, values in times["seconds"].items():

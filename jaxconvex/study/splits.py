@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jaxconvex._internal.checks import positive_integer
-from jaxconvex.study.copies import identical, told, without_copies_across
+from jaxconvex.study.copies import copies_told, identical, without_copies_across
 from jaxconvex.study.datasets.dataset import Dataset
 
 __all__ = ["Parts", "split", "stratified_split"]
@@ -43,7 +43,7 @@ def split(
     balanced: bool = False,
     fewest: int = 20,
 ) -> Parts:
-    """Returns the points to train on, to validate on and to test on; each part has points of every class.
+    """The points to train on, to validate on and to test on; each part has points of every class.
 
     Classes are those of the first labeling. Without groups, every class is divided as the fractions say. With groups, of
     1,000 random assignments of the groups to the parts that one is kept which leaves the most classes (see `classes`)
@@ -111,7 +111,7 @@ def split(
         _thin(rows[(part == i) & taken[codes[rows]]], codes, most[i], balanced, generator, NAMES[i]) for i in range(3)
     )
     named = dict(zip(NAMES, (train, validation, test), strict=True))
-    notes = (told(sets, labels, int(np.sum(part < 0)), named), _groups_told(dataset, named))
+    notes = (copies_told(sets, labels, int(np.sum(part < 0)), named), _groups_told(dataset, named))
     return Parts(train, validation, test, tuple(names[~taken].tolist()), notes)
 
 
@@ -130,7 +130,7 @@ def _groups_told(dataset: Dataset, parts: dict[str, np.ndarray]) -> str:
 def stratified_split(
     labels: Int[Array, " n"], key: Array, *, fractions: tuple[float, ...] = (0.6, 0.1, 0.3)
 ) -> tuple[np.ndarray, ...]:
-    """Returns the indices of the points of each part, ascending; every part has its share of every class.
+    """The indices of the points of each part, ascending; every part has its share of every class.
 
     Args:
         labels: the class of each point, integers or strings.
@@ -169,13 +169,13 @@ def _chosen(classes: int | Sequence[str], names: np.ndarray, counts: np.ndarray)
         number = positive_integer(classes, "classes", most=len(names), why=", the number there is")
         chosen = np.argsort(-counts, kind="stable")[:number]  # names are sorted, so equal counts keep their order
         return np.isin(np.arange(len(names)), chosen)
-    wanted = [classes] if isinstance(classes, str) else list(classes)
-    if missing := [name for name in wanted if name not in set(names.tolist())]:
+    asked = [classes] if isinstance(classes, str) else list(classes)
+    if missing := [name for name in asked if name not in set(names.tolist())]:
         raise ValueError(
             f"classes must be among those of the data; got {', '.join(map(str, missing))}. "
             f"There are {', '.join(map(str, names.tolist()))}."
         )
-    return np.isin(names, wanted)
+    return np.isin(names, asked)
 
 
 def _assign(dataset, codes, rows, sets, key, fractions, least) -> np.ndarray:
@@ -226,7 +226,7 @@ def _assign_groups(groups, codes, generator, shares, least) -> np.ndarray:
         kept = np.all(counts >= least[:, None], axis=0)
         deviation = np.abs(counts / total - shares[:, None])[:, kept].max(initial=0)
         overall = np.abs(counts.sum(axis=1) / sizes.sum() - shares).max()
-        score = (np.sum(~kept), max(deviation, overall))
+        score = (float(np.sum(~kept)), float(max(deviation, overall)))
         if score < best:
             best, assignment = score, tried
     return assignment[group]

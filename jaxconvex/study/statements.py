@@ -40,8 +40,11 @@ def statements(studies: Sequence[Study]) -> tuple[Statement, ...]:
     Source of the claims: Tětková et al., On convex decision regions in deep network representations, 2025.
     """
     kept, _ = pooled(studies)
-    together = [made for claim in CLAIMS for made in claim(kept, "all")] if len(kept) > 1 else []
-    return (*together, *(made for study in studies for claim in CLAIMS for made in claim([study], study.name)))
+    together = [statement for claim in CLAIMS for statement in claim(kept, "all")] if len(kept) > 1 else []
+    return (
+        *together,
+        *(statement for study in studies for claim in CLAIMS for statement in claim([study], study.name)),
+    )
 
 
 def pooled(studies: Sequence[Study]) -> tuple[list[Study], list[Study]]:
@@ -55,7 +58,7 @@ def pooled(studies: Sequence[Study]) -> tuple[list[Study], list[Study]]:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"expected one or more studies, each of another domain; got {names}. Give each domain once.")
     left = [any(name.startswith(f"{other}-") for other in names) for name in names]
-    parts = [[study for study, out in zip(studies, left, strict=True) if out is wanted] for wanted in (False, True)]
+    parts = [[study for study, out in zip(studies, left, strict=True) if out is side] for side in (False, True)]
     return parts[0], parts[1]
 
 
@@ -79,19 +82,21 @@ def missing_parts(studies: Sequence[Study]) -> list[str]:
     return said
 
 
-def paragraphs(made: Sequence[Statement]) -> list[str]:
+def paragraphs(statements: Sequence[Statement]) -> list[str]:
     """A paragraph for each claim: of the domains together if there are several, else of the one."""
-    chosen = [one for one in made if one.domain == "all"] or list(made)
-    groups = list(dict.fromkeys(one.claim.split(":")[0] for one in chosen))
-    return [" ".join(one.text for one in chosen if one.claim.split(":")[0] == group) for group in groups]
-
-
-def write_statements(made: Sequence[Statement], folder: str | os.PathLike[str]) -> list[Path]:
-    """The paths of statements.json and statements.csv, after writing them."""
-    place = Path(folder)
+    chosen = [statement for statement in statements if statement.domain == "all"] or list(statements)
+    groups = list(dict.fromkeys(statement.claim.split(":")[0] for statement in chosen))
     return [
-        write_file(place / "statements.json", json_text(FORMAT, VERSION, made)),
-        write_file(place / "statements.csv", csv_text(Statement._fields, made)),
+        " ".join(statement.text for statement in chosen if statement.claim.split(":")[0] == group) for group in groups
+    ]
+
+
+def write_statements(statements: Sequence[Statement], folder: str | os.PathLike[str]) -> list[Path]:
+    """The paths of statements.json and statements.csv, after writing them."""
+    root = Path(folder)
+    return [
+        write_file(root / "statements.json", json_text(FORMAT, VERSION, statements)),
+        write_file(root / "statements.csv", csv_text(Statement._fields, statements)),
     ]
 
 

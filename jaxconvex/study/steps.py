@@ -38,25 +38,25 @@ def kept(folder: Path, name: str, identity: Any, make: Callable[[Path], object])
     >>> len(calls), (place / "score").read_text()
     (2, '1')
     """
-    place = folder / f"{name}-{identity_hash(identity)}"
-    if found(place / FILES, _check) is None:
-        part = place.with_name(place.name + ".part")
-        if place.exists():
+    step = folder / f"{name}-{identity_hash(identity)}"
+    if found(step / FILES, _check) is None:
+        part = step.with_name(step.name + ".part")
+        if step.exists():
             shutil.rmtree(part, ignore_errors=True)
-            os.replace(place, part)
+            os.replace(step, part)
         part.mkdir(parents=True, exist_ok=True)
         make(part)
-        _list_files(part, place.name)
-        os.replace(part, place)
-    return place
+        _list_files(part, step.name)
+        os.replace(part, step)
+    return step
 
 
-def _list_files(place: Path, name: str) -> None:
-    (place / FILES).unlink(missing_ok=True)
-    for folder in (place, *(path for path in place.rglob("*") if path.is_dir())):
+def _list_files(step: Path, name: str) -> None:
+    (step / FILES).unlink(missing_ok=True)
+    for folder in (step, *(path for path in step.rglob("*") if path.is_dir())):
         sweep(folder)
-    files = {str(path.relative_to(place)): _file_hash(path) for path in sorted(place.rglob("*")) if path.is_file()}
-    write_file(place / FILES, json_of_tables("jaxconvex step", VERSION, {}, step=name, files=files))
+    files = {str(path.relative_to(step)): _file_hash(path) for path in sorted(step.rglob("*")) if path.is_file()}
+    write_file(step / FILES, json_of_tables("jaxconvex step", VERSION, {}, step=name, files=files))
 
 
 def _check(path: Path) -> bool:
@@ -84,7 +84,7 @@ def identity_hash(identity: Any) -> str:
 def kept_rows(folder: Path, name: str, identity: Any, row_type: Any, make: Callable[[], Sequence[Any]]) -> list[Any]:
     """The rows (NamedTuples of `row_type`) that `make()` returned, now or in an earlier call: see `kept`."""
 
-    def write(place: Path) -> None:
-        write_file(place / ROWS, json_text(FORMAT, VERSION, list(make())))
+    def write(step: Path) -> None:
+        write_file(step / ROWS, json_text(FORMAT, VERSION, list(make())))
 
     return list(read_json(kept(folder, name, identity, write) / ROWS, FORMAT, VERSION, row_type)[0])

@@ -36,14 +36,14 @@ class Block(nnx.Module):
         self.hidden_output = nnx.Linear(hidden_width, width, rngs=rngs)
 
     def attend(self, h: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
-        """Returns what each token gathers from all tokens of its input."""
+        """What each token gathers from all tokens of its input."""
         batch, tokens, width = h.shape
         heads = self.query_key_value(h).reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
         gathered = jax.nn.dot_product_attention(heads[:, :, 0], heads[:, :, 1], heads[:, :, 2])
         return self.attention_output(gathered.reshape(h.shape))
 
     def __call__(self, h: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
-        """Returns the tokens after the block."""
+        """The tokens after the block."""
         h = h + self.attend(self.attention_norm(h))
         return h + self.hidden_output(jax.nn.gelu(self.hidden(self.hidden_norm(h))))
 
@@ -115,7 +115,7 @@ class VisionTransformer(nnx.Module):
         self.classifier = nnx.Linear(width, num_classes, rngs=rngs)
 
     def patches(self, images: Float[Array, "b s s c"]) -> Float[Array, "b p q"]:
-        """Returns the images cut in p patches of q values, row by row.
+        """The images cut in p patches of q values, row by row.
 
         Raises:
             ValueError: if the images are not of the shape that the model was made for.
@@ -131,7 +131,7 @@ class VisionTransformer(nnx.Module):
         return cut.swapaxes(2, 3).reshape(-1, self.num_patches, self.patch_size**2 * channels)
 
     def embed(self, images: Float[Array, "b s s c"], masked: Bool[Array, "b p"] | None = None) -> Float[Array, "b t w"]:
-        """Returns state 0: the class token, then one token a patch.
+        """State 0: the class token, then one token a patch.
 
         A masked patch becomes a token of its position alone. That is as general as a learnt mask token, which the
         positions absorb.
@@ -143,19 +143,19 @@ class VisionTransformer(nnx.Module):
         return jnp.concatenate([class_tokens, h + self.positions[...]], axis=1)
 
     def block(self, i: int, h: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
-        """Returns state i + 1 from state i, for i from 0 to depth - 1."""
+        """State i + 1 from state i, for i from 0 to depth - 1."""
         return self.blocks[i](h)
 
     def pool(self, h: Float[Array, "b t w"]) -> Float[Array, "b w"]:
-        """Returns what the classifier reads of the last state: the class token, normalised."""
+        """What the classifier reads of the last state: the class token, normalised."""
         return self.norm(h[:, 0])
 
     def head(self, h: Float[Array, "b t w"]) -> Float[Array, "b c"]:
-        """Returns the logits from the last state: the class token, normalised, through a linear map."""
+        """The logits from the last state: the class token, normalised, through a linear map."""
         return self.classifier(self.pool(h))
 
     def hidden_states(self, images: Float[Array, "b s s c"]) -> OrderedDict[str, Float[Array, "b t w"]]:
-        """Returns every state by name, in order: "embedding", "block 1", ...; the order survives `jax.jit`."""
+        """Every state by name, in order: "embedding", "block 1", ...; the order survives `jax.jit`."""
         h = self.embed(images)
         states = OrderedDict(embedding=h)
         for i in range(self.depth):
@@ -164,7 +164,7 @@ class VisionTransformer(nnx.Module):
         return states
 
     def last_state(self, i: int, h: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
-        """Returns the last state from state i, for i from 0 to depth.
+        """The last state from state i, for i from 0 to depth.
 
         Raises:
             ValueError: if there is no state i.
@@ -176,9 +176,9 @@ class VisionTransformer(nnx.Module):
         return h
 
     def run_from(self, i: int, h: Float[Array, "b t w"]) -> Float[Array, "b c"]:
-        """Returns the logits from state i, for i from 0 to depth: the rest of the network, at last the head alone."""
+        """The logits from state i, for i from 0 to depth: the rest of the network, at last the head alone."""
         return self.head(self.last_state(i, h))
 
     def __call__(self, images: Float[Array, "b s s c"]) -> Float[Array, "b c"]:
-        """Returns the logits of images."""
+        """The logits of images."""
         return self.run_from(0, self.embed(images))

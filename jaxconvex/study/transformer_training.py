@@ -34,7 +34,7 @@ def pretrain(
     learning_rate: float = 3e-3,
     progress: Progress | None = None,
 ) -> Pretrained:
-    """Returns the model after training without labels: images with half their patches masked are to be completed.
+    """The model after training without labels: images with half their patches masked are to be completed.
 
     The loss is the mean squared error of all pixels, predicted by a linear decoder from the normalised class token
     alone: what describes the whole image then gathers in the token that the head reads. The decoder is not kept.
@@ -70,7 +70,7 @@ def pretrain(
 def probe(
     model: VisionTransformer, images: Float[Array, "n s s c"], labels: Int[Array, " n"], *, penalty: float = 1e-3
 ) -> VisionTransformer:
-    """Returns the model with the classifier of its head fitted by `softmax_regression`, all else frozen.
+    """The model with the classifier of its head fitted by `softmax_regression`, all else frozen.
 
     Args:
         model: the network whose normalised class token is the features.
@@ -83,8 +83,8 @@ def probe(
     """
     num_classes = model.classifier.out_features
     labels = as_classes(labels, as_inputs(images), num_classes, "labels")
-    found = jnp.asarray(features(_features, model, images, batch_size=512))
-    kernel, bias = softmax_regression(found, labels, num_classes=num_classes, penalty=penalty)
+    pooled = jnp.asarray(features(_features, model, images, batch_size=512))
+    kernel, bias = softmax_regression(pooled, labels, num_classes=num_classes, penalty=penalty)
     probed = nnx.clone(model)
     nnx.update(probed.classifier, {"kernel": kernel, "bias": bias})
     return probed

@@ -336,12 +336,12 @@ def _read(path: Any, i: int) -> tuple[np.ndarray, int]:
         raise missing("soundfile") from error
     try:
         with soundfile.SoundFile(path) as file:
-            samples, told = file.read(always_2d=True), file.frames
+            samples, declared = file.read(always_2d=True), file.frames
             rate, notes = file.samplerate, file.extra_info
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # the last for formats without a header
         raise ValueError(f"item {i}, {path}, cannot be read as sound: {error}") from error
     cut = [int(size) for size in DECLARED.findall(notes)]
-    if len(samples) < told or any(size < STREAMED for size in cut):
+    if len(samples) < declared or any(size < STREAMED for size in cut):
         raise ValueError(
             f"item {i}, {path}, ends before the length that it tells: it was cut. Fetch or record it again."
         )

@@ -291,8 +291,8 @@ def _pixels(image: Any, settings: ImageSettings) -> UInt8[np.ndarray, "h w 3"]:
 
 def _centre(pixels: UInt8[np.ndarray, "h w 3"], crop: tuple[int, int]) -> UInt8[np.ndarray, "a b 3"]:
     """The centre of an image, with black around it where the image is too small."""
-    short = [max(wanted - side, 0) for wanted, side in zip(crop, pixels.shape, strict=False)]
+    short = [max(target - side, 0) for target, side in zip(crop, pixels.shape, strict=False)]
     if any(short):
         pixels = np.pad(pixels, [*((n - n // 2, n // 2) for n in short), (0, 0)])
-    top, left = ((side - wanted) // 2 for wanted, side in zip(crop, pixels.shape, strict=False))
+    top, left = ((side - target) // 2 for target, side in zip(crop, pixels.shape, strict=False))
     return pixels[top : top + crop[0], left : left + crop[1]]

@@ -33,7 +33,7 @@ def read(folder: Path | None, key: str) -> dict[str, Any]:
 
 
 def refuse_others(settings: dict[str, Any], known: Iterable[str], what: str) -> None:
-    """Raises ValueError if a file has settings that are not known here and not switched off."""
+    """Raise ValueError if a file has settings that are not known here and not switched off."""
     others = {key: value for key, value in settings.items() if key not in known and value not in (None, False)}
     if others:
         raise ValueError(
@@ -43,16 +43,16 @@ def refuse_others(settings: dict[str, Any], known: Iterable[str], what: str) -> 
         )
 
 
-def as_items(items: Any, one: str) -> list[Any]:
+def as_items(items: Any, noun: str) -> list[Any]:
     """The items of a batch as a list. Raises ValueError for a single item, for what is no sequence, and for none at all."""
     if isinstance(items, (str, bytes, dict, Path)) or not isinstance(items, Iterable):
         raise ValueError(
-            f"items must be a list with one {one} each; got {type(items).__name__}. Put a single one in a list."
+            f"items must be a list with one {noun} each; got {type(items).__name__}. Put a single one in a list."
         )
-    found = list(items)
-    if not found:
-        raise ValueError(f"items must hold at least one {one}; got none.")
-    return found
+    batch = list(items)
+    if not batch:
+        raise ValueError(f"items must hold at least one {noun}; got none.")
+    return batch
 
 
 def as_array(item: Any, i: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def as_array(item: Any, i: int) -> np.ndarray:
 
 
 def check_like(said: dict[str, Any], usual: dict[str, Any], what: str) -> None:
-    """Raises ValueError if a setting of a file is no bool or number where its usual value is a bool or a float."""
+    """Raise ValueError if a setting of a file is no bool or number where its usual value is a bool or a float."""
     for key, value in said.items():
         like = usual.get(key)
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -105,7 +105,7 @@ def _interpolated(windows: Float[np.ndarray, "w t 3"], length: int) -> Float[np.
     before = windows.shape[1]
     if before == length:
         return windows
-    place = np.linspace(0, before - 1, length)
-    left = np.minimum(place.astype(int), before - 2)
-    share = (place - left)[:, None]
+    position = np.linspace(0, before - 1, length)
+    left = np.minimum(position.astype(int), before - 2)
+    share = (position - left)[:, None]
     return (1 - share) * windows[:, left] + share * windows[:, left + 1]

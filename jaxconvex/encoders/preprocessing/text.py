@@ -105,10 +105,10 @@ def text_settings(folder: Path | None, model_type: str, config: dict[str, Any]) 
     tokenizer_config.json (do_lower_case, strip_accents, tokenize_chinese_chars, add_prefix_space, the sides of truncation
     and padding) hold for all of them.
     """
-    found = None if folder is None else read_tokenizer(folder, model_type, config)
-    if found is None:
+    contents = None if folder is None else read_tokenizer(folder, model_type, config)
+    if contents is None:
         return None
-    tokenizer, said = found
+    tokenizer, said = contents
     pad = None if said["pad_token"] is None else tokenizer.token_to_id(said["pad_token"])
     pad = config.get("pad_token_id") if pad is None else pad
     if pad is None:

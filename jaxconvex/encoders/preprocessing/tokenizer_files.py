@@ -66,11 +66,11 @@ def read_tokenizer(folder: Path, model_type: str, config: Mapping[str, Any]) -> 
     needed = ("vocab.txt",) if kind in WORD_PIECE else ("vocab.json", "merges.txt") if kind in BYTE_LEVEL else ()
     file = read_json(folder / "tokenizer.json")
     if file is None and not (needed and all((folder / part).is_file() for part in needed)):
-        found = [path.name for path in sorted(folder.iterdir())] if folder.is_dir() else []
-        if any(part.endswith(".model") for part in found):
+        names = [path.name for path in sorted(folder.iterdir())] if folder.is_dir() else []
+        if any(part.endswith(".model") for part in names):
             raise ValueError(f"{folder} holds a SentencePiece model only, which is not read here. {ADVICE}")
-        if found_here := [part for part in found if part in ("vocab.txt", "vocab.json", "merges.txt")]:
-            raise ValueError(f"a {name} cannot be built from {', '.join(found_here)} here. {ADVICE}")
+        if pieces := [part for part in names if part in ("vocab.txt", "vocab.json", "merges.txt")]:
+            raise ValueError(f"a {name} cannot be built from {', '.join(pieces)} here. {ADVICE}")
         return None
     if kind not in (*WORD_PIECE, *BYTE_LEVEL, *WHOLE):
         raise ValueError(f"a {name} cannot be built here. {ADVICE}")
@@ -169,14 +169,14 @@ def _frame(tokenizer: Any, tokens: Tokens) -> tuple[str, str]:
     """The tokens around a text. The vocabulary has them, or some file names them, and they are added to it."""
     known = tokenizer.get_vocab().keys() | {token.content for token in tokens.declared.values()}
     first, last = (tokens.named[part].content if part in tokens.named else None for part in ("cls_token", "sep_token"))
-    told = {token.content for part, token in tokens.named.items() if part not in tokens.usual}
-    if first is None or last is None or not {first, last} <= known | told:
+    named = {token.content for part, token in tokens.named.items() if part not in tokens.usual}
+    if first is None or last is None or not {first, last} <= known | named:
         raise ValueError(f"the vocabulary must hold the special tokens {first!r} and {last!r}; one of them is missing.")
     return first, last
 
 
 def _surround(tokenizer: Any, first: str, last: str, kind: str, prefix: bool) -> None:
-    """Sets what is added around a text: [CLS] text [SEP], or <s> text </s>."""
+    """Set what is added around a text: [CLS] text [SEP], or <s> text </s>."""
     from tokenizers import processors
 
     ids = [tokenizer.token_to_id(token) for token in (first, last)]
@@ -255,7 +255,7 @@ def _content(value: Any) -> str:
 
 
 def _add(tokenizer: Any, tokens: Tokens, folder: Path) -> None:
-    """Tells the tokenizer which tokens are found whole in a text; those that its vocabulary lacks get the next numbers."""
+    """Tell the tokenizer which tokens are found whole in a text; those that its vocabulary lacks get the next numbers."""
     there = tokenizer.get_added_tokens_decoder().values()
     unchanged = {repr(token) for token in there}
     adding = [token for _, token in sorted(tokens.declared.items()) if repr(token) not in unchanged]

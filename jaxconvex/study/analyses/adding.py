@@ -79,7 +79,7 @@ def what_convexity_adds(
     for row in measures:
         if row.network == network and row.label is not None:
             values.setdefault(row.measure, {}).setdefault(row.label, []).append(row.value)
-    found = []
+    rows = []
     for measure, of_class in values.items():
         classes = [label for label in of_class if label in convexity and label in recall]
         triples = [[convexity[label], recall[label], np.mean(of_class[label])] for label in classes]
@@ -88,7 +88,7 @@ def what_convexity_adds(
         margin = z / np.sqrt(n - 4) if n > 4 else float("nan")
         with np.errstate(divide="ignore"):
             lower, upper = np.tanh(np.arctanh(r) + np.array([-margin, margin]))
-        found.append(
+        rows.append(
             Beside(
                 measure,
                 pearson(measured, recalled).coefficient,
@@ -100,12 +100,12 @@ def what_convexity_adds(
                 n,
             )
         )
-    return found
+    return rows
 
 
 def _complete(*series: ArrayLike) -> list[np.ndarray]:
-    values = [np.asarray(one, np.float64) for one in series]
-    if len({one.shape for one in values}) > 1 or values[0].ndim != 1:
-        raise ValueError(f"the series must have one length; got shapes {[one.shape for one in values]}.")
+    values = [np.asarray(array, np.float64) for array in series]
+    if len({array.shape for array in values}) > 1 or values[0].ndim != 1:
+        raise ValueError(f"the series must have one length; got shapes {[array.shape for array in values]}.")
     complete = ~np.any(np.isnan(values), axis=0)
-    return [one[complete] for one in values]
+    return [array[complete] for array in values]

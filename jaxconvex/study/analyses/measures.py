@@ -196,25 +196,25 @@ def simple_measures(
     known = [
         encode(labels, name=name) for labels, name in ((train_labels, "train_labels"), (test_labels, "test_labels"))
     ]
-    if len({type(name) for one in known for name in one.classes}) > 1:
+    if len({type(name) for labeling in known for name in labeling.classes}) > 1:
         raise ValueError(
             "train_labels and test_labels must name classes alike; got strings in one, numbers in the other."
         )
-    classes = tuple(sorted({name for one in known for name in one.classes}))
+    classes = tuple(sorted({name for labeling in known for name in labeling.classes}))
     for_training, truth = (encode(labels, classes=classes) for labels in (train_labels, test_labels))
     trained, tested = for_training.codes >= 0, truth.codes >= 0
     codes, truth = for_training.codes[trained], truth._replace(codes=truth.codes[tested])
     rows: list[MeasureRow] = []
     for index, name in enumerate(test):
         x, points = (_rows(layers[name], name, kept) for layers, kept in ((train, trained), (test, tested)))
-        found: dict[str, dict[int | str | None, float]] = {
+        results: dict[str, dict[int | str | None, float]] = {
             "linear probe accuracy": _accuracies(truth, linear_probe(x, codes, points, len(classes))),
             "k-NN accuracy": _accuracies(truth, nearest_neighbour_vote(x, codes, points, len(classes), k=k)),
             "silhouette": _means(truth, silhouette(points, truth.codes)),
             "neural collapse NC1": {None: neural_collapse(points, truth.codes)},
             "hubness": {None: hubness(knn_graph(jnp.asarray(points), k=k))},
         }
-        for measure, values in found.items():
+        for measure, values in results.items():
             rows += [MeasureRow(measure, network, seed, name, index, label, value) for label, value in values.items()]
         if progress is not None:
             progress(index + 1, len(test))
@@ -283,8 +283,10 @@ def _rows(layer: Any, name: str, kept: np.ndarray) -> Float[np.ndarray, "n d"]:
 def _accuracies(truth: Labeling, predicted: np.ndarray) -> dict[int | str | None, float]:
     """The accuracy of all points, and the recall of each class that has some."""
     recalls = recall(truth, truth._replace(codes=predicted))
-    found: dict[int | str | None, float] = {None: float(np.mean(truth.codes == predicted))}
-    return found | {c: float(value) for c, value in zip(truth.classes, recalls, strict=True) if not np.isnan(value)}
+    accuracies: dict[int | str | None, float] = {None: float(np.mean(truth.codes == predicted))}
+    return accuracies | {
+        c: float(value) for c, value in zip(truth.classes, recalls, strict=True) if not np.isnan(value)
+    }
 
 
 def _means(truth: Labeling, values: np.ndarray) -> dict[int | str | None, float]:

@@ -122,7 +122,7 @@ def reparametrizations(
             changed = change(x, jax.random.fold_in(layer_key, number))
             scores = macro_scores(knn_graph(jnp.asarray(changed), k=k, metric=metric), encoded, key)
             common = ("reparametrization", variant, network, seed)
-            rows += [VariantRow(*common, one, name, index, score, len(x)) for one, score in scores.items()]
+            rows += [VariantRow(*common, labeling, name, index, score, len(x)) for labeling, score in scores.items()]
         if progress is not None:
             progress(index + 1, len(layers))
     return rows

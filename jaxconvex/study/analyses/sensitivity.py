@@ -59,7 +59,7 @@ def sensitivity(
     ['none', 'k = 5', 'k = 10', 'k = 20', 'cosine', 'mutual', 'half the points', 'a quarter of the points']
     """
     encoded = encode_all(labelings, None, background=None, classes=None)
-    main = next((one for name, one in encoded.items() if name != "predicted"), next(iter(encoded.values())))
+    main = next((labeling for name, labeling in encoded.items() if name != "predicted"), next(iter(encoded.values())))
     n = len(main.codes)
     missing = left_out(n, k=k)
     widths = {f"k = {width}": width for width in NEIGHBOURS if f"k = {width}" not in missing}
@@ -73,21 +73,23 @@ def sensitivity(
         x = as_features(layers[name], name, encoded, k)
         nearest = knn_graph(jnp.asarray(x), k=room, metric=metric)
         of_width = {width: macro_scores(_first(nearest, width, room), encoded, key) for width in {k, *widths.values()}}
-        found = {"none": of_width[k]} | {variant: of_width[width] for variant, width in widths.items()}
+        by_variant = {"none": of_width[k]} | {variant: of_width[width] for variant, width in widths.items()}
         if other == "cosine" and not np.all(np.any(x != 0, axis=1)):
-            found[other] = dict.fromkeys(encoded, float("nan"))
+            by_variant[other] = dict.fromkeys(encoded, float("nan"))
         else:
-            found[other] = macro_scores(_first(knn_graph(jnp.asarray(x), k=k, metric=other), k, room), encoded, key)
-        found["mutual"] = macro_scores(_first(nearest, k, room), encoded, key, mode="mutual")
+            by_variant[other] = macro_scores(
+                _first(knn_graph(jnp.asarray(x), k=k, metric=other), k, room), encoded, key
+            )
+        by_variant["mutual"] = macro_scores(_first(nearest, k, room), encoded, key, mode="mutual")
         for variant, chosen in samples.items():
-            found[variant] = macro_scores(
+            by_variant[variant] = macro_scores(
                 knn_graph(jnp.asarray(x[chosen]), k=k, metric=metric), _of_points(encoded, chosen), key
             )
         sizes = {variant: len(chosen) for variant, chosen in samples.items()}
-        for variant, scores in found.items():
+        for variant, scores in by_variant.items():
             common = ("sensitivity", variant, network, seed)
             size = sizes.get(variant, n)
-            rows += [VariantRow(*common, one, name, index, score, size) for one, score in scores.items()]
+            rows += [VariantRow(*common, labeling, name, index, score, size) for labeling, score in scores.items()]
         if progress is not None:
             progress(index + 1, len(layers))
     return rows
@@ -114,4 +116,4 @@ def _first(graph: KNNGraph, k: int, room: int) -> KNNGraph:
 
 
 def _of_points(labelings: Mapping[str, Labeling], chosen: Int[np.ndarray, " m"]) -> dict[str, Labeling]:
-    return {name: one._replace(codes=one.codes[chosen]) for name, one in labelings.items()}
+    return {name: labeling._replace(codes=labeling.codes[chosen]) for name, labeling in labelings.items()}

@@ -61,7 +61,7 @@ def summary(rows: Sequence[VariantRow]) -> list[Summary]:
     for row in rows:
         seeds = profiles.setdefault((row.question, row.variant, row.labeling, row.network), {})
         seeds.setdefault(row.seed, {})[row.layer_index] = row.score
-    found = []
+    summaries = []
     for (question, variant, labeling, network), seeds in profiles.items():
         usual = profiles.get((question, "none", labeling, network), {})
         pairs = [_beside(profile, usual.get(seed, {})) for seed, profile in seeds.items()]
@@ -72,7 +72,7 @@ def summary(rows: Sequence[VariantRow]) -> list[Summary]:
         if network != "pretrained" and before:
             after, start = _beside(_mean_profile(seeds), _mean_profile(before))
             raised, change = int(np.sum(after > start)), _mean(after - start)
-        found.append(
+        summaries.append(
             Summary(
                 question,
                 variant,
@@ -86,10 +86,11 @@ def summary(rows: Sequence[VariantRow]) -> list[Summary]:
                 mean_change=change,
             )
         )
-    return found
+    return summaries
 
 
 def as_features(x: Any, name: str, labelings: Mapping[str, Labeling], k: int) -> Points:
+    """The features of a layer in float32. Raises ValueError where they do not fit the labels, or k the points."""
     points = np.asarray(as_points(x, f"layer {name!r}"), np.float32)
     n = len(next(iter(labelings.values())).codes)
     if len(points) != n:
@@ -102,9 +103,11 @@ def macro_scores(
     graph: KNNGraph, labelings: Mapping[str, Labeling], key: PRNGKeyArray, *, mode: str = "union"
 ) -> dict[str, float]:
     """The macro score of each labeling; all share the paths."""
-    codes = [one.codes for one in labelings.values()]
-    found = packed_scores(pack(graph, mode=mode), codes, [len(one.classes) for one in labelings.values()], key=key)
-    return {name: float(score.macro) for name, score in zip(labelings, found, strict=True)}
+    codes = [labeling.codes for labeling in labelings.values()]
+    scores = packed_scores(
+        pack(graph, mode=mode), codes, [len(labeling.classes) for labeling in labelings.values()], key=key
+    )
+    return {name: float(score.macro) for name, score in zip(labelings, scores, strict=True)}
 
 
 def _beside(profile: Mapping[int, float], other: Mapping[int, float]) -> Float[np.ndarray, "2 l"]:

@@ -18,8 +18,8 @@ from jaxconvex.study.claims.words import (
     named,
     over_domains,
     points,
+    shortened,
     sign,
-    some,
     spot,
     true_labels,
     where,
@@ -41,44 +41,44 @@ def above_null(studies: Sequence[Study], domain: str) -> list[Statement]:
     It holds where every layer's interval lies above the null's upper end, and does not where a layer's interval lies below
     the null's mean. The p-values are said beside it: with few permutations none can be small after the correction.
     """
-    found: list[tuple[Study, ScoreRow, float]] = []
+    layers: list[tuple[Study, ScoreRow, float]] = []
     for study in studies:
         failed = failed_seeds(study)
         rows = [row for row in macro_rows(study, "graph") if math.isfinite(row.score) and math.isfinite(row.null_upper)]
         rows = [row for row in rows if row.network == "pretrained" or row.seed not in failed]
         for network in dict.fromkeys((row.network, row.seed) for row in rows):
             mine = [row for row in rows if (row.network, row.seed) == network]
-            found += zip([study] * len(mine), mine, holm([row.p_value for row in mine]).tolist(), strict=True)
-    if not found:
+            layers += zip([study] * len(mine), mine, holm([row.p_value for row in mine]).tolist(), strict=True)
+    if not layers:
         return []
-    above = [row.score > row.null_upper for _, row, _ in found]
-    clear = [p < LEVEL for _, _, p in found]
-    study, weakest, _ = min(found, key=lambda one: one[1].score - one[1].null_mean)
+    above = [row.score > row.null_upper for _, row, _ in layers]
+    clear = [p < LEVEL for _, _, p in layers]
+    study, weakest, _ = min(layers, key=lambda entry: entry[1].score - entry[1].null_mean)
     estimate, lower, upper = (value - weakest.null_mean for value in (weakest.score, weakest.lower, weakest.upper))
     holds = None
-    if all(row.lower > row.null_upper for _, row, _ in found):
+    if all(row.lower > row.null_upper for _, row, _ in layers):
         holds = True
-    elif any(row.upper < row.null_mean for _, row, _ in found):
+    elif any(row.upper < row.null_mean for _, row, _ in layers):
         holds = False
-    listed = [spot(other, row, domain) for (other, row, _), fine in zip(found, above, strict=True) if not fine]
+    listed = [spot(other, row, domain) for (other, row, _), fine in zip(layers, above, strict=True) if not fine]
     failing = [
         f"{spot(other, row, domain)} (p = {p:.2g})"
-        for (other, row, p), fine in zip(found, clear, strict=True)
+        for (other, row, p), fine in zip(layers, clear, strict=True)
         if not fine
     ]
-    number = len({other.name for other, _, _ in found})
+    number = len({other.name for other, _, _ in layers})
     text = (
         f"{where(number, domain)} graph convexity is above the upper end of the permutation null in {sum(above)} of "
-        f"{len(found)} layers (each network counted by itself). The closest, {spot(study, weakest, domain)}, is "
+        f"{len(layers)} layers (each network counted by itself). The closest, {spot(study, weakest, domain)}, is "
         f"{points(estimate)} points from the null's mean {ends(lower, upper)}. With Holm's correction over the layers "
-        f"of a network, p is below {LEVEL} in {sum(clear)} of {len(found)} (largest {max(p for *_, p in found):.2g})."
+        f"of a network, p is below {LEVEL} in {sum(clear)} of {len(layers)} (largest {max(p for *_, p in layers):.2g})."
     )
-    text += f" Not above: {some(listed)}." if listed else ""
-    unclear = [(other, row) for (other, row, _), fine in zip(found, clear, strict=True) if not fine]
+    text += f" Not above: {shortened(listed)}." if listed else ""
+    unclear = [(other, row) for (other, row, _), fine in zip(layers, clear, strict=True) if not fine]
     if unclear and all(_smallest(other, row) for other, row in unclear):
         text += " The permutations are too few for a smaller p: of the others none reached the layer's score."
     elif failing:
-        text += f" Not significant: {some(failing)}."
+        text += f" Not significant: {shortened(failing)}."
     text += " The paper found convexity above chance everywhere; here it is not." if holds is False else ""
     return [Statement("above the null", text, estimate, lower, upper, holds, domain)]
 
@@ -117,14 +117,14 @@ def raised(studies: Sequence[Study], domain: str) -> list[Statement]:
     Its interval is as wide as the layers' own on average, that is, their errors are taken as wholly correlated; the
     layers' own hold the sampling of test points and of seeds. Those of domains are independent.
     """
-    made = []
+    statements = []
     for kind in KINDS:
         parts = [rows for study in studies if (rows := change_rows(study, kind))]
         names = [study.name for study in studies if change_rows(study, kind)]
         if not parts:
             continue
-        found = [(mean(row.difference for row in rows), mean(map(half_width, rows))) for rows in parts]
-        estimate, lower, upper = over_domains(found)
+        changes = [(mean(row.difference for row in rows), mean(map(half_width, rows))) for rows in parts]
+        estimate, lower, upper = over_domains(changes)
         rows = [row for part in parts for row in part]
         higher, lowered = sum(row.lower > 0 for row in rows), sum(row.upper < 0 for row in rows)
         text = (
@@ -134,12 +134,12 @@ def raised(studies: Sequence[Study], domain: str) -> list[Statement]:
         )
         holds = sign(lower, upper)
         if domain == "all":
-            text += f" {by_domain(names, found)}"
+            text += f" {by_domain(names, changes)}"
         text += contrast(holds, "The paper found that fine-tuning raises it; here it falls.")
         claim = f"raised by fine-tuning: {kind}"
-        made.append(Statement(claim, text, estimate, lower, upper, holds, domain))
-        made += _parts(studies, domain, kind, claim, holds)
-    return made
+        statements.append(Statement(claim, text, estimate, lower, upper, holds, domain))
+        statements += _parts(studies, domain, kind, claim, holds)
+    return statements
 
 
 def _parts(studies: Sequence[Study], domain: str, kind: str, claim: str, whole: bool | None) -> list[Statement]:
@@ -149,26 +149,26 @@ def _parts(studies: Sequence[Study], domain: str, kind: str, claim: str, whole: 
         "layers only": "and that of the layers, with the labels of after, {} points {}.",
         "true labels": "By true labels {} convexity changes by {} points {}.",
     }
-    made = []
+    statements = []
     for part, text in words.items():
         of_part = {"labels only": LABELS_ONLY, "layers only": LAYERS_ONLY}
         rows = [change_rows(study, kind, of_part.get(part) or true_labels(study)) for study in studies]
-        found = [(mean(row.difference for row in own), mean(map(half_width, own))) for own in rows if own]
-        if not found:
+        changes = [(mean(row.difference for row in own), mean(map(half_width, own))) for own in rows if own]
+        if not changes:
             continue
-        estimate, lower, upper = over_domains(found)
+        estimate, lower, upper = over_domains(changes)
         holds = sign(lower, upper)
         shown = (points(estimate), ends(lower, upper))
         said = text.format(*(shown if part != "true labels" else (named(kind), *shown)))
         if part != "labels only" and whole is True and holds is not True:
             said += " So a rise of the layers themselves is not shown."
-        made.append(Statement(f"{claim}, {part}", said, estimate, lower, upper, holds, domain))
-    return made
+        statements.append(Statement(f"{claim}, {part}", said, estimate, lower, upper, holds, domain))
+    return statements
 
 
 def labels_not_trained_for(studies: Sequence[Study], domain: str) -> list[Statement]:
     """By how much fine-tuning changes the convexity of the data's other labels, of one domain; the paper claims nothing."""
-    made = []
+    statements = []
     for study in studies if domain != "all" else ():
         for labeling in list(study.domain["labelings"])[1:]:
             for kind in KINDS:
@@ -182,8 +182,8 @@ def labels_not_trained_for(studies: Sequence[Study], domain: str) -> list[Statem
                         f"changes by {points(estimate)} points on average over layers {ends(lower, upper)}."
                     )
                     claim = f"labels not trained for: {labeling}, {kind}"
-                    made.append(Statement(claim, text, estimate, lower, upper, sign(lower, upper), domain))
-    return made
+                    statements.append(Statement(claim, text, estimate, lower, upper, sign(lower, upper), domain))
+    return statements
 
 
 def most_in_late_layers(studies: Sequence[Study], domain: str) -> list[Statement]:
@@ -191,9 +191,9 @@ def most_in_late_layers(studies: Sequence[Study], domain: str) -> list[Statement
 
     Errors are taken as wholly correlated within a half and as independent between the halves.
     """
-    made = []
+    statements = []
     for kind in KINDS:
-        found, names = [], []
+        differences, names = [], []
         for study in studies:
             rows = sorted(change_rows(study, kind), key=lambda row: row.layer_index)
             half = len(rows) // 2
@@ -201,17 +201,17 @@ def most_in_late_layers(studies: Sequence[Study], domain: str) -> list[Statement
                 early, late = rows[:half], rows[-half:]
                 difference = mean(row.difference for row in late) - mean(row.difference for row in early)
                 names.append(study.name)
-                found.append((difference, math.hypot(mean(map(half_width, late)), mean(map(half_width, early)))))
-        if not found:
+                differences.append((difference, math.hypot(mean(map(half_width, late)), mean(map(half_width, early)))))
+        if not differences:
             continue
-        estimate, lower, upper = over_domains(found)
+        estimate, lower, upper = over_domains(differences)
         holds = sign(lower, upper)
         text = (
-            f"{where(len(found), domain)} the later half of the layers changes in {named(kind)} convexity by "
+            f"{where(len(differences), domain)} the later half of the layers changes in {named(kind)} convexity by "
             f"{points(estimate)} points more than the earlier half {ends(lower, upper)}."
         )
         if domain == "all":
-            text += f" {by_domain(names, found)}"
+            text += f" {by_domain(names, differences)}"
         text += contrast(holds, "The paper found the rise mostly in late layers; here it is larger in early ones.")
-        made.append(Statement(f"most in late layers: {kind}", text, estimate, lower, upper, holds, domain))
-    return made
+        statements.append(Statement(f"most in late layers: {kind}", text, estimate, lower, upper, holds, domain))
+    return statements

@@ -23,7 +23,7 @@ def pruned(studies: Sequence[Study], domain: str) -> list[Statement]:
 
     The interval is Student's over seeds; it holds where less than 1 point is lost.
     """
-    found, saved = [], []
+    losses, saved = [], []
     for study in studies:
         rows = [row for row in study.pruning if not row.failed]
         whole = {row.seed: row for row in rows if row.rule == "whole"}
@@ -33,19 +33,19 @@ def pruned(studies: Sequence[Study], domain: str) -> list[Statement]:
             lost = np.array([cut[seed].accuracy - whole[seed].accuracy for seed in both])
             spread = lost.std(ddof=1) if len(lost) > 1 else math.nan
             half = float(stdtrit(max(len(lost) - 1, 1), 0.975)) * spread / math.sqrt(len(lost))
-            found.append((float(lost.mean()), half))
+            losses.append((float(lost.mean()), half))
             fields = ("blocks", "training_seconds", "inference_seconds", "parameters")
             saved.append([1 - _ratio(cut.values(), whole.values(), field) for field in fields])
-    if not found:
+    if not losses:
         return []
-    estimate, lower, upper = over_domains(found)
+    estimate, lower, upper = over_domains(losses)
     holds = True if lower > -TOLERATED_LOSS else False if upper < -TOLERATED_LOSS else None
     names = ("of the blocks", "of the time of training", "of the time of inference", "of the parameters")
     shares = [(value, name) for value, name in zip(np.mean(saved, axis=0), names, strict=True) if math.isfinite(value)]
     last = any(row.rule == "most convex but the last" for study in studies for row in study.pruning)
     but = " (the last left out where nothing would be cut)" if last else ""
     text = (
-        f"{where(len(found), domain)} the network cut after its most convex layer{but} and fine-tuned differs in "
+        f"{where(len(losses), domain)} the network cut after its most convex layer{but} and fine-tuned differs in "
         f"accuracy from the whole by {points(estimate)} points {ends(lower, upper)}; an interval is over seeds. It saves "
         f"{_shares(shares)}."
     )

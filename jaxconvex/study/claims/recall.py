@@ -58,7 +58,7 @@ def no_correlation(convexity: np.ndarray, recall: np.ndarray) -> str:
 
 def predicts_recall(studies: Sequence[Study], domain: str) -> list[Statement]:
     """The correlation of convexity before fine-tuning and recall after it, over classes; of several domains within, too."""
-    made, key = [], jax.random.key(0)  # of the classes that are drawn again for an interval
+    statements, key = [], jax.random.key(0)  # of the classes that are drawn again for an interval
     for kind in KINDS:
         pairs = [recall_pairs(study, kind) for study in studies if study.classes]
         pairs = [both for both in pairs if domain != "all" or np.isfinite(both[1]).any()]
@@ -71,31 +71,32 @@ def predicts_recall(studies: Sequence[Study], domain: str) -> list[Statement]:
                 f"{where(len(pairs), domain)} there is no correlation of the {named(kind)} convexity of a class before "
                 f"fine-tuning with its recall after it to tell: {WHY[why.split(':')[0]].format(_with_both(x, y))}"
             )
-            made.append(Statement(f"predicts recall: {kind}", text, math.nan, math.nan, math.nan, None, domain))
+            statements.append(Statement(f"predicts recall: {kind}", text, math.nan, math.nan, math.nan, None, domain))
             continue
-        found, rank = domain_correlation(pairs, key), domain_correlation(pairs, key, ranks=True)
-        lost = len(x) - found.num_points
+        correlation, rank = domain_correlation(pairs, key), domain_correlation(pairs, key, ranks=True)
+        lost = len(x) - correlation.num_points
         text = (
             f"{where(len(pairs), domain)} the {named(kind)} convexity of a class before fine-tuning and its recall after it "
-            f"have Pearson r = {correlation_text(found)}, Spearman {correlation_text(rank)}, over {found.num_points} classes"
+            f"have Pearson r = {correlation_text(correlation)}, Spearman {correlation_text(rank)}, over "
+            f"{correlation.num_points} classes"
             f"{f' ({lost} more have no value and are not in it)' if lost else ''}."
         )
-        holds = sign(found.lower, found.upper)
+        holds = sign(correlation.lower, correlation.upper)
         if len(pairs) > 1:
             text += " The intervals are for other classes of these domains."
         if domain == "all":
-            text += f" The paper found r = {PAPER[kind]} over all its domains; here {_paper(found, kind)}."
+            text += f" The paper found r = {PAPER[kind]} over all its domains; here {_paper(correlation, kind)}."
         else:
             text += contrast(holds, f"The paper found r = {PAPER[kind]} over all its domains; here it is negative.")
-        made.append(Statement(f"predicts recall: {kind}", text, *found[:3], holds, domain))
+        statements.append(Statement(f"predicts recall: {kind}", text, *correlation[:3], holds, domain))
         if len(pairs) > 1:
             inner = domain_correlation(pairs, key, within=True)
             holds = sign(inner.lower, inner.upper)
             text = f"Within domains (both less their domain's mean) {named(kind)} convexity and recall have "
             text += f"r = {correlation_text(inner)}."
             text += contrast(holds, "Pooling hides this: within domains the relation is the other way round.")
-            made.append(Statement(f"predicts recall: {kind}, within domains", text, *inner[:3], holds, domain))
-    return made
+            statements.append(Statement(f"predicts recall: {kind}, within domains", text, *inner[:3], holds, domain))
+    return statements
 
 
 WHY = {
@@ -109,16 +110,20 @@ def _with_both(x: np.ndarray, y: np.ndarray) -> int:
     return int(np.sum(np.isfinite(x) & np.isfinite(y)))
 
 
-def _paper(found: Correlation, kind: str) -> str:
+def _paper(correlation: Correlation, kind: str) -> str:
     value = float(PAPER[kind].split()[0])
-    if math.isnan(found.lower):
+    if math.isnan(correlation.lower):
         return "there are too few classes for an interval"
-    side = "above" if found.lower > value else "below"
-    return "the interval holds that value" if found.lower <= value <= found.upper else f"the interval lies {side} it"
+    side = "above" if correlation.lower > value else "below"
+    return (
+        "the interval holds that value"
+        if correlation.lower <= value <= correlation.upper
+        else f"the interval lies {side} it"
+    )
 
 
 def beside_simpler_measures(studies: Sequence[Study], domain: str) -> list[Statement]:
-    """Does convexity tell more of recall than a simpler measure does: their partial correlation, and r over the layers.
+    """Whether convexity tells more of recall than a simpler measure does: their partial correlation, and r over the layers.
 
     Over domains partial correlations are averaged as Fisher's z, with weights n - 4 for n classes. A measure that is told
     of layers only gets r over the layers; that decides nothing.
@@ -127,23 +132,23 @@ def beside_simpler_measures(studies: Sequence[Study], domain: str) -> list[State
     over_layers: dict[str, list[Correlation]] = {}
     over_classes: dict[str, list[Beside]] = {}
     for study in with_rows:
-        for measure, found in _over_layers(study).items():
-            over_layers.setdefault(measure, []).append(found)
+        for measure, correlation in _over_layers(study).items():
+            over_layers.setdefault(measure, []).append(correlation)
         convexity = {row.label: row.graph for row in study.classes if row.label is not None}
         recall = {row.label: row.recall for row in study.classes if row.label is not None}
         of_classes = [row for row in study.measures if row.label is not None]
         for beside in what_convexity_adds(convexity, recall, of_classes) if of_classes and convexity else ():
             over_classes.setdefault(beside.measure, []).append(beside)
-    made = []
+    statements = []
     for measure, layers in over_layers.items():
         text = f"{where(len(layers), domain)} graph convexity and {measure} correlate over the layers of the "
         text += f"pretrained network with r = {_mean_correlation(layers)}"
         rows = over_classes.get(measure, [])
         if not rows:
             estimate, lower, upper = (
-                layers[0][:3] if len(layers) == 1 else (mean(one[0] for one in layers), *[math.nan] * 2)
+                layers[0][:3] if len(layers) == 1 else (mean(single[0] for single in layers), *[math.nan] * 2)
             )
-            made.append(
+            statements.append(
                 Statement(f"beside simpler measures: {measure}", f"{text}.", estimate, lower, upper, None, domain)
             )
             continue
@@ -159,8 +164,8 @@ def beside_simpler_measures(studies: Sequence[Study], domain: str) -> list[State
             f"still have r = {correlation_text(Correlation(estimate, lower, upper, 0))}."
         )
         text += contrast(holds, f"So given {measure} a more convex class is recalled worse.")
-        made.append(Statement(f"beside simpler measures: {measure}", text, estimate, lower, upper, holds, domain))
-    return made
+        statements.append(Statement(f"beside simpler measures: {measure}", text, estimate, lower, upper, holds, domain))
+    return statements
 
 
 def _over_layers(study: Study) -> dict[str, Correlation]:
@@ -177,10 +182,10 @@ def _over_layers(study: Study) -> dict[str, Correlation]:
     return {measure: pearson(*np.array(values).T) for measure, values in pairs.items()}
 
 
-def _mean_correlation(found: Sequence[Correlation]) -> str:
-    if len(found) == 1:
-        return correlation_text(found[0])
-    known = [one.coefficient for one in found if math.isfinite(one.coefficient)]
+def _mean_correlation(correlations: Sequence[Correlation]) -> str:
+    if len(correlations) == 1:
+        return correlation_text(correlations[0])
+    known = [correlation.coefficient for correlation in correlations if math.isfinite(correlation.coefficient)]
     return f"{mean(known):.2f} (mean; {min(known):.2f} to {max(known):.2f})" if known else "not defined"
 
 

@@ -34,7 +34,7 @@ __all__ = ["asked_rows", "robust", "stands"]
 def robust(studies: Sequence[Study], domain: str) -> list[Statement]:
     """Whether each re-parametrization moves scores by at most half an interval, and by how much; all of them first."""
     asked = [(study, rows) for study in studies if (rows := asked_rows(study, "reparametrization"))]
-    made = []
+    statements = []
     for variant in dict.fromkeys(row.variant for _, rows in asked for row in rows if row.variant != "none"):
         moved, ranks, widths = [], [], []
         for study, rows in asked:
@@ -42,7 +42,7 @@ def robust(studies: Sequence[Study], domain: str) -> list[Statement]:
             if len(differences):
                 moved.append(differences)
                 widths.append(mean(map(half_width, macro_rows(study, "graph"))))
-                ranks += [one.rank_correlation for one in summary(rows) if one.variant == variant]
+                ranks += [effect.rank_correlation for effect in summary(rows) if effect.variant == variant]
         if not moved:
             continue
         every = np.concatenate(moved)
@@ -55,20 +55,21 @@ def robust(studies: Sequence[Study], domain: str) -> list[Statement]:
             f"(from {points(lower)} to {points(upper)}); rank correlation of the profiles {coefficient_text(mean(ranks))}."
         )
         text += contrast(holds, "Not robust to it.", "Undecided.")
-        made.append(Statement(f"robust to re-parametrization: {variant}", text, estimate, lower, upper, holds, domain))
-    if not made:
+        statements.append(
+            Statement(f"robust to re-parametrization: {variant}", text, estimate, lower, upper, holds, domain)
+        )
+    if not statements:
         return []
-    worst = max(made, key=lambda one: max(-one.lower, one.upper))
+    verdicts = [statement.holds for statement in statements]
+    worst = max(statements, key=lambda statement: max(-statement.lower, statement.upper))
     width = mean(half_width(row) for study, _ in asked for row in macro_rows(study, "graph"))
     text = (
         f"{where(len(asked), domain)} graph convexity moves by at most half its interval "
-        f"({100 * width:.1f} points, mean of the layers) in {sum(one.holds is True for one in made)} of {len(made)} "
-        f"re-parametrizations, on average by more than that in {sum(one.holds is False for one in made)}."
+        f"({100 * width:.1f} points, mean of the layers) in {verdicts.count(True)} of {len(statements)} "
+        f"re-parametrizations, on average by more than that in {verdicts.count(False)}."
     )
-    whole = worst._replace(
-        claim="robust to re-parametrization", text=text, holds=verdict_of_all(one.holds for one in made)
-    )
-    return [whole, *made]
+    whole = worst._replace(claim="robust to re-parametrization", text=text, holds=verdict_of_all(verdicts))
+    return [whole, *statements]
 
 
 def asked_rows(study: Study, question: str) -> list[VariantRow]:
@@ -88,21 +89,22 @@ def _moved(rows: Sequence[VariantRow], variant: str) -> Float[np.ndarray, " m"]:
 def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
     """Whether fine-tuning raises graph convexity under each other setting too, true labels among them; all first."""
     asked = [(study, rows) for study in studies if (rows := asked_rows(study, "sensitivity"))]
-    found: dict[str, list[tuple[float, float, int, int]]] = {}
+    by_setting: dict[str, list[tuple[float, float, int, int]]] = {}
     for study, rows in asked:
         # The other settings have no replicates: their error is taken from the study's own.
         half = mean(map(half_width, change_rows(study, "graph")))
-        for one in summary(rows):
-            if one.raised is not None:
-                found.setdefault(one.variant, []).append((one.mean_change, half, one.raised, one.num_layers))
+        for effect in summary(rows):
+            if effect.raised is not None:
+                counts = (effect.raised, effect.num_layers)
+                by_setting.setdefault(effect.variant, []).append((effect.mean_change, half, *counts))
     for study in studies:
         truth = change_rows(study, "graph", true_labels(study))
         if truth:
             higher = sum(row.difference > 0 for row in truth)
             change, half = mean(row.difference for row in truth), mean(map(half_width, truth))
-            found.setdefault("true labels", []).append((change, half, higher, len(truth)))
-    made = []
-    for variant, parts in found.items():
+            by_setting.setdefault("true labels", []).append((change, half, higher, len(truth)))
+    statements = []
+    for variant, parts in by_setting.items():
         estimate, lower, upper = over_domains([part[:2] for part in parts])
         holds = sign(lower, upper)
         way = "As the study measures" if variant == "none" else begin(variant)
@@ -111,18 +113,19 @@ def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
             f"{sum(part[3] for part in parts)} layers."
         )
         text += contrast(holds, "Measured so, it falls.", "Undecided.")
-        made.append(Statement(f"stands under other settings: {variant}", text, estimate, lower, upper, holds, domain))
-    if not made:
+        statements.append(
+            Statement(f"stands under other settings: {variant}", text, estimate, lower, upper, holds, domain)
+        )
+    if not statements:
         return []
-    weakest = min(made, key=lambda one: one.lower if math.isfinite(one.lower) else math.inf)
-    number = max(map(len, found.values()))
+    verdicts = [statement.holds for statement in statements]
+    weakest = min(statements, key=lambda statement: statement.lower if math.isfinite(statement.lower) else math.inf)
+    number = max(map(len, by_setting.values()))
     text = (
         f"{where(number, domain)} fine-tuning clearly raises graph convexity, mean over layers, under "
-        f"{sum(one.holds is True for one in made)} of {len(made)} settings, clearly lowers it under "
-        f"{sum(one.holds is False for one in made)}. Intervals of settings other than the study's own and true labels "
+        f"{verdicts.count(True)} of {len(statements)} settings, clearly lowers it under "
+        f"{verdicts.count(False)}. Intervals of settings other than the study's own and true labels "
         "are as wide as the study's own."
     )
-    whole = weakest._replace(
-        claim="stands under other settings", text=text, holds=verdict_of_all(one.holds for one in made)
-    )
-    return [whole, *made]
+    whole = weakest._replace(claim="stands under other settings", text=text, holds=verdict_of_all(verdicts))
+    return [whole, *statements]

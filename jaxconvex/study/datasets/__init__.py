@@ -24,7 +24,7 @@ READERS: dict[str, Callable[[Path], Dataset]] = {
 
 
 def read_dataset(modality: str, path: str | Path) -> Dataset:
-    """Returns the labelled points in a folder, whose layout is recognised by what is in it.
+    """The labelled points in a folder, whose layout is recognised by what is in it.
 
     Args:
         modality: "images" or "medical" (pictures), "speech" (recordings), "text", or "activity" (movements).

@@ -40,7 +40,7 @@ class ClassFolders(NamedTuple):
 
 
 def take(dataset: Dataset, rows: Any) -> Dataset:
-    """Returns the data set of the given rows, in their order.
+    """The data set of the given rows, in their order.
 
     Args:
         dataset: any.
@@ -76,7 +76,7 @@ def class_folders(folder: Path, suffixes: tuple[str, ...]) -> ClassFolders | Non
         ValueError: if some files have a folder for their group and others have not.
     """
     divided = (folder / "train").is_dir() and (folder / "test").is_dir()
-    found, ignored = [], []
+    files, ignored = [], []
     for part in ("train", "test") if divided else ("",):
         for path in sorted((folder / part).rglob("*")):
             names = path.relative_to(folder / part).parts
@@ -84,12 +84,12 @@ def class_folders(folder: Path, suffixes: tuple[str, ...]) -> ClassFolders | Non
             if hidden or not path.is_file():
                 continue
             if len(names) in (2, 3) and path.suffix.lower() in suffixes:
-                found.append((path, names[0], names[1] if len(names) == 3 else None, part))
+                files.append((path, names[0], names[1] if len(names) == 3 else None, part))
             else:
                 ignored.append(path)
-    if not found:
+    if not files:
         return None
-    paths, labels, groups, parts = zip(*found, strict=True)
+    paths, labels, groups, parts = zip(*files, strict=True)
     grouped = [group is not None for group in groups]
     if any(grouped) and not all(grouped):
         raise ValueError(
@@ -117,7 +117,7 @@ def ignored_told(paths: Sequence[Path]) -> tuple[str, ...]:
 
 
 def check_files(problems: dict[Path, str], folder: Path, remedy: str) -> None:
-    """Raises ValueError that lists all files with problems, those of one kind together; nothing where there are none.
+    """Raise ValueError that lists all files with problems, those of one kind together; nothing where there are none.
 
     A problem is what stands after the file's name in a sentence: "holds no samples".
     """
@@ -137,7 +137,7 @@ def check_files(problems: dict[Path, str], folder: Path, remedy: str) -> None:
 
 
 def refuse(folder: Path, layouts: Sequence[str]) -> NoReturn:
-    """Raises ValueError with the layouts that are known, and what the folder holds instead."""
+    """Raise ValueError with the layouts that are known, and what the folder holds instead."""
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     below = " ".join(ignored_told([path for path in folder.rglob("*") if path.is_file()]))

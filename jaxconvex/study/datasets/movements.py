@@ -19,7 +19,7 @@ HMP_RATE = 32  # samples a second
 
 
 def read_movements(path: str | Path, *, seconds: float = 5.0) -> Dataset:
-    """Returns the windows of the trials in a folder, float32 (n, time, 3) in g.
+    """The windows of the trials in a folder, float32 (n, time, 3) in g.
 
     A trial is cut into windows that do not overlap, so that no two points share samples; a rest shorter than a window is
     left out, and a trial shorter than one gives one window, its last sample held.
@@ -54,16 +54,16 @@ def read_movements(path: str | Path, *, seconds: float = 5.0) -> Dataset:
         labelings = {"activity": activities[trial], "volunteer": volunteers[trial]}
         groups, parts, rate = volunteers, None, float(HMP_RATE)
     else:
-        found = class_folders(folder, (".csv",))
-        if found is None:
+        folders = class_folders(folder, (".csv",))
+        if folders is None:
             refuse(folder, LAYOUTS)
         rate = _rate(folder)
-        trials = _tables(found.paths, ",", folder)
-        notes = found.notes
-        groups = np.array([str(file) for file in found.paths]) if found.groups is None else found.groups
+        trials = _tables(folders.paths, ",", folder)
+        notes = folders.notes
+        groups = np.array([str(file) for file in folders.paths]) if folders.groups is None else folders.groups
         cut, trial = windows(trials, rate, seconds)
-        labelings = {"class": found.labels[trial]}
-        parts = None if found.parts is None else found.parts[trial]
+        labelings = {"class": folders.labels[trial]}
+        parts = None if folders.parts is None else folders.parts[trial]
     source = f"{len(cut)} windows of {seconds:g} s from {len(trials)} trials in the folder {folder.name}."
     notes = (*notes, *_cut_told(trials, round(rate * seconds), seconds))
     return Dataset(cut, labelings, groups[trial], parts, {"rate": rate}, source, notes)

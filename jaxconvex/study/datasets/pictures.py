@@ -30,7 +30,7 @@ MARGIN = 0.1  # of a box's longer side, around it
 
 
 def read_pictures(path: str | Path) -> Dataset:
-    """Returns the pictures in a folder as uint8, (height, width) where they are grey and (height, width, 3) in colour.
+    """The pictures in a folder as uint8, (height, width) where they are grey and (height, width, 3) in colour.
 
     The layouts:
 
@@ -158,12 +158,12 @@ def _cut(picture: Any, box: tuple[float, float, float, float]) -> UInt8[np.ndarr
     left, upper, right, lower = max(left, 0), max(upper, 0), min(right, width), min(lower, height)
     side = max(1, round(max(right - left, lower - upper) * (1 + 2 * MARGIN)))
 
-    def place(low: float, high: float, length: int) -> slice:
+    def span(low: float, high: float, length: int) -> slice:
         start = round((low + high - side) / 2)
         start = max(0, min(start, length - side))
         return slice(start, min(start + side, length))
 
-    return picture[place(upper, lower, height), place(left, right, width)].copy()
+    return picture[span(upper, lower, height), span(left, right, width)].copy()
 
 
 def _read_picture(path: Path, problems: dict[Path, str]) -> UInt8[np.ndarray, "h w ..."]:

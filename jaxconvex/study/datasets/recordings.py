@@ -28,7 +28,7 @@ LAYOUTS = (
 
 
 def read_recordings(path: str | Path) -> Dataset:
-    """Returns the recordings in a folder as float32 in [-1, 1], one channel each, the mean of several.
+    """The recordings in a folder as float32 in [-1, 1], one channel each, the mean of several.
 
     The layouts:
 

@@ -20,7 +20,7 @@ LAYOUTS = (
 
 
 def read_texts(path: str | Path) -> Dataset:
-    """Returns the texts of a csv file, or of train.csv and test.csv in a folder.
+    """The texts of a csv file, or of train.csv and test.csv in a folder.
 
     A file begins with a line of column names (UTF-8, commas), among them "text", and "category" or "label", after which
     the labeling is called; and, if there is one, "group": texts of one group (a document, an author) stay in one part.
@@ -85,12 +85,12 @@ def _rows(path: Path) -> tuple[str, list[tuple[str, ...]]]:
             f"{', '.join(names)}."
         )
     taken = ["text", column, *(["group"] if "group" in names else [])]
-    found = [(line, tuple(row[names.index(name)] for name in taken)) for line, row in rows]
-    empty = [line for line, cells in found if not all(cell.strip() for cell in cells)]
+    numbered = [(line, tuple(row[names.index(name)] for name in taken)) for line, row in rows]
+    empty = [line for line, cells in numbered if not all(cell.strip() for cell in cells)]
     if empty:
-        some = f"{', '.join(map(str, empty[:MOST_NAMED]))}" + f" and {len(empty) - MOST_NAMED} more" * (
+        shown = f"{', '.join(map(str, empty[:MOST_NAMED]))}" + f" and {len(empty) - MOST_NAMED} more" * (
             len(empty) > MOST_NAMED
         )
         line, row_words = ("line", "that row") if len(empty) == 1 else ("lines", "those rows")
-        raise ValueError(f"{path} has no text or no {' or no '.join(taken[1:])} at {line} {some}. Remove {row_words}.")
-    return column, [cells for _, cells in found]
+        raise ValueError(f"{path} has no text or no {' or no '.join(taken[1:])} at {line} {shown}. Remove {row_words}.")
+    return column, [cells for _, cells in numbered]

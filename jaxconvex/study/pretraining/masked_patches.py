@@ -31,7 +31,7 @@ def masked_patches(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Pretrained:
-    """Returns the encoder after training without labels: images with masked patches are to be completed.
+    """The encoder after training without labels: images with masked patches are to be completed.
 
     The pixels of masked patches are 0, the mean of preprocessed images. One linear decoder predicts a masked patch from the
     normalised last state of its token; another predicts all pixels from that of the class token, so that what describes

@@ -43,7 +43,7 @@ def movement_tasks(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Pretrained:
-    """Returns the encoder after training without labels on three binary tasks: reversed? permuted? warped?
+    """The encoder after training without labels on three binary tasks: reversed? permuted? warped?
 
     Each change is made to each window with probability 1/2, anew at every step. A small head on the mean of the last state
     tells the three; the loss is the mean of their cross-entropies. The head is not kept. The statistics of batch norms are
@@ -90,7 +90,7 @@ def movement_tasks(
 
 
 def change_time(window: Float[Array, "t 3"], key: Array) -> Changed:
-    """Returns the window warped, permuted and reversed, each with probability 1/2, and which of them was done.
+    """The window warped, permuted and reversed, each with probability 1/2, and which of them was done.
 
     Reversed: the last sample first. Permuted: four segments of random lengths change places. Warped: time runs faster
     here and slower there, the ends staying, and the samples are interpolated.
@@ -115,14 +115,14 @@ def _warp(samples: int, key: Array) -> Float[Array, " t"]:
     """The place, from 0 to samples - 1, that each sample is taken from: growing, the ends fixed."""
     speed = SPREAD * jax.random.normal(key, (KNOTS,))
     pace = jnp.exp(jnp.interp(jnp.linspace(0, KNOTS - 1, samples - 1), jnp.arange(KNOTS), speed))
-    place = jnp.concatenate([jnp.zeros(1), jnp.cumsum(pace)])
-    return place * (samples - 1) / place[-1]
+    position = jnp.concatenate([jnp.zeros(1), jnp.cumsum(pace)])
+    return position * (samples - 1) / position[-1]
 
 
-def _at(window: Float[Array, "t 3"], place: Float[Array, " s"]) -> Float[Array, "s 3"]:
+def _at(window: Float[Array, "t 3"], position: Float[Array, " s"]) -> Float[Array, "s 3"]:
     """The window between its samples, linearly."""
-    left = jnp.clip(place.astype(jnp.int32), 0, len(window) - 2)
-    share = (place - left)[:, None]
+    left = jnp.clip(position.astype(jnp.int32), 0, len(window) - 2)
+    share = (position - left)[:, None]
     return (1 - share) * window[left] + share * window[left + 1]
 
 
@@ -134,9 +134,9 @@ def _permutation(samples: int, key: Array) -> Array:
     lengths = jnp.diff(jnp.concatenate([jnp.zeros(1, int), cuts, jnp.full(1, free)])) + SHORTEST
     order = jax.random.choice(order_key, jnp.asarray(ORDERS))
     starts, ends = jnp.cumsum(lengths) - lengths, jnp.cumsum(lengths[order])
-    place = jnp.arange(samples)
-    segment = jnp.searchsorted(ends, place, side="right")
-    return starts[order[segment]] + place - (ends - lengths[order])[segment]
+    position = jnp.arange(samples)
+    segment = jnp.searchsorted(ends, position, side="right")
+    return starts[order[segment]] + position - (ends - lengths[order])[segment]
 
 
 def _last(encoder, windows):

@@ -35,21 +35,21 @@ __all__ = [
 KINDS = ("graph", "euclidean")
 
 
-def study_figures(studies: Sequence[Study], made: Sequence[Statement] = ()) -> dict[str, Figure]:
+def study_figures(studies: Sequence[Study], statements: Sequence[Statement] = ()) -> dict[str, Figure]:
     """The figures that the studies have rows for, by name: a panel a domain.
 
     Args:
         studies: one or more.
         made: their statements, of which the correlations with recall are drawn; none, none drawn.
     """
-    one = len(studies) == 1
+    single = len(studies) == 1
     builders: dict[str, Callable[[], Figure | None]] = {
-        "profiles": lambda: plot_profiles(studies) if one else None,
-        "profiles-graph": lambda: None if one else plot_profiles(studies, ["graph"]),
-        "profiles-euclidean": lambda: None if one else plot_profiles(studies, ["euclidean"]),
+        "profiles": lambda: plot_profiles(studies) if single else None,
+        "profiles-graph": lambda: None if single else plot_profiles(studies, ["graph"]),
+        "profiles-euclidean": lambda: None if single else plot_profiles(studies, ["euclidean"]),
         "changes": lambda: plot_changes(studies),
         "recall": lambda: plot_recall(studies),
-        "correlations": lambda: None if one else plot_correlations(made),
+        "correlations": lambda: None if single else plot_correlations(statements),
         "robustness": lambda: plot_robustness(studies),
         "sensitivity": lambda: plot_sensitivity(studies),
         "measures": lambda: plot_measures(studies),
@@ -71,17 +71,17 @@ def plot_profiles(studies: Sequence[Study], kinds: Sequence[str] = KINDS) -> Fig
     null of each network, dash-dotted the score by the cosine metric, dotted the pretrained layers by the fine-tuned
     networks' labels.
     """
-    one = len(studies) == 1
+    single = len(studies) == 1
     cells = [(study, kind, labeling) for study in studies for kind in kinds for labeling in _two_labelings(study)]
-    if one:
+    if single:
         cells.sort(
             key=lambda cell: cell[2] != PREDICTED
         )  # the kinds of the predicted labels, then those of the true ones
     shown = [cell for cell in cells if macro_rows(*cell)]
     if not shown:
         return None
-    columns = len({kind for _, kind, _ in shown}) if one else len({cell[2] == PREDICTED for cell in shown})
-    wide = max(figures.width_for(len(study.domain["layers"])) for study, _, _ in shown) if one else 3.3
+    columns = len({kind for _, kind, _ in shown}) if single else len({cell[2] == PREDICTED for cell in shown})
+    wide = max(figures.width_for(len(study.domain["layers"])) for study, _, _ in shown) if single else 3.3
     with grid(len(shown), width=min(wide, 4.9), columns=columns) as (figure, axes):
         for panel, (study, kind, labeling) in zip(axes, shown, strict=True):
             for network, colour in NETWORKS.items():
@@ -89,9 +89,9 @@ def plot_profiles(studies: Sequence[Study], kinds: Sequence[str] = KINDS) -> Fig
             if labeling == PREDICTED:
                 _draw_relabelled(panel, study, kind)
             name = "predicted labels" if labeling == PREDICTED else f"true labels ({labeling})"
-            panel.set_title(f"{kind.capitalize()} convexity, {name}" if one else f"{study.name}, {name}", fontsize=9)
+            panel.set_title(f"{kind.capitalize()} convexity, {name}" if single else f"{study.name}, {name}", fontsize=9)
             if panel.get_subplotspec().is_first_col():
-                panel.set_ylabel("macro score" if one else f"{kind} convexity")
+                panel.set_ylabel("macro score" if single else f"{kind} convexity")
             figures.percent_axis(panel.yaxis)
         _level(axes, [(study.name, kind) for study, kind, _ in shown])
         legend(figure, axes[0], most=3)
@@ -105,7 +105,7 @@ def _two_labelings(study: Study) -> list[str]:
 
 
 def _level(axes: Sequence[Axes], keys: Sequence[Any]) -> None:
-    """Gives panels of one key the same limits, so that they can be compared."""
+    """Give panels of one key the same limits, so that they can be compared."""
     for key in dict.fromkeys(keys):
         those = [panel for panel, own in zip(axes, keys, strict=True) if own == key]
         low, high = zip(*(panel.get_ylim() for panel in those), strict=True)
@@ -154,8 +154,8 @@ def _table(rows: Sequence[ScoreRow]) -> tuple[np.ndarray, np.ndarray]:
     fields = ("score", "lower", "upper", "null_mean", "null_lower", "null_upper", "cosine")
     values = np.full((len(seeds), len(fields), len(places)), np.nan)
     for row in rows:
-        place = int(np.searchsorted(places, row.layer_index))
-        values[seeds.index(row.seed), :, place] = [getattr(row, field) for field in fields]
+        index = int(np.searchsorted(places, row.layer_index))
+        values[seeds.index(row.seed), :, index] = [getattr(row, field) for field in fields]
     return places, values
 
 
@@ -174,8 +174,8 @@ def plot_changes(studies: Sequence[Study]) -> Figure | None:
         for panel, study in zip(axes, shown, strict=True):
             panel.axhline(0, color=MUTED, linewidth=1)
             for shift, (kind, colour) in zip((-0.1, 0.1), KIND_COLOURS.items(), strict=True):
-                wanted = (kind, "predicted", None)
-                rows = [row for row in study.changes if (row.kind, row.labeling, row.seed) == wanted]
+                key = (kind, "predicted", None)
+                rows = [row for row in study.changes if (row.kind, row.labeling, row.seed) == key]
                 if rows:
                     places = np.array([row.layer_index for row in rows]) + shift
                     value, lower, upper = np.array([(row.difference, row.lower, row.upper) for row in rows]).T
@@ -226,26 +226,28 @@ def plot_recall(studies: Sequence[Study]) -> Figure | None:
     return figure
 
 
-def plot_correlations(made: Sequence[Statement]) -> Figure | None:
+def plot_correlations(statements: Sequence[Statement]) -> Figure | None:
     """Pearson's r of convexity and recall with its interval, of each domain, pooled, and within domains."""
     group = "predicts recall: "
-    chosen = [one for one in made if one.claim.startswith(group) and math.isfinite(one.estimate)]
+    chosen = [
+        statement for statement in statements if statement.claim.startswith(group) and math.isfinite(statement.estimate)
+    ]
     if not chosen:
         return None
     names: dict[str, list[Statement]] = {}
-    for one in sorted(chosen, key=lambda one: one.domain == "all"):
-        within = one.claim.endswith("within domains")
-        name = one.domain if one.domain != "all" else "within domains" if within else "pooled"
-        names.setdefault(name, []).append(one)
+    for statement in sorted(chosen, key=lambda statement: statement.domain == "all"):
+        within = statement.claim.endswith("within domains")
+        name = statement.domain if statement.domain != "all" else "within domains" if within else "pooled"
+        names.setdefault(name, []).append(statement)
     with grid(1, width=6.4, height=0.34 * len(names) + 1.2) as (figure, axes):
         panel = axes[0]
         panel.axvline(0, color=MUTED, linewidth=1)
-        for place, those in enumerate(names.values()):
-            for one in those:
-                kind = one.claim.removeprefix(group).split(",")[0]
-                y = place + (-0.13 if kind == "graph" else 0.13)
-                panel.hlines(y, one.lower, one.upper, color=KIND_COLOURS[kind], linewidth=1.8)
-                panel.plot(one.estimate, y, "o", color=KIND_COLOURS[kind], markersize=5, label=kind)
+        for row, those in enumerate(names.values()):
+            for statement in those:
+                kind = statement.claim.removeprefix(group).split(",")[0]
+                y = row + (-0.13 if kind == "graph" else 0.13)
+                panel.hlines(y, statement.lower, statement.upper, color=KIND_COLOURS[kind], linewidth=1.8)
+                panel.plot(statement.estimate, y, "o", color=KIND_COLOURS[kind], markersize=5, label=kind)
         name_rows(panel, list(names))
         panel.set_xlabel("Pearson r of convexity before and recall after fine-tuning")
         legend(figure, panel)

@@ -22,13 +22,13 @@ def plot_robustness(studies: Sequence[Study]) -> Figure | None:
 
     Grey is half the interval of a score, on average.
     """
-    found = {study.name: _differences(study) for study in studies}
-    shown = [study for study in studies if found[study.name]]
+    differences = {study.name: _differences(study) for study in studies}
+    shown = [study for study in studies if differences[study.name]]
     if not shown:
         return None
-    names = list(dict.fromkeys(variant for study in shown for variant, _, _ in found[study.name]))
-    with grid(len(shown), height=0.24 * len(names) + 1.1, width=3.3 if len(shown) > 1 else 5.5, sharey=True) as made:
-        figure, axes = made
+    names = list(dict.fromkeys(variant for study in shown for variant, _, _ in differences[study.name]))
+    with grid(len(shown), height=0.24 * len(names) + 1.1, width=3.3 if len(shown) > 1 else 5.5, sharey=True) as drawing:
+        figure, axes = drawing
         for panel, study in zip(axes, shown, strict=True):
             halves = [
                 (row.upper - row.lower) / 2 for network in NETWORKS for row in network_rows(study, "graph", network)
@@ -39,7 +39,9 @@ def plot_robustness(studies: Sequence[Study]) -> Figure | None:
             panel.axvline(0, color=MUTED, linewidth=1)
             for shift, (network, colour) in zip((-0.14, 0.14), NETWORKS.items(), strict=True):
                 mine = [
-                    (value, names.index(variant)) for variant, which, value in found[study.name] if which == network
+                    (value, names.index(variant))
+                    for variant, which, value in differences[study.name]
+                    if which == network
                 ]
                 if mine:
                     x, y = np.array(mine).T
@@ -64,21 +66,21 @@ def _differences(study: Study) -> list[tuple[str, str, float]]:
         for row in rows
         if row.variant != "none"
     ]
-    return [one for one in differences if math.isfinite(one[2])]
+    return [difference for difference in differences if math.isfinite(difference[2])]
 
 
 def plot_sensitivity(studies: Sequence[Study]) -> Figure | None:
     """The change by fine-tuning under each setting: a point a layer, dark for late ones, the mean as a bar."""
-    found = {study.name: _changes_by_setting(study) for study in studies}
-    shown = [study for study in studies if found[study.name]]
+    changes = {study.name: _changes_by_setting(study) for study in studies}
+    shown = [study for study in studies if changes[study.name]]
     if not shown:
         return None
-    names = list(dict.fromkeys(name for study in shown for name in found[study.name]))
-    with grid(len(shown), height=0.24 * len(names) + 1.1, width=3.3 if len(shown) > 1 else 5.5, sharey=True) as made:
-        _, axes = made
+    names = list(dict.fromkeys(name for study in shown for name in changes[study.name]))
+    with grid(len(shown), height=0.24 * len(names) + 1.1, width=3.3 if len(shown) > 1 else 5.5, sharey=True) as drawing:
+        _, axes = drawing
         for panel, study in zip(axes, shown, strict=True):
             panel.axvline(0, color=MUTED, linewidth=1)
-            for name, values in found[study.name].items():
+            for name, values in changes[study.name].items():
                 y = names.index(name)
                 depth = np.linspace(0.15, 1, len(values))
                 panel.scatter(
@@ -93,7 +95,7 @@ def plot_sensitivity(studies: Sequence[Study]) -> Figure | None:
         for panel in axes[1:]:
             panel.grid(axis="y", color=FAINT, linewidth=0.8)
             panel.tick_params(axis="y", length=0)
-    return made[0]
+    return drawing[0]
 
 
 def _changes_by_setting(study: Study) -> dict[str, np.ndarray]:
@@ -102,16 +104,16 @@ def _changes_by_setting(study: Study) -> dict[str, np.ndarray]:
     for row in asked_rows(study, "sensitivity"):
         networks = scores.setdefault(row.variant, {network: {} for network in NETWORKS})
         networks[row.network].setdefault(row.layer_index, []).append(row.score)
-    found = {}
+    changes = {}
     for variant, networks in scores.items():
         before, after = networks["pretrained"], networks["fine-tuned"]
-        values = [np.mean(after[place]) - np.mean(before[place]) for place in sorted(before) if place in after]
+        values = [np.mean(after[index]) - np.mean(before[index]) for index in sorted(before) if index in after]
         if values:
-            found[variant] = np.array(values)
+            changes[variant] = np.array(values)
     truth = sorted(change_rows(study, "graph", true_labels(study)), key=lambda row: row.layer_index)
-    if found and truth:
-        found["true labels"] = np.array([row.difference for row in truth])
-    return found
+    if changes and truth:
+        changes["true labels"] = np.array([row.difference for row in truth])
+    return changes
 
 
 def plot_measures(studies: Sequence[Study]) -> Figure | None:
@@ -119,23 +121,23 @@ def plot_measures(studies: Sequence[Study]) -> Figure | None:
 
     A line of panels a domain, a panel a measure; convexity is grey.
     """
-    found = {study.name: _measures(study) for study in studies}
-    shown = [study for study in studies if found[study.name]]
+    profiles = {study.name: _measures(study) for study in studies}
+    shown = [study for study in studies if profiles[study.name]]
     if not shown:
         return None
-    names = list(dict.fromkeys(name for study in shown for name in found[study.name]))
+    names = list(dict.fromkeys(name for study in shown for name in profiles[study.name]))
     beside = len(names) if len(shown) > 1 else min(len(names), 5)
     number = len(shown) * len(names) if len(shown) > 1 else len(names)
     with grid(number, columns=beside, width=max(1.45, min(9.6 / beside, 2.4)), height=1.55) as (figure, axes):
-        for place, panel in enumerate(axes):
-            study, name = shown[place // len(names)], names[place % len(names)]
+        for index, panel in enumerate(axes):
+            study, name = shown[index // len(names)], names[index % len(names)]
             convexity = {row.layer_index: row.score for row in network_rows(study, "graph", "pretrained")}
             panel.plot(*_scaled(convexity), color=GREY, linewidth=2.4, alpha=0.7, label="graph convexity")
-            panel.plot(*_scaled(found[study.name].get(name, {})), "o-", color=COLOURS[0], markersize=2.5, linewidth=1.2,
+            panel.plot(*_scaled(profiles[study.name].get(name, {})), "o-", color=COLOURS[0], markersize=2.5, linewidth=1.2,
                        label="the measure")  # fmt: skip
-            if place < len(names):
+            if index < len(names):
                 panel.set_title(name, fontsize=8.5)
-            if len(shown) > 1 and place % len(names) == 0:
+            if len(shown) > 1 and index % len(names) == 0:
                 panel.set_ylabel(study.name)
             panel.set_yticks([])
             panel.set_xticks([])
@@ -147,16 +149,16 @@ def plot_measures(studies: Sequence[Study]) -> Figure | None:
 
 
 def _measures(study: Study) -> dict[str, dict[int, float]]:
-    found: dict[str, dict[int, float]] = {}
+    profiles: dict[str, dict[int, float]] = {}
     for row in study.measures:
         if row.network == "pretrained" and row.label is None and math.isfinite(row.value):
-            found.setdefault(row.measure, {})[row.layer_index] = row.value
-    return found
+            profiles.setdefault(row.measure, {})[row.layer_index] = row.value
+    return profiles
 
 
 def _scaled(profile: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
     places = np.array(sorted(profile))
-    values = np.array([profile[place] for place in places], float)
+    values = np.array([profile[index] for index in places], float)
     span = np.nanmax(values) - np.nanmin(values) if np.isfinite(values).any() else 0.0
     return places, (values - np.nanmin(values)) / span if span > 0 else np.full(len(places), 0.5)
 
@@ -172,12 +174,12 @@ def plot_pruning(studies: Sequence[Study]) -> Figure | None:
     with grid(1, width=6.8, height=0.3 * len(lines) + 1.0) as (figure, axes):
         panel, names = axes[0], []
         rules = list(dict.fromkeys(rule for _, rule in lines))
-        for place, (study, rule) in enumerate(lines):
+        for y, (study, rule) in enumerate(lines):
             rows = [row for row in study.pruning if row.rule == rule]
             values = np.array([row.accuracy for row in rows])
             colour = _colour_of(rule, rules)
-            panel.plot(values, np.full(len(values), place), "o", color=colour, markersize=4.5, alpha=0.6)
-            panel.plot([np.nanmean(values)] * 2, [place - 0.32, place + 0.32], color=colour, linewidth=2.2)
+            panel.plot(values, np.full(len(values), y), "o", color=colour, markersize=4.5, alpha=0.6)
+            panel.plot([np.nanmean(values)] * 2, [y - 0.32, y + 0.32], color=colour, linewidth=2.2)
             blocks = "/".join(str(count) for count in sorted({row.blocks for row in rows}))
             start = f"{study.name}: " if len(studies) > 1 else ""
             names.append(f"{start}{rule}, {blocks} blocks")

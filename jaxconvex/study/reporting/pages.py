@@ -77,13 +77,13 @@ def write_domain_page(study: Study, folder: str | os.PathLike[str]) -> list[Path
 
     The page says what was studied and how, what the numbers say, and shows figures and tables; it needs nothing beside it.
     """
-    made = statements([study])
-    drawn = study_figures([study], made)
+    claims = statements([study])
+    drawn = study_figures([study], claims)
     title = f"Convexity in {study.domain.get('title', study.name)}"
     sections = [
-        Section("What the numbers say", [*paragraphs(made), *missing_parts([study])]),
+        Section("What the numbers say", [*paragraphs(claims), *missing_parts([study])]),
         *_figure_sections(drawn, _domain_tables(study)),
-        Section("Statements", [_statement_table(made)]),
+        Section("Statements", [_statement_table(claims)]),
         Section("How it was done", [METHOD, _settings([study]), *_provenance([study])]),
     ]
     return _write(folder, title, _lead(study), sections, drawn, alarm(study))
@@ -98,15 +98,15 @@ def write_joint_page(studies: Sequence[Study], folder: str | os.PathLike[str]) -
 
     Raises ValueError for no studies, or two of one name.
     """
-    made = statements(studies)
+    claims = statements(studies)
     kept, left = pooled(studies)
-    drawn = study_figures(studies, made)
-    said = [*paragraphs(made), *_left_out(kept, left), *missing_parts(studies)]
+    drawn = study_figures(studies, claims)
+    said = [*paragraphs(claims), *_left_out(kept, left), *missing_parts(studies)]
     sections = [
         Section("What the numbers say", said),
         Section("Domains", [summary_table(studies), _described(studies)]),
         *_figure_sections(drawn, {}),
-        Section("Statements", [_statement_table(made)]),
+        Section("Statements", [_statement_table(claims)]),
         Section("How it was done", [METHOD, *map(_notes, studies), _settings(studies), *_provenance(studies)]),
     ]
     number = len(studies)
@@ -119,28 +119,28 @@ def write_joint_page(studies: Sequence[Study], folder: str | os.PathLike[str]) -
     lead += "\n\n" + " ".join(filter(None, [*map(headline, studies), *map(hubs, studies)]))
     paths = _write(folder, "Convexity before and after fine-tuning", lead, sections, drawn, failed)
     summary = write_file(Path(folder) / "summary.csv", csv_text(SummaryRow._fields, summary_rows(studies)))
-    return [paths[0], *write_statements(made, folder), summary, *paths[1:]]
+    return [paths[0], *write_statements(claims, folder), summary, *paths[1:]]
 
 
 def _write(
     folder: Any, title: str, lead: str, sections: Sequence[Section], drawn: dict[str, Figure], failed: str
 ) -> list[Path]:
-    place = Path(folder)
-    (place / "figures").mkdir(parents=True, exist_ok=True)
-    paths = [write_page(place / PAGE, title=title, lead=lead, sections=sections, alarm=failed)]
+    root = Path(folder)
+    (root / "figures").mkdir(parents=True, exist_ok=True)
+    paths = [write_page(root / PAGE, title=title, lead=lead, sections=sections, alarm=failed)]
     for name, figure in drawn.items():
-        paths += save_figure(figure, place / "figures" / name)
+        paths += save_figure(figure, root / "figures" / name)
     return paths
 
 
 def _figure_sections(drawn: dict[str, Figure], tables: dict[str, list[Any]]) -> list[Section]:
-    made = []
+    sections = []
     for title, names in SECTIONS.items():
         items: list[Any] = [Captioned(drawn[name], CAPTIONS[name]) for name in names if name in drawn]
         items += tables.get(title, [])
         if items:
-            made.append(Section(title, items))
-    return made
+            sections.append(Section(title, items))
+    return sections
 
 
 # Words ---------------------------------------------------------------------------------------------------------------
@@ -212,8 +212,11 @@ def _provenance(studies: Sequence[Study]) -> list[str]:
     ]
 
 
-def _statement_table(made: Sequence[Statement]) -> Table:
-    lines = tuple((one.claim, one.domain, VERDICTS[one.holds], *(_number(value) for value in one[2:5])) for one in made)
+def _statement_table(statements: Sequence[Statement]) -> Table:
+    lines = tuple(
+        (statement.claim, statement.domain, VERDICTS[statement.holds], *(_number(value) for value in statement[2:5]))
+        for statement in statements
+    )
     note = "Fractions or correlations. Holds: the interval is clearly on the claim's side (yes), the other (no), or neither."
     return Table("Every statement", ("claim", "domain", "holds", "estimate", "lower", "upper"), lines, (note,), 3)
 

@@ -44,13 +44,14 @@ def legend(figure: Figure, panel: Axes, most: int = 5) -> None:
 
 
 def panels_of(studies: Sequence[Study], **sizes: Any) -> Any:
+    """A `grid` with a panel for each study; a single one is as wide as its layers need."""
     if len(studies) == 1:
         sizes = {"width": max(4.2, figures.width_for(len(studies[0].domain["layers"]))), "height": 3.2} | sizes
     return grid(len(studies), **sizes)
 
 
 def name_rows(panel: Axes, names: Sequence[str]) -> None:
-    """Names down the y axis, the first on top, with a faint line through each."""
+    """Write names down the y axis, the first on top, with a faint line through each."""
     panel.set_ylim(len(names) - 0.5, -0.5)
     figures.name_classes(panel, names)
     panel.tick_params(axis="y", length=0)

@@ -98,7 +98,7 @@ def summary_table(studies: Sequence[Study]) -> Table:
 
 def _changes(row: SummaryRow, end: str) -> list[str]:
     places = ("graph_first", "graph_last", "euclidean_first", "euclidean_last")
-    pairs = [(getattr(row, f"{place}_pretrained{end}"), getattr(row, f"{place}{end}")) for place in places]
+    pairs = [(getattr(row, f"{field}_pretrained{end}"), getattr(row, f"{field}{end}")) for field in places]
     return [f"{percent_text(before)} → {percent_text(after)}" for before, after in pairs]
 
 
@@ -114,11 +114,11 @@ def headline(study: Study) -> str:
 
     Empty where no fine-tuning is left that did not fail.
     """
-    found = {}
+    changes = {}
     for labeling in (PREDICTED, LABELS_ONLY, LAYERS_ONLY, true_labels(study)):
         rows = change_rows(study, "graph", labeling)
-        found[labeling] = f"{points(mean(r.difference for r in rows))} {_mean_ends(rows)}" if rows else ""
-    whole, labels, layers, truth = found.values()
+        changes[labeling] = f"{points(mean(r.difference for r in rows))} {_mean_ends(rows)}" if rows else ""
+    whole, labels, layers, truth = changes.values()
     if not whole:
         return ""
     text = f"{study.name}: fine-tuning changes graph convexity, mean over layers, by {whole} points by predicted labels"
@@ -150,8 +150,8 @@ def _mean_ends(rows: Sequence[ChangeRow]) -> str:
 def summary_row(study: Study) -> SummaryRow:
     """The line of one domain; classes without convexity or recall, and fine-tunings that failed, are left out of r."""
     accuracy: dict[str, list[float]] = {"pretrained": [], "fine-tuned": []}
-    for made in study.networks:
-        accuracy[made.network].append(made.accuracy)
+    for network in study.networks:
+        accuracy[network.network].append(network.accuracy)
     scores = {}
     for labeling in (PREDICTED, true_labels(study)):
         scores[labeling] = [value for kind in KINDS for value in _first_and_last(study, kind, labeling)]
@@ -171,7 +171,7 @@ def summary_row(study: Study) -> SummaryRow:
         _mean(accuracy["fine-tuned"]),
         float(np.std(accuracy["fine-tuned"], ddof=1)) if seeds > 1 else math.nan,
         *scores[PREDICTED],
-        *(float(value) for found in correlations for value in found),
+        *(float(value) for correlation in correlations for value in correlation),
         *scores[true_labels(study)],
     )
 

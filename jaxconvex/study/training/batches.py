@@ -61,7 +61,7 @@ def evaluating(model: Model) -> Model:
 
 
 def features(function: Callable[..., Array], model: nnx.Module, inputs: Any, *, batch_size: int = 256) -> np.ndarray:
-    """Returns `function(model, *inputs)` of all points, computed `batch_size` at a time, the model in `eval` mode.
+    """`function(model, *inputs)` of all points, computed `batch_size` at a time, the model in `eval` mode.
 
     Args:
         function: compiled, so pass the same object for the same function; its result has a row for each point.

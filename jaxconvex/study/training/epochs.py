@@ -70,7 +70,7 @@ def train(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
-    """Returns the networks after training all their parameters on the mean of `loss(networks, *batch, key)`.
+    """The networks after training all their parameters on the mean of `loss(networks, *batch, key)`.
 
     AdamW on clipped gradients. Only parameters (`nnx.Param`) are trained. State that the loss changes as it runs (running
     statistics of a batch norm in `train` mode, counts of random streams) is carried on from step to step.
@@ -105,8 +105,8 @@ def train(
     batch_loss = as_program(_of_parts(loss, graph), parameters, others, take(data, np.arange(batch_size)), key)
     fingerprint = ""
     if checkpoint is not None:
-        told = program_hash(batch_loss) or uuid.uuid4().hex  # where nothing tells the loss, no file is of this call
-        settings = (num_epochs, batch_size, learning_rate, weight_decay, patience, jax.__version__, told)
+        identity = program_hash(batch_loss) or uuid.uuid4().hex  # where nothing tells the loss, no file is of this call
+        settings = (num_epochs, batch_size, learning_rate, weight_decay, patience, jax.__version__, identity)
         seen = validate.args if isinstance(validate, Partial) else ()
         fingerprint = _fingerprint(settings, (parameters, others, data, seen, key))
         state = read_tree(checkpoint, state, fingerprint=fingerprint) or state

@@ -49,7 +49,7 @@ def fine_tune(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> FineTuned:
-    """Returns the model after training all its parameters on the mean cross-entropy, stopped early.
+    """The model after training all its parameters on the mean cross-entropy, stopped early.
 
     Training stops when the validation loss has not fallen for `patience` epochs; the epoch where it was least counts, or
     the model that went in, if none is better.
@@ -72,8 +72,8 @@ def fine_tune(
     """
     positive_integer(patience, "patience")
     inputs, validation_inputs = as_inputs(inputs), as_inputs(validation_inputs)
-    one = jax.tree.map(lambda array: array[:1], inputs)
-    num_classes = jax.eval_shape(evaluating(model), *jax.tree.map(jnp.asarray, one)).shape[-1]
+    first = jax.tree.map(lambda array: array[:1], inputs)
+    num_classes = jax.eval_shape(evaluating(model), *jax.tree.map(jnp.asarray, first)).shape[-1]
     labels = as_classes(labels, inputs, num_classes, "labels")
     validation_labels = as_classes(validation_labels, validation_inputs, num_classes, "validation_labels")
 
@@ -96,22 +96,22 @@ def fine_tune(
 
 
 def logits(model: nnx.Module, inputs: Any, *, batch_size: int = 256) -> np.ndarray:
-    """Returns the logits (n, c) of all inputs, the model in `eval` mode, computed `batch_size` at a time."""
+    """The logits (n, c) of all inputs, the model in `eval` mode, computed `batch_size` at a time."""
     return features(_call, model, inputs, batch_size=batch_size)
 
 
 def predict(model: nnx.Module, inputs: Any, *, batch_size: int = 256) -> np.ndarray:
-    """Returns the class of the largest logit of each input (the first of equals), computed `batch_size` at a time."""
+    """The class of the largest logit of each input (the first of equals), computed `batch_size` at a time."""
     return logits(model, inputs, batch_size=batch_size).argmax(axis=1)
 
 
 def accuracy(model: nnx.Module, inputs: Any, labels: Int[Array, " n"], *, batch_size: int = 256) -> float:
-    """Returns the share of inputs whose predicted class is their label, from 0 to 1."""
+    """The share of inputs whose predicted class is their label, from 0 to 1."""
     return float(np.mean(predict(model, inputs, batch_size=batch_size) == np.asarray(labels)))
 
 
 def cross_entropy(logits: Float[Array, "n c"], labels: Int[Array, " n"]) -> Float[Array, ""]:
-    """Returns the mean of -log softmax at the labels, in nats."""
+    """The mean of -log softmax at the labels, in nats."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 

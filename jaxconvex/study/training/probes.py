@@ -31,7 +31,7 @@ class LinearHead(NamedTuple):
 
 
 def with_classifier(encoder: Encoder, num_classes: int, *, take: Take) -> Encoder:
-    """Returns the encoder with one linear layer after its final normalisation and the pooling, all weights of it zero.
+    """The encoder with one linear layer after its final normalisation and the pooling, all weights of it zero.
 
     What the checkpoint may have beside that (a projection, a dense layer with its activation, a classifier) is left out,
     so that from the pooled features on the network is linear. The other weights are shared with the encoder, not copied.
@@ -75,7 +75,7 @@ def probe(
     penalty: float = 1e-3,
     batch_size: int = 256,
 ) -> Encoder:
-    """Returns the encoder with a linear classifier fitted by `softmax_regression` on pooled features, all else frozen.
+    """The encoder with a linear classifier fitted by `softmax_regression` on pooled features, all else frozen.
 
     Args:
         encoder: in `eval` mode its features are computed, whatever mode it is in.
@@ -98,14 +98,14 @@ def probe(
     inputs = as_inputs(inputs)
     labels = as_classes(labels, inputs, num_classes, "labels")
     probed = with_classifier(encoder, num_classes, take=take)
-    found = features(pooled, probed, inputs, batch_size=batch_size)
-    head = softmax_regression(jnp.asarray(found), labels, num_classes=num_classes, penalty=penalty)
+    vectors = features(pooled, probed, inputs, batch_size=batch_size)
+    head = softmax_regression(jnp.asarray(vectors), labels, num_classes=num_classes, penalty=penalty)
     nnx.update(probed.head.classifier, {"kernel": head.kernel, "bias": head.bias})
     return probed
 
 
 def pooled(encoder: Encoder, inputs: Array, mask: Array | None = None) -> Float[Array, "b p"]:
-    """Returns what the encoder's classifier sees of the last state: one vector a point."""
+    """What the encoder's classifier sees of the last state: one vector a point."""
     h = list(encoder.hidden_states(inputs, mask).values())[-1]
     return encoder.head.pooled(h, encoder.sequence_mask(inputs, mask))
 
@@ -114,7 +114,7 @@ def pooled(encoder: Encoder, inputs: Array, mask: Array | None = None) -> Float[
 def softmax_regression(
     features: Float[Array, "n d"], labels: Int[Array, " n"], *, num_classes: int, penalty: float = 1e-3
 ) -> LinearHead:
-    """Returns the linear map W, b that minimises mean cross-entropy + penalty/2 |W|^2 over standardised features.
+    """The linear map W, b that minimises mean cross-entropy + penalty/2 |W|^2 over standardised features.
 
     The objective is convex and minimised by L-BFGS from zero, so no seed enters; the map returned takes the features
     as they came. A feature that never varies gets the weight 0.
