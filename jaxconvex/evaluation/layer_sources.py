@@ -16,8 +16,8 @@ from jaxconvex._internal.functions import as_program
 from jaxconvex._internal.messages import names_apart
 from jaxconvex.evaluation.table import left_out_words
 from jaxconvex.layers import model_sources
+from jaxconvex.layers.activations import Activations
 from jaxconvex.layers.calls import array_hash, program_hash
-from jaxconvex.layers.extraction import Activations
 from jaxconvex.layers.model_sources import ModelSource
 
 __all__ = ["LayerSource", "check_columns", "check_source", "open_source", "predicted_labels"]

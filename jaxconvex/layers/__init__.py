@@ -2,11 +2,12 @@
 
 selection -> marks -> flax_calls                                    each module's output is marked
           -> naming -> traces -> layered_model -> rest              the marks of a call are named, read, replaced
-batches -> layer_reading -> passes -> shards -> extraction          over a data set: batch by batch, to memory or disk
-        -> model_sources                                            as `evaluate` asks for them
+batches -> points -> layer_reading -> passes -> shards              over a data set: batch by batch, to memory or disk
+        -> activations -> extraction -> model_sources               as `evaluate` asks for them
 """
 
-from jaxconvex.layers.extraction import Activations, extract, read_activations
+from jaxconvex.layers.activations import Activations, read_activations
+from jaxconvex.layers.extraction import extract
 from jaxconvex.layers.layered_model import LayeredModel, from_function, from_linen, from_nnx, layer_names
 from jaxconvex.layers.marks import mark
 from jaxconvex.layers.model_sources import ModelSource, model_source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -205,13 +206,15 @@ def from_function(
     leaves, tree = jax.tree.flatten(function)
     weights = [leaf if is_array(leaf) else None for leaf in leaves]
     others = tuple(None if is_array(leaf) else leaf for leaf in leaves)
-    return LayeredModel(_copied(weights), _FunctionCall(Fixed((tree, others))), _patterns(layers), _given(kwargs))
+    call = _FunctionCall(_called(function), Fixed((tree, others)))
+    return LayeredModel(_copied(weights), call, _patterns(layers), _given(kwargs))
 
 
 @dataclass(frozen=True)
 class _FunctionCall:
     """A function without its weights, which are its first argument."""
 
+    name: str
     function: Fixed
 
     def __call__(self, weights: Any, *inputs: Any, **kwargs: Any) -> Any:
@@ -220,9 +223,16 @@ class _FunctionCall:
         return jax.tree.unflatten(tree, leaves)(*inputs, **kwargs)
 
     def __repr__(self) -> str:
-        tree, others = self.function.value
-        function = jax.tree.unflatten(tree, others)
-        return getattr(function, "__name__", type(function).__name__)
+        return self.name
+
+
+def _called(function: Any) -> str:
+    """The name of the function, or of the class of the module, that is called, whatever it is wrapped in."""
+    function = inspect.unwrap(function)
+    if isinstance(function, partial):
+        return _called(function.func)
+    name = getattr(function, "__name__", None)
+    return name if isinstance(name, str) else type(function).__name__
 
 
 def layer_names(model: Any, /, *inputs: Any, **kwargs: Any) -> LayerList:

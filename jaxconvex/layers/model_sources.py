@@ -16,9 +16,10 @@ from jaxtyping import Array, Int
 
 from jaxconvex._internal.checks import positive_integer
 from jaxconvex._internal.functions import as_program
-from jaxconvex.layers.batches import batch_hash, chosen_batches, take
+from jaxconvex.layers.activations import Activations
+from jaxconvex.layers.batches import as_tree, batch_hash, chosen_batches, take
 from jaxconvex.layers.calls import call_with, program_hash
-from jaxconvex.layers.extraction import Activations, extract
+from jaxconvex.layers.extraction import extract
 from jaxconvex.layers.layer_reading import OUTPUTS, Pool, read_layers
 from jaxconvex.layers.layered_model import LayeredModel, as_layered, of_arrays, read_module
 from jaxconvex.layers.rest import rest_of
@@ -77,7 +78,8 @@ def model_source(
             a function is taken with the weights that it holds when `evaluate` is called, what `from_nnx` gave with its own,
             and with the keywords that it was given (`kwargs=`), as also functools.partial(read, train=False).
         inputs: whole inputs, an array or a tuple or dict of arrays, one entry a point (a memory-mapped one will do); or a
-            function from row numbers to a batch of them, such as lambda rows: preprocess([files[i] for i in rows]).
+            function from row numbers to a batch of them, such as lambda rows: preprocess([files[i] for i in rows]), where
+            preprocess is whatever gives arrays: that of an encoder, or a processor or tokenizer of transformers.
         layers: their names, in this order; by default all.
         pool: how a layer becomes one vector a point for the graph: see `extract`.
         mask: the valid tokens: see `extract`. Encoders need none: their second input is the mask. The name or index of an
@@ -114,7 +116,7 @@ def model_source(
         "folder": None if folder is None else Path(folder),
         "logits": logits,
     }
-    model = of_arrays(model)
+    model, inputs = of_arrays(model), as_tree(inputs)
     left_out = "" if rest else NOT_WANTED
     if all(hasattr(model, method) for method in ("hidden_states", "block", "head", "sequence_mask")):
         tokens = partial(_encoder_mask, model) if mask is None else mask
@@ -277,8 +279,7 @@ def grouped(sizes: dict[str, int], most: float) -> list[list[str]]:
 
 def _example(source: ModelSource) -> Any:
     """A batch of the first point."""
-    batch = source.inputs(np.arange(1)) if callable(source.inputs) else take(source.inputs, slice(0, 1))
-    return jax.tree.map(jnp.asarray, batch)
+    return jax.tree.map(jnp.asarray, chosen_batches(source.inputs, np.arange(1), 1).first)
 
 
 def _check_rest(name: str, predict: Callable, points: Any, outputs: np.ndarray) -> None:

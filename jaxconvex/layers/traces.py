@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 from jax.interpreters import partial_eval
 
+from jaxconvex._internal import loops
+from jaxconvex._internal.devices import in_mesh
 from jaxconvex.layers.marks import Site, evaluate, find_sites
 from jaxconvex.layers.naming import LayerList, chosen_layers, found_layer, layer_list, name_sites
 from jaxconvex.layers.selection import Fixed, is_array, opened
@@ -65,6 +67,7 @@ def listing(model: Any, arrays: Any, fixed: Fixed) -> LayerList:
 
 
 @partial(jax.jit, static_argnames=("fixed",))
+@in_mesh
 def read(model: Any, arrays: Any, fixed: Fixed) -> tuple[Any, OrderedDict[str, Any]]:
     """The outputs, opened, and the activations of the layers that the model is to read, in the order of execution."""
     trace = _traced(model, arrays, fixed)
@@ -76,6 +79,7 @@ def read(model: Any, arrays: Any, fixed: Fixed) -> tuple[Any, OrderedDict[str, A
 
 
 @partial(jax.jit, static_argnames=("fixed", "layer", "repeated"))
+@in_mesh
 def run_on(
     model: Any,
     activation: Any,
@@ -89,6 +93,7 @@ def run_on(
 
     An activation of None: zeros.
     """
+    model, activation, arrays = loops.alike((model, activation, arrays))  # a trace holds for what varies as it did
     trace = _traced(model, arrays, fixed)
     _, site = found_layer(trace.layers, layer)
     if activation is None:
