@@ -13,8 +13,11 @@ if TYPE_CHECKING:
         LayeredModel,
         ModelSource,
         extract,
+        from_function,
         from_linen,
         from_nnx,
+        layer_names,
+        mark,
         model_source,
         read_activations,
         rest_of,
@@ -83,6 +86,7 @@ __all__ = [
     "euclidean_convexity_loss",
     "evaluate",
     "extract",
+    "from_function",
     "from_linen",
     "from_nnx",
     "graph_convexity",
@@ -94,6 +98,8 @@ __all__ = [
     "jackknife",
     "jackknife_groups",
     "knn_graph",
+    "layer_names",
+    "mark",
     "model_source",
     "neighbors_graph",
     "pack",
@@ -121,8 +127,8 @@ __getattr__, __dir__ = on_demand(
     {
         "encoders": "",
         "evaluation": "Report Row evaluate read_report",
-        "layers": "Activations LayeredModel ModelSource extract from_linen from_nnx model_source read_activations "
-        "rest_of run_from",
+        "layers": "Activations LayeredModel ModelSource extract from_function from_linen from_nnx layer_names mark "
+        "model_source read_activations rest_of run_from",
         "losses": "detour_loss euclidean_convexity_loss graph_convexity_loss",
         "neighbors": "KNNGraph epsilon_graph knn_graph neighbors_graph pairwise",
         "paths": "Graph PackedGraph Pairs PathCounts pack same_class_pairs segment_points shortest_path_counts "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxconvex._internal import formats
 from jaxconvex._internal.formats import Table, interval_text, name_text, percent_text
+from jaxconvex._internal.messages import listed
 from jaxconvex.evaluation.rows import (
     FEW_APART,
     FEW_FAILING,
@@ -21,7 +22,7 @@ from jaxconvex.evaluation.rows import (
     too_few,
 )
 
-__all__ = ["HUBS", "hub_words", "interval_words", "limits", "report_table"]
+__all__ = ["HUBS", "hub_words", "interval_words", "left_out_words", "limits", "report_table"]
 
 HUBS = 3.0  # hubness above which tables warn
 UNITS = dict.fromkeys(("micro", "macro", "score", "recall", "cosine", "adjacent", "no path", "null"), "%")
@@ -54,6 +55,18 @@ def hub_words(row: Row) -> str:
     text = f"{name_text(row.layer)}: hubness {row.hubness:.1f} (above {HUBS:g}), so that a few points decide the paths; one "
     text += f"is a neighbour of {row.hub} others"
     return text + (f"; by the cosine metric {percent_text(row.cosine)}" if not math.isnan(row.cosine) else "")
+
+
+def left_out_words(left_out: Mapping[str, str]) -> str:
+    """Which layers have no Euclidean score, and why, in a sentence; each reason once.
+
+    >>> left_out_words({"a": "it has no logits", "b": "it has no logits"})
+    "no Euclidean score of 'a', 'b': it has no logits"
+    """
+    layers: dict[str, list[str]] = {}
+    for layer, reason in left_out.items():
+        layers.setdefault(reason.rstrip("."), []).append(layer)
+    return "; ".join(f"no Euclidean score of {listed(names, most=5)}: {reason}" for reason, names in layers.items())
 
 
 def report_table(report: Any, kind: str, labeling: str, k: int | None, *, classes: bool) -> Table:
@@ -141,6 +154,8 @@ def limits(report: Any, rows: Sequence[Row]) -> list[str]:
     groups, parts = report.settings.get("groups"), []
     if groups is not None and groups < FEWEST_UNITS:
         parts.append(f"no intervals, since the points are of {groups} groups and {FEWEST_UNITS} are needed")
+    if rows and rows[0].kind == "graph" and report.settings.get("left_out"):
+        parts.append(left_out_words(report.settings["left_out"]))
     cut = max((row for row in rows if row.cut_off > 0), key=lambda row: row.cut_off, default=None)
     if cut is not None:
         parts.append(

@@ -518,7 +518,8 @@ for mesh in meshes:
     for name in one:
         np.testing.assert_allclose(one[name], many[name], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(one.outputs, many.outputs, rtol=1e-5, atol=1e-5)
-from jaxconvex.layers.passes import results
+from jaxconvex.layers.passes import Todo, results
+from jaxconvex.layers.points import every_input
 from jaxconvex.layers.layer_reading import read_layers
 from jaxconvex._internal.functions import compiled
 from functools import partial
@@ -526,7 +527,8 @@ run, seen = compiled(partial(read_layers, (model, None)), meshes[0]), []
 def watched(batch):
     seen.append(len(batch[0].sharding.device_set))
     return run(batch)
-list(results(watched, [(0, 20, "", (x[:20], mask[:20]))], 20, meshes[0]))
+batch = x[:20], mask[:20]
+list(results(watched, [Todo(0, every_input(batch, 0), "", batch)], 20, meshes[0]))
 print("equal on", [mesh.size for mesh in meshes], "sharded over", seen)
 """
 
