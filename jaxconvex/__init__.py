@@ -13,8 +13,11 @@ if TYPE_CHECKING:
         LayeredModel,
         ModelSource,
         extract,
+        from_function,
         from_linen,
         from_nnx,
+        layer_names,
+        mark,
         model_source,
         read_activations,
         rest_of,
@@ -107,6 +110,7 @@ __all__ = [
     "euclidean_intrusions",
     "evaluate",
     "extract",
+    "from_function",
     "from_linen",
     "from_nnx",
     "graph_convexity",
@@ -122,7 +126,9 @@ __all__ = [
     "knn_accuracy",
     "knn_graph",
     "label_overlap",
+    "layer_names",
     "linear_probe",
+    "mark",
     "model_source",
     "mutual_knn",
     "nearest_neighbour_vote",
@@ -154,8 +160,8 @@ __getattr__, __dir__ = on_demand(
     {
         "encoders": "",
         "evaluation": "Report Row evaluate read_report",
-        "layers": "Activations LayeredModel ModelSource extract from_linen from_nnx model_source read_activations "
-        "rest_of run_from",
+        "layers": "Activations LayeredModel ModelSource extract from_function from_linen from_nnx layer_names mark "
+        "model_source read_activations rest_of run_from",
         "losses": "detour_loss euclidean_convexity_loss graph_convexity_loss",
         "neighbors": "KNNGraph epsilon_graph knn_graph neighbors_graph pairwise",
         "paths": "Graph PackedGraph Pairs PathCounts pack same_class_pairs segment_points shortest_path_counts "

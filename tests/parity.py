@@ -17,9 +17,10 @@ def randomise(model, seed=0, scale=0.3):
     import torch
 
     generator = torch.Generator().manual_seed(seed)
+    kept = model.state_dict().keys()  # what is in no file is computed from the configuration: frequencies, say
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if not tensor.is_floating_point():
+            if not tensor.is_floating_point() or name not in kept:
                 continue
             drawn = torch.randn(tensor.shape, generator=generator) * scale
             if tensor.ndim >= 2:

@@ -49,6 +49,22 @@ def run_from(x, y):
     return jaxconvex.run_from(model(), "layers/0", x @ np.ones((D, 7), np.float32), x)
 
 
+def stack(weights, x):
+    def block(h, w):
+        return jaxconvex.mark(jnp.tanh(h @ w), "block"), None
+
+    return jax.lax.scan(block, x, weights)[0]
+
+
+@cache
+def marked():
+    return jaxconvex.from_function(jax.tree_util.Partial(stack, np.ones((3, D, D), np.float32)))
+
+
+def rest_of(x, y):
+    return jaxconvex.rest_of(marked(), "block/0", example=np.ones((1, D), np.float32))(x)
+
+
 def some_unlabelled(y):
     return jnp.where(jnp.arange(N) % 8 < 4, y, -1)
 
@@ -82,6 +98,8 @@ ARRAYS = {
     "recall": lambda x, y: losses.recall(losses.remember(losses.memory(50, D), x, y), x, y),
     "from_nnx": read,
     "run_from": run_from,
+    "from_function": lambda x, y: marked()(x)[1]["block/1"],
+    "rest_of": rest_of,
 }
 
 LOSSES = {
@@ -90,7 +108,7 @@ LOSSES = {
     "graph_convexity_loss, soft": lambda x, y: losses.graph_convexity_loss(x, jax.nn.one_hot(y, CLASSES), k=K),
     "detour_loss": lambda x, y: losses.detour_loss(x, y, k=K),
     "euclidean_convexity_loss": lambda x, y: losses.euclidean_convexity_loss(head, x, y, key=jax.random.key(3)),
-    "with_unit_gradient": lambda x, y: losses.with_unit_gradient(lambda h: losses.detour_loss(h, y, k=K), x),
+    "with_unit_gradient": lambda x, y: losses.with_unit_gradient(losses.detour_loss)(x, y, k=K),
 }
 
 ALL = ARRAYS | LOSSES

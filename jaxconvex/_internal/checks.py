@@ -69,7 +69,7 @@ def shared_length(x: Any, name: str = "x") -> int:
         what = f"shapes {shapes}" if shapes else "no array"
         raise ValueError(
             f"{name} must be an array, or a tuple or a dict of arrays that share their first axis, one entry a point; got "
-            f"{what}. Bind what is no array to the function (functools.partial)."
+            f"{what}. Bind what is no array to the function (functools.partial, or kwargs= of from_nnx and from_linen)."
         )
     if shapes[0][0] == 0:
         raise ValueError(f"{name} must hold at least one point; got shapes {shapes}.")

@@ -318,13 +318,17 @@ def name_text(name: Any) -> str:
 
 
 class Table(NamedTuple):
-    """A title, column names, rows of strings and notes; all but the first `num_names` columns are aligned right."""
+    """A title, column names, rows of strings and notes; all but the first `num_names` columns are aligned right.
+
+    Units, of the first columns or all, stand below their names on a page.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     num_names: int = 1
+    units: tuple[str, ...] = ()
 
     def to_rich(self) -> Any:
         """The same as a `rich.table.Table`, which fits itself to the terminal when printed by a rich Console."""

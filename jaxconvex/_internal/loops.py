@@ -14,7 +14,7 @@ from jax import lax
 
 from jaxconvex._internal.devices import in_shard_map
 
-__all__ = ["cond", "fori_loop", "scan", "varying", "while_loop"]
+__all__ = ["alike", "cond", "fori_loop", "scan", "varying", "while_loop"]
 
 T = TypeVar("T")
 
@@ -66,8 +66,7 @@ def cond(condition: Any, yes: Callable[..., T], no: Callable[..., T], *operands:
     >>> int(cond(True, lambda i: i + 1, lambda i: i - 1, 5))
     6
     """
-    leaves = jax.tree.leaves((condition, operands)) if in_shard_map() else []
-    return lax.cond(condition, yes, no, *varying(operands, frozenset().union(*map(_axes_of, leaves))))
+    return lax.cond(condition, yes, no, *alike(operands, condition))
 
 
 def varying(values: T, axes: frozenset[str]) -> T:
@@ -78,6 +77,12 @@ def varying(values: T, axes: frozenset[str]) -> T:
         return lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(declared, values) if axes else values
+
+
+def alike(values: T, *others: Any) -> T:
+    """The values, declared to vary along all axes of a shard_map along which any of them does, or of the others."""
+    leaves = jax.tree.leaves((values, others)) if in_shard_map() else []
+    return varying(values, frozenset().union(*map(_axes_of, leaves)))
 
 
 def _axes_of_result(body: Callable[[T], T], start: T) -> frozenset[str]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-__all__ = ["in_red", "is_terminal", "listed", "names_apart", "say"]
+__all__ = ["in_red", "in_yellow", "is_terminal", "listed", "names_apart", "say"]
 
 
 def say(text: str = "", *, stream: str = "stdout", end: str = "\n") -> None:
@@ -33,8 +33,17 @@ def say(text: str = "", *, stream: str = "stdout", end: str = "\n") -> None:
 
 def in_red(text: str, stream: TextIO | None) -> str:
     """The text, in red where a person watches the stream in a terminal that shows colours."""
+    return _coloured(text, stream, 31)
+
+
+def in_yellow(text: str, stream: TextIO | None) -> str:
+    """The text, in yellow where a person watches the stream in a terminal that shows colours."""
+    return _coloured(text, stream, 33)
+
+
+def _coloured(text: str, stream: TextIO | None, code: int) -> str:
     plain = not is_terminal(stream) or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return text if plain or not text else f"\x1b[31m{text}\x1b[0m"
+    return text if plain or not text else f"\x1b[{code}m{text}\x1b[0m"
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from jaxconvex._internal.messages import is_terminal, say
-from jaxconvex.cli.options import SETTINGS, option, require_extras, say_where, seed_in_range
+from jaxconvex._internal.messages import say
+from jaxconvex.cli.options import SETTINGS, option, require_extras, say_found, say_where, seed_in_range
 from jaxconvex.cli.study import app as study
 
 __all__ = ["command"]
@@ -29,7 +27,7 @@ over all pairs. 100 is convex; random labels give about 100 / number of classes.
   jaxconvex study --help                   the paper's experiment, five domains
 """
 
-SCORE = """The convexity of every layer in FILE, with intervals, the null and figures.
+SCORE = """The convexity of every layer in FILE, with intervals, the null and a report to read.
 
 \b
 FILE is one of
@@ -219,9 +217,10 @@ def _options(context: typer.Context) -> Any:
     return Options(**{name: value for name, value in values.items() if value is not None and value != ()})
 
 
-def _print(result: Any, classes: bool) -> None:
-    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
-    say(result.table(classes=classes, width=width))
+def _print(result: Any, classes: bool, **beside: Any) -> None:
+    from jaxconvex.evaluation.sentences import findings
+
+    say_found(findings(result, **beside), result.tables() + (result.tables(classes=True) if classes else []))
 
 
 @app.command("score", help=SCORE, short_help="Score every layer of your representations.")
@@ -303,7 +302,7 @@ def _compare(
         for name, file in zip(sides, (a, b), strict=True):
             if sides[name] is not reports[name]:
                 paths += writing.write_scores(reports[name], folder / name, [file])
-        _print(comparison, classes)
+        _print(comparison, classes, reports=reports)
         say_where(paths, folder)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from jaxconvex._internal.formats import require
-from jaxconvex._internal.messages import say
+from jaxconvex._internal.formats import Table, require
+from jaxconvex._internal.messages import in_yellow, is_terminal, say
 
-__all__ = ["SETTINGS", "option", "require_extras", "say_where", "seed_in_range"]
+if TYPE_CHECKING:  # help and completion come without JAX
+    from jaxconvex.evaluation.sentences import Findings
+
+__all__ = ["SETTINGS", "option", "require_extras", "say_found", "say_where", "seed_in_range"]
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -34,6 +39,22 @@ def require_extras() -> None:
     """Raise ModuleNotFoundError before the work, not after it."""
     for module in ("jinja2", "matplotlib", "rich"):
         require(module)
+
+
+def say_found(found: Findings, tables: Iterable[Table], *, fold: bool = True) -> None:
+    """Print what was found, what would mislead, and the tables, without the notes that were then said already.
+
+    Tables are as wide as they need or, if `fold`, as the terminal of a person who watches.
+    """
+    for text in found.sentences:
+        say(text)
+    for text in found.warnings:
+        say(in_yellow(f"Warning: {text}", sys.stdout))
+    width = shutil.get_terminal_size().columns if fold and is_terminal(sys.stdout) else None
+    said = (*found.sentences, *found.warnings)
+    for table in tables:
+        new = [note for note in table.notes if not any(text.endswith(note.removeprefix("Warning: ")) for text in said)]
+        say("\n" + table._replace(notes=tuple(new)).to_text(width))
 
 
 def say_where(paths: Iterable[Path], folder: Path) -> None:

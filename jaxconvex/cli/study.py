@@ -12,7 +12,7 @@ import typer
 
 from jaxconvex._internal.formats import require
 from jaxconvex._internal.messages import in_red, say
-from jaxconvex.cli.options import SETTINGS, option, require_extras, say_where, seed_in_range
+from jaxconvex.cli.options import SETTINGS, option, require_extras, say_found, say_where, seed_in_range
 from jaxconvex.study.domains import DOMAINS, METRICS
 
 __all__ = ["app"]
@@ -178,7 +178,8 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
     require_extras()
     require("safetensors", "encoders")
     from jaxconvex.cli import scoring, writing
-    from jaxconvex.study.reporting.summary import summary_table
+    from jaxconvex.study.reporting.summary import study_findings, summary_table
+    from jaxconvex.study.statements import statements
 
     studies = []
     for domain in domains:
@@ -187,7 +188,7 @@ def _run(domains: Sequence[Any], seed: int, folders: dict[str, Path]) -> list[An
             studies.append(study)
             scoring.forget_compiled_code()
             _say_alarms([study])
-            say(summary_table([study]).to_text())
+            say_found(study_findings([study], statements([study])), [summary_table([study])], fold=False)
             say_where(paths, folder)
     return studies
 
@@ -299,15 +300,15 @@ def _report(folders: Folders, out: JointOut = Path("studies-report")) -> None:
 def _join(studies: Sequence[Any], out: Path) -> None:
     from jaxconvex.cli import writing
     from jaxconvex.study.reporting.pages import write_joint_page
-    from jaxconvex.study.reporting.summary import summary_table
+    from jaxconvex.study.reporting.summary import study_findings, summary_table
     from jaxconvex.study.statements import statements
 
     with writing.output_folder(out) as folder:
         paths = write_joint_page(studies, folder)
         _say_alarms(studies)
-        say(summary_table(studies).to_text())
-        several = len(studies) > 1
-        for statement in statements(studies):
+        several, claims = len(studies) > 1, statements(studies)
+        say_found(study_findings(studies, claims), [summary_table(studies)], fold=False)
+        for statement in claims:
             if not several or statement.domain == "all":  # those of the single domains are on their pages
                 say(f"- {statement.text}")
         say_where(paths, folder)

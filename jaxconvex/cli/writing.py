@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
+from jaxconvex._internal.formats import name_text
 from jaxconvex._internal.kept import lock, sweep
 from jaxconvex.evaluation.comparison import Comparison
-from jaxconvex.evaluation.report import Report, distinct
+from jaxconvex.evaluation.report import Report
 
-__all__ = ["CACHE", "RESULT", "file_names", "free_folder", "output_folder", "write_comparison", "write_scores"]
+__all__ = ["CACHE", "RESULT", "free_folder", "output_folder", "write_comparison", "write_scores"]
 
-RESULT, COMPARISON, CACHE = "scores.json", "comparison.json", ".cache"
+RESULT, COMPARISON, PAGE, CACHE = "scores.json", "comparison.json", "report.html", ".cache"
 WRITTEN = (".json", ".csv", ".png", ".svg", ".html")
 
 
@@ -94,56 +93,29 @@ def _try_to_write(path: Path) -> None:
 
 
 def write_scores(report: Report, folder: Path, files: Sequence[Path]) -> list[Path]:
-    """The paths of scores.json, scores.csv and the figures of the report on these files, after writing them."""
-    from jaxconvex.reporting.plots import plot_classes, plot_profile, save_figure
-
+    """The paths of scores.json, scores.csv, report.html and the figures of the report on these files, after writing them."""
     folder.mkdir(exist_ok=True)
     report = report._replace(provenance=report.provenance | {"files": _recorded(files, folder)})
     paths = [report.to_json(folder / RESULT), report.to_csv(folder / "scores.csv")]
-    for suffix, chosen in _figures(report):
-        paths += save_figure(plot_profile(report, **chosen), folder / f"profile{suffix}")
-        paths += save_figure(plot_classes(report, **chosen), folder / f"classes{suffix}")
-    return paths
+    return paths + _write_page(report, folder, f"Convexity in {name_text(files[0].name)}")
 
 
 def write_comparison(
     comparison: Comparison, reports: dict[str, Report], folder: Path, files: Sequence[Path]
 ) -> list[Path]:
-    """The paths of comparison.json, comparison.csv and the figures, after writing them."""
-    from jaxconvex.reporting.plots import plot_differences, plot_profile, save_figure
-
+    """The paths of comparison.json, comparison.csv, report.html and the figures, after writing them."""
     comparison = comparison._replace(provenance=comparison.provenance | {"files": _recorded(files, folder)})
     paths = [comparison.to_json(folder / COMPARISON), comparison.to_csv(folder / "comparison.csv")]
-    for suffix, chosen in _figures(comparison):
-        paths += save_figure(plot_differences(comparison, classes=True, **chosen), folder / f"comparison{suffix}")
-        paths += save_figure(plot_profile(reports, **chosen), folder / f"profile{suffix}")
-    return paths
+    first, second = map(name_text, comparison.names)
+    return paths + _write_page(comparison, folder, f"Convexity, {second} beside {first}", reports)
 
 
-def _figures(report: Report | Comparison) -> list[tuple[str, dict[str, Any]]]:
-    """What tells the files of the figures apart, and what to draw in them: one for each labeling and k."""
-    labelings = file_names(distinct(report.rows, "labeling"))
-    numbers = [k for k in distinct(report.rows, "k") if k is not None] or [None]
-    return [
-        (
-            (f"-{name}" if len(labelings) > 1 else "") + (f"-k{k}" if len(numbers) > 1 else ""),
-            {"labeling": labeling, "k": k},
-        )
-        for labeling, name in labelings.items()
-        for k in numbers
-    ]
+def _write_page(
+    result: Report | Comparison, folder: Path, title: str, reports: dict[str, Report] | None = None
+) -> list[Path]:
+    from jaxconvex.reporting.figures import save_figure
+    from jaxconvex.reporting.result_pages import draw_result, write_result_page
 
-
-def file_names(names: Sequence[str]) -> dict[str, str]:
-    """For each name one that files may have anywhere: other characters become hyphens, and those alike get a number.
-
-    >>> file_names(["genus", "a/b", "a:b", "../A.b", "属"])
-    {'genus': 'genus', 'a/b': 'a-b', 'a:b': 'a-b-2', '../A.b': 'A.b', '属': 'labels'}
-    """
-    unique: dict[str, str] = {}
-    for name in names:
-        stem = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:100] or "labels"
-        taken = {other.casefold() for other in unique.values()}
-        numbered = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-        unique[name] = next(each for each in numbered if each.casefold() not in taken)
-    return unique
+    drawn = draw_result(result, reports)
+    page = write_result_page(folder / PAGE, result, drawn, title=title, reports=reports)
+    return [page, *(path for name, figure in drawn.items() for path in save_figure(figure, folder / name))]

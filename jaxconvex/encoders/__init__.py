@@ -11,12 +11,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxconvex.encoders.decoders import next_token_head
     from jaxconvex.encoders.encoder import Encoder
     from jaxconvex.encoders.loading import families, initialise, load, save
 
-__all__ = ["Encoder", "families", "initialise", "load", "save"]
+__all__ = ["Encoder", "families", "initialise", "load", "next_token_head", "save"]
 
-_HOMES = {"Encoder": "encoder", "families": "loading", "initialise": "loading", "load": "loading", "save": "loading"}
+_HOMES = {"Encoder": "encoder", "next_token_head": "decoders"}
+_HOMES |= dict.fromkeys(("families", "initialise", "load", "save"), "loading")
 
 
 def __getattr__(name: str) -> Any:

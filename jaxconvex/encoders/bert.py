@@ -13,12 +13,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex.encoders.encoder import Encoder, Head
-from jaxconvex.encoders.modules import PRECISION, Attention, Block, FeedForward, activation, layer_norm, linear
+from jaxconvex.encoders.modules import (
+    PRECISION,
+    Attention,
+    Block,
+    FeedForward,
+    activation,
+    layer_norm,
+    linear,
+    looked_up,
+)
 from jaxconvex.encoders.naming import Family, Shapes
 
 __all__ = ["FAMILIES", "GroupedLinear", "TextEmbedding"]
@@ -53,20 +61,12 @@ class TextEmbedding(nnx.Module):
 
     def __call__(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t d"]:
         most = self.positions.num_embeddings - (0 if self.padding is None else self.padding + 1)
-        if ids.ndim != 2 or ids.shape[1] > most or not jnp.issubdtype(ids.dtype, jnp.integer):
-            raise ValueError(
-                f"the tokens must be integers of shape (b, t) with t at most {most}; got {ids.dtype} of shape {ids.shape}. "
-                "Let the tokenizer cut them, or cut them with ids[:, :t]."
-            )
+        words = looked_up(self.words, ids, most)
         if self.padding is None:
             positions = jnp.arange(ids.shape[1])[None]
         else:
             valid = (ids != self.padding).astype(jnp.int32)
             positions = jnp.cumsum(valid, axis=1) * valid + self.padding
-        # A number outside the vocabulary gives nan, not the last word, nor what is left of it in 32 bits.
-        size = self.words.num_embeddings
-        ids = np.clip(ids, -1, size) if isinstance(ids, np.ndarray) else ids
-        words = self.words.embedding[...].at[jnp.where(ids < 0, size, ids)].get(mode="fill", fill_value=jnp.nan)
         h = words + self.positions.embedding[...][positions]
         if self.types is not None:
             h = h + self.types.embedding[...][0]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ __all__ = ["Stored", "Weights", "find_checkpoint", "open_weights", "read_config"
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.mdl", "*.msgpack", "*.h5")
+PIECE = 2**24  # values of a tensor that are read at once
 PATTERNS = ["*.json", "*.safetensors", "*.txt"]  # what is fetched from the hub
 
 
@@ -27,12 +30,22 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
     type: str  # in safetensors' words: F32, BF16, I8, ...
 
-    def read(self) -> np.ndarray:
-        """Its values. The file is opened anew, since what was read of a mapped file stays in memory."""
+    def read(self, rows: slice | None = None) -> np.ndarray:
+        """Its values, or some rows. The file is opened anew, since what was read of a mapped file stays in memory."""
         from safetensors import safe_open
 
         with safe_open(self.path, framework="numpy") as opened:
-            return opened.get_tensor(self.name)
+            return opened.get_tensor(self.name) if rows is None else opened.get_slice(self.name)[rows]
+
+    def pieces(self) -> Iterator[tuple[slice | EllipsisType, np.ndarray]]:
+        """Its values a few rows at a time, with their places: a large tensor never stands in memory twice."""
+        rows = max(1, PIECE // max(1, math.prod(self.shape[1:])))
+        if not self.shape or self.shape[0] <= rows:
+            yield ..., self.read()
+            return
+        for first in range(0, self.shape[0], rows):
+            place = slice(first, min(first + rows, self.shape[0]))
+            yield place, self.read(place)
 
 
 Weights = Mapping[str, Stored]  # by the name in the file

@@ -23,17 +23,55 @@ PLAIN: dict[str, tuple[Any, str]] = {
 }
 KINDS = {bool: "true or false", str: "text", int: "a whole number above 0", float: "a number above 0"}
 KINDS |= dict.fromkeys((list, tuple), "a list of whole numbers above 0")
-DEPTHS = ("num_hidden_layers", "n_layers", "encoder_layers")
+DEPTHS = ("num_hidden_layers", "n_layers", "n_layer", "encoder_layers")
+ACTIVATIONS = (
+    "hidden_act",
+    "hidden_activation",
+    "activation",
+    "activation_function",
+    "pooler_act",
+    "classifier_activation",
+)
+BIASES = (
+    "attention_bias",
+    "mlp_bias",
+    "norm_bias",
+    "classifier_bias",
+    "query_bias",
+    "key_bias",
+    "value_bias",
+    "proj_bias",
+)
 OPTIONAL: dict[str, Any] = {  # settings that some families read, and others do not have
-    **dict.fromkeys(("hidden_act", "activation", "pooler_act"), "gelu"),
+    **dict.fromkeys(ACTIVATIONS, "gelu"),
     **dict.fromkeys(("qkv_bias", "use_swiglu_ffn", "use_mean_pooling", "use_absolute_position_embeddings"), True),
     **dict.fromkeys(("use_relative_position_bias", "use_shared_relative_position_bias"), True),
+    **dict.fromkeys((*BIASES, "use_parallel_residual", "tie_word_embeddings"), True),
+    **dict.fromkeys(("use_sliding_window", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"), False),
+    **dict.fromkeys(("head_dim", "num_key_value_heads", "sliding_window", "max_window_layers", "n_inner"), 4),
+    **dict.fromkeys(("rope_theta", "rope_local_base_freq", "rotary_emb_base"), 10000.0),
+    **dict.fromkeys(("global_rope_theta", "local_rope_theta"), 10000.0),
+    **dict.fromkeys(("local_attention", "global_attn_every_n_layers", "num_register_tokens"), 4),
+    "use_gated_mlp": False,
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"), 50.0),
+    **dict.fromkeys(("sliding_window_pattern", "_sliding_window_pattern"), 6),
+    **dict.fromkeys(("rotary_pct", "partial_rotary_factor"), 0.25),
     "layer_scale_init_value": 0.1,
     "num_channels": 3,
 }
 PAIRS = ("image_size", "patch_size")
 ROWS = {"stages": 0, "layers": 2}  # of convolutional networks, and where in a row the number of its blocks stands
-MAY_BE_ZERO = (*DEPTHS, *ROWS, "type_vocab_size", "pad_token_id", "layer_scale_init_value")
+MAY_BE_ZERO: tuple[str, ...] = (
+    *DEPTHS,
+    *ROWS,
+    "type_vocab_size",
+    "pad_token_id",
+    "layer_scale_init_value",
+    "max_window_layers",
+)
+MAY_BE_ZERO += ("num_register_tokens",)
+MAY_BE_NONE: tuple[str, ...] = ("pad_token_id", "head_dim", "num_key_value_heads", "sliding_window", "n_inner")
+MAY_BE_NONE += ("attn_logit_softcapping", "final_logit_softcapping")
 BASES = r"Model|Encoder|Backbone|LMHeadModel|PreTrainedModel|For[A-Z]\w*"  # what follows a family in a class's name
 
 
@@ -69,7 +107,7 @@ def _fits(key: str, value: Any, usual: Any) -> bool:
         return type(value) is type(usual)
     if isinstance(usual, (tuple, list)):
         return isinstance(value, (tuple, list)) and len(value) > 0 and all(_fits(key, v, usual[0]) for v in value)
-    if key == "pad_token_id" and value is None:
+    if key in MAY_BE_NONE and value is None:
         return True
     if isinstance(value, (tuple, list)):
         return key in PAIRS and len(value) == 2 and all(_fits(key, v, usual) for v in value)
@@ -104,7 +142,8 @@ def has_own_head(config: Mapping[str, Any], family: Family, *, strict: bool) -> 
     named = config.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise ValueError(f"architectures in the configuration must be a list of names; got {named!r:.80}.")
-    strange = [name for name in named if not re.fullmatch(rf"(TF|Flax)?{family.model}({BASES})", name)]
+    known = rf"(TF|Flax)?({family.model}({BASES})|{family.language_model or '-'})"
+    strange = [name for name in named if not re.fullmatch(known, name)]
     if strict and family.model and strange:
         kind = config["model_type"]
         raise ValueError(

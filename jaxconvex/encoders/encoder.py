@@ -12,11 +12,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxconvex.encoders.modules import as_mask, masked_mean
+from jaxconvex.layers.layer_reading import last_valid
 
 __all__ = ["Encoder", "Head"]
 
 TAKES: dict[str, Callable[[Array, Array | None], Array]] = {
     "first": lambda h, mask: h[:, 0],
+    "last": last_valid,
     "mean": masked_mean,
     "patches": lambda h, mask: h[:, 1:].mean(axis=1),  # all but the class token
     "first and patches": lambda h, mask: jnp.concatenate([h[:, 0], h[:, 1:].mean(axis=1)], axis=-1),
@@ -27,7 +29,8 @@ class Head(nnx.Module):
     """What follows the last block: normalisation, one vector a point, and a classifier, as far as the checkpoint has them.
 
     Args:
-        take: how the tokens become one vector: "first", "mean" (over the mask), "patches", "first and patches".
+        take: how the tokens become one vector: "first", "last" (of those that are valid), "mean" (of them), "patches",
+            "first and patches".
         norm: a normalisation of every token, or None.
         project: a dense layer of every token before they are taken, or None.
         pooled_norm: a normalisation of the vector taken, or None.
@@ -150,4 +153,5 @@ class Encoder(nnx.Module):
 
     def depth_config(self, depth: int) -> dict[str, Any]:
         """The entries of the configuration that say how many blocks there are; with None, those that are left out."""
-        return {"num_hidden_layers": depth}
+        kinds = self.config.get("layer_types")
+        return {"num_hidden_layers": depth} | ({} if kinds is None else {"layer_types": kinds[:depth]})

@@ -18,12 +18,14 @@ from jaxconvex.encoders.configurations import check_config, check_labels, has_ow
 from jaxconvex.encoders.encoder import Encoder
 from jaxconvex.encoders.naming import Family, Shapes, canonical_shapes, fill, tensors_of, without_head
 from jaxconvex.encoders.preprocessing import preprocessor
+from jaxconvex.encoders.preprocessing.byte_pairs import DECODERS
 from jaxconvex.encoders.preprocessing.inputs import whole
 
 __all__ = ["families", "initialise", "load", "save"]
 
 MODULES = {  # where each family stands
     "bert": ("bert", "roberta", "data2vec-text", "luke", "distilbert", "squeezebert"),
+    "decoders": DECODERS,
     "vit": ("vit", "beit", "data2vec-vision", "dinov2"),
     "wav2vec2": ("wav2vec2", "hubert", "data2vec-audio", "wavlm"),
     "whisper": ("whisper",),
@@ -152,7 +154,9 @@ def save(encoder: Encoder, folder: str | Path, source: str | Path | None = None)
     known = _family(config["model_type"])
     classifier = encoder.head.classifier
     if known.model:
-        config["architectures"] = [known.model + ("Model" if classifier is None else f"For{known.task}")]
+        speaks = getattr(encoder.head, "words", None) is not None
+        headless = known.language_model if speaks else f"{known.model}Model"
+        config["architectures"] = [headless if classifier is None else f"{known.model}For{known.task}"]
     if classifier is not None:
         number = int(classifier.out_features)
         if len(config.get("id2label") or {}) != number:  # names of other classes would be wrong

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 __all__ = [
     "Attention",
@@ -20,8 +20,10 @@ __all__ = [
     "GatedFeedForward",
     "activation",
     "as_mask",
+    "attend",
     "layer_norm",
     "linear",
+    "looked_up",
     "masked_mean",
 ]
 
@@ -31,6 +33,7 @@ linear = partial(nnx.Linear, precision=PRECISION)
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_fast": partial(jax.nn.gelu, approximate=True),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
@@ -73,6 +76,63 @@ def masked_mean(h: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None = None
         return h.mean(axis=1)
     weights = mask.astype(h.dtype)[..., None]
     return (h * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1)
+
+
+def looked_up(words: nnx.Embed, ids: Int[Array, "b t"], most: int | None = None) -> Float[Array, "b t d"]:
+    """The rows of the table for these numbers. One outside the table gives nan, not the last row, nor what is left of it in
+    32 bits.
+
+    Raises ValueError for what are no integers of shape (b, t), and for more than `most` of them in a row.
+
+    >>> looked_up(nnx.Embed(3, 2, rngs=nnx.Rngs(0)), jnp.array([[0, 3]]))[0, :, 0].tolist()[1]
+    nan
+    """
+    if ids.ndim != 2 or (most is not None and ids.shape[1] > most) or not jnp.issubdtype(ids.dtype, jnp.integer):
+        limit = "" if most is None else f" with t at most {most}"
+        raise ValueError(
+            f"the tokens must be integers of shape (b, t){limit}; got {ids.dtype} of shape {ids.shape}. "
+            "Let the tokenizer cut them, or cut them with ids[:, :t]."
+        )
+    size = words.num_embeddings
+    ids = np.clip(ids, -1, size) if isinstance(ids, np.ndarray) else ids
+    return words.embedding[...].at[jnp.where(ids < 0, size, ids)].get(mode="fill", fill_value=jnp.nan)
+
+
+def attend(
+    query: Float[Array, "b h t d"],
+    key: Float[Array, "b k s d"],
+    value: Float[Array, "b k s d"],
+    *,
+    allowed: Bool[Array, "#b #h #t s"] | None = None,
+    bias: Float[Array, "#b h t s"] | None = None,
+    cap: float | None = None,
+) -> Float[Array, "b h t d"]:
+    """What each query gathers from the values, by the softmax of its products with the keys.
+
+    Args:
+        query: scaled already.
+        key, value: of as many heads, or of fewer, each of which serves a group of heads that follow one another.
+        allowed: which keys a query may look at; one that may look at none gathers their mean.
+        bias: added before the softmax.
+        cap: a soft limit c of the products x: c tanh(x / c).
+
+    >>> attend(jnp.ones((1, 2, 1, 1)), jnp.ones((1, 1, 2, 1)), jnp.array([[[[1.0], [3.0]]]])).ravel().tolist()
+    [2.0, 2.0]
+    """
+    batch, heads, tokens, size = query.shape
+    groups = (batch, key.shape[1], heads // key.shape[1] * tokens)
+    wide = jnp.promote_types(query.dtype, jnp.float32)  # the softmax of bfloat16 would lose small weights
+    grouped = query.reshape(*groups, size)
+    scores = jnp.einsum("bhqd,bhkd->bhqk", grouped, key, precision=PRECISION, preferred_element_type=wide)
+    scores = scores.reshape(batch, heads, tokens, -1)
+    if cap is not None:
+        scores = cap * jnp.tanh(scores / cap)
+    if bias is not None:
+        scores = scores + bias.astype(wide)
+    if allowed is not None:
+        scores = jnp.where(allowed, scores, jnp.finfo(wide).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype).reshape(*groups, -1)
+    return jnp.einsum("bhqk,bhkd->bhqd", weights, value, precision=PRECISION).reshape(query.shape)
 
 
 class Attention(nnx.Module):
@@ -121,14 +181,8 @@ class Attention(nnx.Module):
 
         query = heads(self.query(h) * np.float32(size**-0.5).astype(h.dtype))
         key, value = heads(self.key(h)), heads(self.value(h))
-        wide = jnp.promote_types(h.dtype, jnp.float32)  # the softmax of bfloat16 would lose small weights
-        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, precision=PRECISION, preferred_element_type=wide)
-        if bias is not None:
-            scores = scores + bias.astype(wide)
-        if mask is not None:
-            scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(wide).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(h.dtype)
-        gathered = jnp.einsum("bhqk,bhkd->bhqd", weights, value, precision=PRECISION)
+        allowed = None if mask is None else mask[:, None, None, :]
+        gathered = attend(query, key, value, allowed=allowed, bias=bias)
         return self.output(gathered.swapaxes(1, 2).reshape(h.shape))
 
 
@@ -153,15 +207,33 @@ class FeedForward(nnx.Module):
 
 
 class GatedFeedForward(nnx.Module):
-    """Dense layers with a gate: silu of one half times the other (Shazeer 2020, arXiv 2002.05202)."""
+    """Dense layers with a gate: an activation of one half times the other (Shazeer 2020, arXiv 2002.05202).
 
-    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs):
-        self.gated_inner = linear(width, 2 * hidden, rngs=rngs)  # the gate and what it lets through
-        self.gated_outer = linear(hidden, width, rngs=rngs)
+    fused: whether gate and inner layer are one, the gate first.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+        *,
+        fused: bool = True,
+        dense: Callable[..., nnx.Module] = linear,
+        rngs: nnx.Rngs,
+    ):
+        self.activation = activation
+        self.gated_inner: Any = dense(width, 2 * hidden, rngs=rngs) if fused else None
+        self.gate: Any = None if fused else dense(width, hidden, rngs=rngs)
+        self.inner: Any = None if fused else dense(width, hidden, rngs=rngs)
+        self.gated_outer = dense(hidden, width, rngs=rngs)
 
     def __call__(self, h: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        gate, inner = jnp.split(self.gated_inner(h), 2, axis=-1)
-        return self.gated_outer(jax.nn.silu(gate) * inner)
+        if self.gated_inner is None:
+            gate, inner = self.gate(h), self.inner(h)
+        else:
+            gate, inner = jnp.split(self.gated_inner(h), 2, axis=-1)
+        return self.gated_outer(self.activation(gate) * inner)
 
 
 class Block(nnx.Module):
@@ -172,6 +244,9 @@ class Block(nnx.Module):
         width, epsilon: of the two layer normalisations.
         before: whether they stand before the parts (the residual stream is never normalised) or after the additions.
         scale: whether each part is multiplied by a learnt vector before it is added.
+        norm: makes a normalisation of a width and an epsilon.
+        sandwich: whether what a part gives is normalised too, before it is added.
+        parallel: whether both parts see the block's input.
     """
 
     def __init__(
@@ -183,13 +258,18 @@ class Block(nnx.Module):
         epsilon: float,
         before: bool,
         scale: bool = False,
+        norm: Callable[..., nnx.Module] = layer_norm,
+        sandwich: bool = False,
+        parallel: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.before = before
+        self.before, self.parallel = before, parallel
         self.attention = attention
-        self.attention_norm = layer_norm(width, epsilon, rngs=rngs)
+        self.attention_norm: Any = norm(width, epsilon, rngs=rngs)
+        self.after_attention = norm(width, epsilon, rngs=rngs) if sandwich else None
         self.feed_forward = feed_forward
-        self.output_norm = layer_norm(width, epsilon, rngs=rngs)
+        self.output_norm = norm(width, epsilon, rngs=rngs)
+        self.after_output = norm(width, epsilon, rngs=rngs) if sandwich else None
         self.attention_scale = nnx.Param(jnp.ones(width)) if scale else None
         self.output_scale = nnx.Param(jnp.ones(width)) if scale else None
 
@@ -201,8 +281,15 @@ class Block(nnx.Module):
     ) -> Float[Array, "b t d"]:
         """The tokens after the block. `mask` tells which tokens may be looked at; `bias` is added to the attention."""
         if self.before:
-            h = h + _scaled(self.attention(self.attention_norm(h), mask, bias), self.attention_scale)
-            return h + _scaled(self.feed_forward(self.output_norm(h)), self.output_scale)
+            gathered = self.attention(self.attention_norm(h), mask, bias)
+            if self.after_attention is not None:
+                gathered = self.after_attention(gathered)
+            seen = h
+            h = h + _scaled(gathered, self.attention_scale)
+            made = self.feed_forward(self.output_norm(seen if self.parallel else h))
+            if self.after_output is not None:
+                made = self.after_output(made)
+            return h + _scaled(made, self.output_scale)
         h = self.attention_norm(h + self.attention(h, mask, bias))
         return self.output_norm(h + self.feed_forward(h))
 

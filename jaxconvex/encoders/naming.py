@@ -10,6 +10,7 @@ a dense kernel is transposed, a convolution's has its axes the other way round.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 
 from jaxconvex.encoders.checkpoints import Weights
 from jaxconvex.encoders.encoder import Encoder
@@ -53,6 +55,9 @@ class Family(NamedTuple):
     bare: what is written before the names of the base network in files without a head.
     model: what the names of torch's classes begin with: BertModel, BertForMaskedLM. Empty if there are none.
     task: the one with our head: BertForSequenceClassification.
+    language_head: the name of the matrix that makes logits of the next word, which stands beside the base network and stays,
+        whatever classifier there is.
+    language_model: torch's class with it: LlamaForCausalLM.
     """
 
     build: Callable[[dict[str, Any], Shapes, int | None, nnx.Rngs], Encoder]
@@ -64,6 +69,13 @@ class Family(NamedTuple):
     bare: str = ""
     model: str = ""
     task: str = "SequenceClassification"
+    language_head: str = "-"  # of no tensor
+    language_model: str = ""
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """How the names begin of what stands beside the base network."""
+        return (*self.top, self.language_head)
 
 
 class Inside(NamedTuple):
@@ -86,7 +98,7 @@ def _inside(names: Iterable[str], family: Family) -> Inside:
     """
     names = tuple(names)
     prefix = next((p for p in family.prefixes if p and any(name.startswith(p) for name in names)), "")
-    beside = tuple(name for name in names if not name.startswith((prefix, *family.top)))
+    beside = tuple(name for name in names if not name.startswith((prefix, *family.beside)))
     ours: dict[str, tuple[str, ...]] = {}
     for name in names:
         if name not in beside:
@@ -169,16 +181,32 @@ def fill(
             + ". Check config.json, or load with another family=."
         )
     for name, raw in both.items():
-        values[name] = jnp.asarray(_turned(_whole(weights, raw), paths[name]), dtype)
+        values[name] = _filled(weights, raw, paths[name], flat[paths[name]].shape, dtype)
     for name, value in values.items():
         flat[paths[name]] = flat[paths[name]].replace(value)
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-def _whole(weights: Weights, names: tuple[str, ...]) -> np.ndarray:
-    """A tensor of a file; of weight normalisation (Salimans and Kingma 2016) the product of direction and length."""
-    if len(names) == 1:
-        return weights[names[0]].read()
+def _filled(weights: Weights, names: tuple[str, ...], path: Sequence[Any], shape: tuple[int, ...], dtype: Any) -> Array:
+    """A tensor of a file as ours, cast piece by piece into the memory that JAX then takes over."""
+    whole = _aligned(shape, jax.dtypes.canonicalize_dtype(dtype))
+    as_stored = _turned_back(whole, path)  # a view
+    pieces: Iterable[tuple[Any, np.ndarray]] = weights[names[0]].pieces()
+    for place, piece in pieces if len(names) == 1 else [(..., _product(weights, *names))]:
+        as_stored[place] = piece
+    return jnp.asarray(whole)
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array of no values yet, at an address from which JAX on a CPU needs no copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _product(weights: Weights, *names: str) -> np.ndarray:
+    """A tensor of weight normalisation (Salimans and Kingma 2016), the product of direction and length."""
     direction, length = (weights[name].read().astype(np.float32) for name in names)
     if length.ndim != direction.ndim or any(
         n not in (1, m) for n, m in zip(length.shape, direction.shape, strict=True)
@@ -188,13 +216,15 @@ def _whole(weights: Weights, names: tuple[str, ...]) -> np.ndarray:
 
 
 def tensors_of(encoder: Encoder, family: Family) -> dict[str, np.ndarray]:
-    """The encoder's parameters as tensors of a checkpoint. With a classifier, the base network's names get its prefix."""
+    """The encoder's parameters as tensors of a checkpoint. With a head, the base network's names get its prefix."""
     flat = dict(nnx.to_flat_state(nnx.state(encoder)))
-    prefix = family.prefixes[0] if family.prefixes and encoder.head.classifier is not None else family.bare
+    named = list(_named(flat, family))
+    has_head = any(name.startswith(family.beside) for _, name in named)
+    prefix = family.prefixes[0] if family.prefixes and has_head else family.bare
     tensors = {}
-    for path, name in _named(flat, family):
+    for path, name in named:
         tensor = np.asarray(_turned_back(jax.device_get(flat[path][...]), path))
-        whole = name if name.startswith(family.top) else prefix + name
+        whole = name if name.startswith(family.beside) else prefix + name
         if "pos_conv_embed.conv" in name and name.endswith(".weight"):  # torch keeps it as direction and length
             stem = whole.removesuffix(".weight") + ".parametrizations.weight.original"
             tensors[stem + "0"] = _lengths(tensor, (0, 1))
@@ -227,14 +257,8 @@ def _lengths(tensor: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return np.sqrt(np.square(tensor.astype(np.float64)).sum(axis=axes, keepdims=True)).astype(np.float32)
 
 
-def _turned(tensor: np.ndarray, path: Sequence[Any]) -> np.ndarray:
-    """A torch tensor as ours: kernels have their axes as (..., in, out)."""
-    if path[-1] != "kernel" or tensor.ndim < 2:
-        return tensor
-    return tensor.transpose(*range(2, tensor.ndim), 1, 0)
-
-
 def _turned_back(tensor: np.ndarray, path: Sequence[Any]) -> np.ndarray:
+    """Ours as torch has it, as a view: our kernels have their axes as (..., in, out)."""
     if path[-1] != "kernel" or tensor.ndim < 2:
         return tensor
     last = tensor.ndim - 1

@@ -1,7 +1,7 @@
 """From representations and labels to a report.
 
 labelings, layer_sources -> layer_scores -> score_rows -> report -> evaluation        all layers, all labelings
-                                                       -> comparison                  two reports
+                                                       -> comparison -> sentences     two reports, and both in sentences
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from jaxconvex.evaluation.comparison import Comparison, Difference, compare_reports, read_comparison
     from jaxconvex.evaluation.evaluation import evaluate
     from jaxconvex.evaluation.report import Report, Row, read_report
+    from jaxconvex.evaluation.sentences import Findings, findings
 
-__all__ = ["Comparison", "Difference", "Report", "Row", "compare_reports", "evaluate", "read_comparison", "read_report"]
+__all__ = ["Comparison", "Difference", "Findings", "Report", "Row", "compare_reports", "evaluate", "findings"]
+__all__ += ["read_comparison", "read_report"]
 
 # On demand, since a report is read without JAX.
 __getattr__, __dir__ = on_demand(
@@ -23,6 +25,7 @@ __getattr__, __dir__ = on_demand(
     {
         "comparison": "Comparison Difference compare_reports read_comparison",
         "evaluation": "evaluate",
+        "sentences": "Findings findings",
         "report": "Report Row read_report",
     },
 )

@@ -25,10 +25,14 @@ from jaxconvex.evaluation.report import (
 )
 from jaxconvex.statistics.comparison import paired_difference
 
-__all__ = ["Comparison", "Difference", "compare_reports", "read_comparison"]
+__all__ = ["Comparison", "Difference", "compare_reports", "difference_between", "difference_text", "read_comparison"]
+__all__ += ["size_warnings"]
 
 FORMAT, VERSION = "jaxconvex comparison", 1
 SAME_NULL = 0.01  # difference of the scores under permuted labels that is none
+NEAR_ONE = (
+    0.97  # scores above which the paired interval covers in 98.7% of samples, not in 95%: tests/benchmarks/coverage.py
+)
 
 
 class Difference(NamedTuple):
@@ -249,6 +253,17 @@ def _intervals(pairs: Sequence[tuple[Row | None, Row | None]], confidence: float
     return [tuple(map(float, values)) for values in zip(*(np.asarray(field) for field in shown), strict=True)]
 
 
+def difference_between(a: Row, b: Row, confidence: float = 0.95) -> tuple[float, float, float, float]:
+    """The difference b - a of two scores on the same points, with its standard error and paired interval.
+
+    >>> rows = [Row("graph", "1", 0, "digit", 10, "macro", None, score) for score in (0.5, 0.75)]
+    >>> difference_between(*rows)
+    (0.25, nan, nan, nan)
+    """
+    difference, error, lower, upper = _intervals([(a, b)], confidence)[0]
+    return difference, error, lower, upper
+
+
 def _columns(sides: Sequence[Sequence[Row]], field: str) -> list[np.ndarray]:
     """The replicates of both sides, a column a row of the report; nan where there are none."""
     lengths = {len(getattr(row, field)) for rows in sides for row in rows} - {0}
@@ -284,19 +299,21 @@ def _table(comparison: Comparison, kind: str, labeling: str, k: int | None, *, c
         notes += f"; each labeling scored on {comparison.settings['class_size']} points of each class"
     if any(row.few_failing for row in shown):
         notes += f"; below {FEW_FAILING} failing pairs in both, their counts beside it"
+    if any(min(row.score_a, row.score_b) > NEAR_ONE and not math.isnan(row.lower) for row in shown):
+        notes += f"; where both scores are above {100 * NEAR_ONE:.0f}, intervals are wider than need be"
     columns = ["layer", "class" if classes else "level", first, second, "difference", f"{confidence} interval"]
     if any(not math.isnan(row.beyond_null) for row in shown):
         columns.append("beyond null")
         notes += (
             "; beyond null: the difference less that of the mean scores under permuted labels, its interval as wide"
         )
-    return Table(
-        title, tuple(columns), tuple(line[: len(columns)] for line in lines), (*_warnings(rows), notes + "."), 2
-    )
+    units = ("", "", "%", "%", *["points"] * 3)
+    body = tuple(line[: len(columns)] for line in lines)
+    return Table(title, tuple(columns), body, (*size_warnings(rows), notes + "."), 2, units[: len(columns)])
 
 
-def _warnings(rows: Sequence[Difference]) -> tuple[str, ...]:
-    """That classes differ in size, if permuted labels would score otherwise for it."""
+def size_warnings(rows: Sequence[Difference]) -> tuple[str, ...]:
+    """That classes of one kind, labeling and k differ in size, if permuted labels would score otherwise for it."""
     differing = [
         row
         for row in rows
@@ -312,6 +329,16 @@ def _warnings(rows: Sequence[Difference]) -> tuple[str, ...]:
         f"{worst.num_points_a} and {worst.num_points_b} points. Scores depend on sizes, so that the differences are no "
         f"comparison of the two alone: score both with the same class size (--class-size {max(least, 2)} or more).",
     )
+
+
+def difference_text(row: Difference) -> str:
+    """The difference in percentage points with its interval, or, where few pairs fail, with their counts.
+
+    >>> row = Difference("graph", "1", 0, "digit", 10, "macro", None, 0.5, 0.75, 0.25, 0.01, 0.2, 0.3, 9, 9, None, None)
+    >>> difference_text(row)
+    '+25.0 [+20.0, +30.0]'
+    """
+    return f"{_signed(row.difference)} {_beside(row)}".strip()
 
 
 def _signed(fraction: float) -> str:

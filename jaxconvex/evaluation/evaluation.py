@@ -38,6 +38,7 @@ from jaxconvex.evaluation.layer_scores import (
 )
 from jaxconvex.evaluation.layer_sources import LayerSource, check_columns, check_source, open_source, predicted_labels
 from jaxconvex.evaluation.report import FEWEST_UNITS, Report, Row
+from jaxconvex.layers.activations import Activations
 from jaxconvex.layers.calls import array_hash
 from jaxconvex.layers.model_sources import ModelSource
 from jaxconvex.neighbors.distances import Metric
@@ -107,8 +108,9 @@ def evaluate(
         predictions: predicted labels, of the classes of the first labeling; adds the labeling "predicted", and the
             recall of each class. "model" takes the class with the largest of the logits that came with the layers.
         groups: integers or strings, one a point, the same for points that were sampled together: a speaker, a text, a
-            video. The jackknife then leaves out whole groups, dealt into ten parts, and intervals are for new groups.
-            With fewer than 6 groups there are no intervals; tables say so. The permutation null knows no groups.
+            video. The jackknife then leaves out whole groups, dealt into ten parts, and intervals are for new groups. By
+            default, where `extract` has made points of tokens, the text of each is its group. With fewer than 6 groups
+            there are no intervals; tables say so. The permutation null knows no groups.
         heads: for some layers the rest of the network, (b, ...) -> (b, c) logits; adds the Euclidean score there.
         classes: the classes in the order of the logits. Needed with heads where labels are strings; integers are
             columns.
@@ -173,6 +175,8 @@ def evaluate(
     labelings = encode_all(labels, given, background=background, classes=classes)
     main = next(iter(labelings.values())).codes
     n = len(main)
+    if groups is None and isinstance(representations, Activations):
+        groups = representations.groups
     check_source(representations, n, pool, heads or {})
     chosen = _chosen(main, max_points, settings, sample_key)
     shown = progress is True
@@ -182,9 +186,7 @@ def evaluate(
         of_chosen = {name: np.asarray(values)[chosen] for name, values in named_labels(labels).items()}
         predicted = predicted_labels(source.outputs, classes)
         labelings = encode_all(of_chosen, predicted, background=background, classes=classes)
-    if source.with_heads:
-        for name in {next(iter(labelings)), "predicted"} & set(labelings):
-            check_columns(columns_of(labelings[name].classes, classes), source.outputs)
+    _check_heads(source, labelings, classes)
     sampled, num_groups = _sampled(next(iter(labelings.values())).codes, groups, chosen, n, group_key)
     settings = _settled(settings, protocol, len(chosen), num_groups)
 
@@ -198,6 +200,7 @@ def evaluate(
     used = representations.pool if isinstance(representations, ModelSource) else pool
     recorded |= {"metric": setting_name(metric), "pool": setting_name(used)}
     recorded |= {"num_points_scored": len(chosen), "background": background}
+    recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
     data = _Data(source, labelings, sampled, settings, classes, pool, score_key, mesh, memory)
     kept = _Kept(cache, common, recorded)
     total = len(source.names) + len(source.with_heads)
@@ -314,6 +317,12 @@ def _settled(settings: Settings, protocol: str | None, num_points: int, num_grou
     if settings.max_pairs is None and settings.tolerance is None:
         settings = settings._replace(max_sources=sources_by_default(num_points, settings.max_sources))
     return settings._replace(cosine=few and settings.metric == "euclidean")
+
+
+def _check_heads(source: LayerSource, labelings: Mapping[str, Labeling], classes: Sequence[int | str] | None) -> None:
+    """Raise ValueError if a class of the labelings that the heads are scored by has no column among the logits."""
+    for name in {next(iter(labelings)), "predicted"} & set(labelings) if source.with_heads else ():
+        check_columns(columns_of(labelings[name].classes, classes), source.outputs)
 
 
 def _sampled(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +14,10 @@ from jaxtyping import Array, Int
 from jaxconvex._internal.checks import as_array, shared_length
 from jaxconvex._internal.functions import as_program
 from jaxconvex._internal.messages import names_apart
+from jaxconvex.evaluation.table import left_out_words
 from jaxconvex.layers import model_sources
+from jaxconvex.layers.activations import Activations
 from jaxconvex.layers.calls import array_hash, program_hash
-from jaxconvex.layers.extraction import Activations
 from jaxconvex.layers.model_sources import ModelSource
 
 __all__ = ["LayerSource", "check_columns", "check_source", "open_source", "predicted_labels"]
@@ -33,6 +36,7 @@ class LayerSource(NamedTuple):
     ]  # of these, hashes of all that their Euclidean score depends on; None where nothing tells
     wholes: Callable[[Sequence[str]], Iterator[Whole]]
     outputs: np.ndarray | None  # the model's logits
+    left_out: Mapping[str, str] = MappingProxyType({})  # why a layer of a model has no Euclidean score
 
 
 def check_source(representations: Any, n: int, pool: Any, heads: Mapping[str, Any]) -> None:
@@ -103,7 +107,9 @@ def open_source(
 
 def _of_model(source: ModelSource, rows: np.ndarray, mesh: Any, progress: bool) -> LayerSource:
     features = model_sources.pooled_features(source, rows, mesh=mesh, progress=progress)
-    outputs, heads = features.outputs, model_sources.heads_of(source, features)
+    outputs, (heads, left_out) = features.outputs, model_sources.heads_of(source, features)
+    if left_out and not source.asked:
+        warnings.warn(left_out_words(left_out) + ".", stacklevel=4)
 
     def of(names: Iterable[str]) -> dict[str, Any]:
         return {name: heads[name] for name in names}
@@ -114,7 +120,7 @@ def _of_model(source: ModelSource, rows: np.ndarray, mesh: Any, progress: bool) 
     def identities(names: Sequence[str]) -> dict[str, str | None]:
         return model_sources.identities(source, rows, of(names))
 
-    return LayerSource(tuple(features), features.__getitem__, tuple(heads), identities, wholes, outputs)
+    return LayerSource(tuple(features), features.__getitem__, tuple(heads), identities, wholes, outputs, left_out)
 
 
 def _as_mapping(representations: Any) -> Mapping[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxconvex._internal import formats
 from jaxconvex._internal.formats import Table, interval_text, name_text, percent_text
+from jaxconvex._internal.messages import listed
 from jaxconvex.evaluation.rows import (
     FEW_APART,
     FEW_FAILING,
@@ -21,9 +22,10 @@ from jaxconvex.evaluation.rows import (
     too_few,
 )
 
-__all__ = ["HUBS", "hub_words", "interval_words", "report_table"]
+__all__ = ["HUBS", "hub_words", "interval_words", "left_out_words", "limits", "report_table"]
 
 HUBS = 3.0  # hubness above which tables warn
+UNITS = dict.fromkeys(("micro", "macro", "score", "recall", "cosine", "adjacent", "no path", "null"), "%")
 LEVEL = 0.05  # of which the notes on p-values speak
 
 
@@ -53,6 +55,18 @@ def hub_words(row: Row) -> str:
     text = f"{name_text(row.layer)}: hubness {row.hubness:.1f} (above {HUBS:g}), so that a few points decide the paths; one "
     text += f"is a neighbour of {row.hub} others"
     return text + (f"; by the cosine metric {percent_text(row.cosine)}" if not math.isnan(row.cosine) else "")
+
+
+def left_out_words(left_out: Mapping[str, str]) -> str:
+    """Which layers have no Euclidean score, and why, in a sentence; each reason once.
+
+    >>> left_out_words({"a": "it has no logits", "b": "it has no logits"})
+    "no Euclidean score of 'a', 'b': it has no logits"
+    """
+    layers: dict[str, list[str]] = {}
+    for layer, reason in left_out.items():
+        layers.setdefault(reason.rstrip("."), []).append(layer)
+    return "; ".join(f"no Euclidean score of {listed(names, most=5)}: {reason}" for reason, names in layers.items())
 
 
 def report_table(report: Any, kind: str, labeling: str, k: int | None, *, classes: bool) -> Table:
@@ -88,7 +102,10 @@ def report_table(report: Any, kind: str, labeling: str, k: int | None, *, classe
     columns = {name: cells for name, cells in columns.items() if name not in optional or set(cells) - {"–"}}
     title = f"{kind.capitalize()} convexity, labels {name_text(labeling)!r}" + (f", k = {k}" if k is not None else "")
     body = tuple(zip(*columns.values(), strict=True))
-    return Table(title, tuple(columns), body, _notes(report, shown, failing, columns, classes), 2 if classes else 1)
+    units = tuple(UNITS.get(name.removeprefix(of), "") for name in columns)
+    return Table(
+        title, tuple(columns), body, _notes(report, shown, failing, columns, classes), 2 if classes else 1, units
+    )
 
 
 def _score_text(row: Row | None, failing: dict[tuple[Any, ...], int]) -> str:
@@ -112,48 +129,51 @@ def _notes(report: Any, shown: Sequence[Row], failing: dict, columns: Iterable[s
         parts.append(f"below {FEW_FAILING} failing pairs their count beside it")
     if report.settings.get("class_size"):
         parts.append(f"each labeling scored on {report.settings['class_size']} points of each class")
-    parts += _limits(report, shown, classes) if shown else []
+    if any(interval_words(row).startswith("(") for row in shown):
+        what = "groups" if report.settings.get("groups") else "points"
+        parts.append(
+            f"too few: fewer than {FEWEST_UNITS} {what}, or fewer than two points without some of them, fewer than "
+            f"{FEW_APART} pairs that are no neighbours, or ends more than {100 * WIDEST:.0f} points apart"
+        )
     if any(column.endswith("null") for column in columns):
         parts.append("null: the mean " + ("" if classes else f"{shown[0].level} ") + "score under permuted labels")
     parts += _of_p_values(report, shown) if {"p", "macro p", "micro p"} & set(columns) else []
-    parts += [text for row in shown if row.level != "class" and (text := hub_words(row))]
-    for tied in sorted((row for row in shown if row.tied), key=lambda row: -row.tied)[:1]:
-        parts.append(
-            f"{tied.layer}: beyond the k={tied.k} neighbours of {tied.tied} points others are exactly as near as the last; "
-            "those of the lowest rows are taken, so the score depends on the order of the rows"
-        )
     drawn = [
         row for row in shown if row.level != "class" and row.kind == "graph" and 0 < row.num_sources < row.num_points
     ]
     if drawn:
         parts.append(
-            f"scored from {drawn[0].num_sources} of {drawn[0].num_points} points, drawn (se_sources: the error of that)"
+            f"scored from {drawn[0].num_sources} of {drawn[0].num_points} points, drawn (se_sources: the error of that, "
+            "approximately: too small where few of them reach a rare part of a class)"
         )
-    return ("; ".join(parts) + ".",)
+    return ("; ".join(parts) + ".", *(f"{text}." for text in limits(report, shown)))
 
 
-def _limits(report: Any, shown: Sequence[Row], classes: bool) -> list[str]:
-    """Where intervals are withheld or do not hold, and why."""
+def limits(report: Any, rows: Sequence[Row]) -> list[str]:
+    """What would mislead in the rows of one table: intervals that do not hold, classes left out, hubs, ties."""
     groups, parts = report.settings.get("groups"), []
     if groups is not None and groups < FEWEST_UNITS:
         parts.append(f"no intervals, since the points are of {groups} groups and {FEWEST_UNITS} are needed")
-    if any(interval_words(row).startswith("(") for row in shown):
-        what = f"fewer than {FEWEST_UNITS} {'groups' if groups else 'points'}, or fewer than two points without some of them"
-        what += (
-            f", fewer than {FEW_APART} pairs that are no neighbours, or ends more than {100 * WIDEST:.0f} points apart"
-        )
-        parts.append(f"too few: {what}")
-    cut = max((row for row in shown if row.cut_off > 0), key=lambda row: row.cut_off, default=None)
+    if rows and rows[0].kind == "graph" and report.settings.get("left_out"):
+        parts.append(left_out_words(report.settings["left_out"]))
+    cut = max((row for row in rows if row.cut_off > 0), key=lambda row: row.cut_off, default=None)
     if cut is not None:
         parts.append(
-            "?: do not rely on this interval, since the class is in pieces or hangs together by a few points: up to "
+            "do not rely on intervals marked ?: a class is in pieces or hangs together by a few points, and up to "
             f"{percent_text(cut.cut_off)}% of its pairs have no path, or none when some points are left out ({cut.layer})"
         )
-    left = {row.label: row.num_points for row in report.rows if not classes and _left_of_macro(row, shown[0])}
+    of_all = [row for row in rows if row.level != "class"]
+    left = {row.label: row.num_points for row in report.rows if of_all and _left_of_macro(row, of_all[0])}
     if left:
         names = ", ".join(f"{name_text(label)} ({points} points)" for label, points in list(left.items())[:5])
         more = f" and {len(left) - 5} more" if len(left) > 5 else ""
         parts.append(f"macro leaves out classes that lose their pairs when points are left out: {names}{more}")
+    parts += [text for row in of_all if (text := hub_words(row))]
+    for tied in sorted((row for row in rows if row.tied), key=lambda row: -row.tied)[:1]:
+        parts.append(
+            f"{tied.layer}: beyond the k={tied.k} neighbours of {tied.tied} points others are exactly as near as the last; "
+            "those of the lowest rows are taken, so the score depends on the order of the rows"
+        )
     return parts
 
 

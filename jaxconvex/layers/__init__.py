@@ -1,21 +1,28 @@
-"""The layers of a user's own Flax model: read in one call, run on from, and kept over a data set.
+"""The layers of a user's own model: read in one call, run on from, and kept over a data set.
 
-flax_calls -> marks -> traces -> layered_model                      of a model: each module's output is marked, then replaced
-batches -> layer_reading -> passes -> shards -> extraction          over a data set: batch by batch, to memory or disk
-        -> model_sources                                            as `evaluate` asks for them
+selection -> marks -> flax_calls                                    each module's output is marked
+          -> naming -> traces -> layered_model -> rest              the marks of a call are named, read, replaced
+batches -> points -> layer_reading -> passes -> shards              over a data set: batch by batch, to memory or disk
+        -> activations -> extraction -> model_sources               as `evaluate` asks for them
 """
 
-from jaxconvex.layers.extraction import Activations, extract, read_activations
-from jaxconvex.layers.layered_model import LayeredModel, from_linen, from_nnx, rest_of, run_from
+from jaxconvex.layers.activations import Activations, read_activations
+from jaxconvex.layers.extraction import extract
+from jaxconvex.layers.layered_model import LayeredModel, from_function, from_linen, from_nnx, layer_names
+from jaxconvex.layers.marks import mark
 from jaxconvex.layers.model_sources import ModelSource, model_source
+from jaxconvex.layers.rest import rest_of, run_from
 
 __all__ = [
     "Activations",
     "LayeredModel",
     "ModelSource",
     "extract",
+    "from_function",
     "from_linen",
     "from_nnx",
+    "layer_names",
+    "mark",
     "model_source",
     "read_activations",
     "rest_of",

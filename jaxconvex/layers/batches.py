@@ -14,7 +14,7 @@ from jaxtyping import Int
 from jaxconvex._internal.checks import positive_integer, shared_length
 from jaxconvex.layers.calls import array_hash
 
-__all__ = ["Batches", "as_batches", "batch_hash", "checked_batch", "chosen_batches", "padded", "take"]
+__all__ = ["Batches", "as_batches", "as_tree", "batch_hash", "checked_batch", "chosen_batches", "padded", "take"]
 
 
 class Batches(NamedTuple):
@@ -34,6 +34,7 @@ def as_batches(inputs: Any, batch_size: int | None) -> Batches:
     """
     if isinstance(inputs, Batches):
         return inputs
+    inputs = as_tree(inputs)
     if batch_size is not None:
         size = positive_integer(batch_size, "batch_size")
         n = shared_length(inputs, "the inputs")
@@ -45,7 +46,7 @@ def as_batches(inputs: Any, batch_size: int | None) -> Batches:
         )
     if not isinstance(inputs, Iterable):
         raise ValueError(f"batches must be an iterable of batches, or arrays with batch_size=; got {inputs!r}.")
-    stream = iter(inputs)
+    stream = map(as_tree, inputs)
     first = next(stream, None)
     if first is None:
         raise ValueError(
@@ -67,7 +68,7 @@ def chosen_batches(inputs: Any, rows: Int[np.ndarray, " n"], batch_size: int) ->
         if not callable(inputs):
             whole = len(chosen) == chosen[-1] - chosen[0] + 1  # a slice copies nothing
             return take(inputs, slice(chosen[0], chosen[-1] + 1) if whole else chosen)
-        batch = inputs(chosen)
+        batch = as_tree(inputs(chosen))
         if shared_length(batch, "a batch") != len(chosen):
             raise ValueError(
                 f"the function of row numbers must give one point a row; for {len(chosen)} rows it gave "
@@ -77,6 +78,22 @@ def chosen_batches(inputs: Any, rows: Int[np.ndarray, " n"], batch_size: int) ->
 
     starts = range(0, len(rows), batch_size)
     return Batches(cut(0), map(cut, starts), len(starts), len(rows))
+
+
+def as_tree(batch: Any) -> Any:
+    """The batch; a mapping that JAX does not know, as the processors and tokenizers of transformers give it, as a dict.
+
+    Raises ValueError where the lists in such a mapping have several lengths.
+    """
+    if not isinstance(batch, Mapping) or not jax.tree_util.all_leaves([batch]):
+        return batch
+    try:
+        return {name: value if hasattr(value, "shape") else np.asarray(value) for name, value in batch.items()}
+    except ValueError as error:
+        raise ValueError(
+            "a batch must hold arrays, one row a point; got lists of several lengths. Have the tokenizer fill them up: "
+            "padding=True, return_tensors='np'."
+        ) from error
 
 
 def take(inputs: Any, rows: Any) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,59 +20,19 @@ from tqdm import tqdm
 from jaxconvex._internal.checks import one_of, shared_length
 from jaxconvex._internal.functions import as_program, compiled, digest
 from jaxconvex._internal.kept import lock
-from jaxconvex._internal.messages import listed
 from jaxconvex.layers import shards
-from jaxconvex.layers.batches import as_batches, batch_hash, checked_batch
+from jaxconvex.layers.activations import Activations, read_activations
+from jaxconvex.layers.batches import Batches, as_batches, batch_hash, checked_batch
 from jaxconvex.layers.calls import weights_hash
-from jaxconvex.layers.layer_reading import OUTPUTS, Kind, Pool, kinds_of, read_layers
+from jaxconvex.layers.layer_reading import OUTPUTS, POOLS, RESERVED, Kind, Pool, kinds_of, read_layers, reasons
+from jaxconvex.layers.layered_model import of_arrays
 from jaxconvex.layers.passes import Found, checked_results, results, unfinished
+from jaxconvex.layers.points import Choice, check_entry, chosen_tokens, every_input
+from jaxconvex.layers.selection import Logits
 
-__all__ = ["Activations", "extract", "read_activations"]
+__all__ = ["extract"]
 
 SHARD_BYTES, SHARD_SECONDS = 64 * 2**20, 60.0  # a shard is written when it has so much, or after so long
-
-
-class Activations(Mapping[str, np.ndarray]):
-    """Layer -> array (n, ...), in order of depth. From a folder, an array is read when it is asked for, and not kept.
-
-    `shapes` and `dtypes` tell of the layers without reading them; `outputs` is what the model returned, None if nothing.
-
-    >>> found = extract(lambda x: {"first": x + 1, "second": 2 * x}, np.zeros((3, 2)), batch_size=2, progress=False)
-    >>> list(found), found.shapes["second"], found["first"].sum().item()
-    (['first', 'second'], (3, 2), 6.0)
-    """
-
-    def __init__(self, kinds: Mapping[str, Kind], points: int, read: Callable[[str], np.ndarray], where: str):
-        self.shapes = {name: (points, *kind.shape) for name, kind in kinds.items() if name != OUTPUTS}
-        self.dtypes = {name: np.dtype(kinds[name].dtype) for name in self.shapes}
-        self.output_shape = (points, *kinds[OUTPUTS].shape) if OUTPUTS in kinds else None
-        self._read, self._where = read, where
-
-    @property
-    def outputs(self) -> np.ndarray | None:
-        """What the model returned beside its layers, such as logits, (n, ...)."""
-        return None if self.output_shape is None else self._read(OUTPUTS)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.shapes:
-            raise KeyError(f"there is no layer {name!r}; the layers are {listed(self.shapes, name)}")
-        return self._read(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.shapes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
-    def __repr__(self) -> str:
-        size = sum(int(np.prod(shape)) * self.dtypes[name].itemsize for name, shape in self.shapes.items())
-        lines = [f"  {name!r}: {shape} {self.dtypes[name]}" for name, shape in self.shapes.items()]
-        shown = lines if len(lines) <= 8 else [*lines[:4], "  ...", *lines[-3:]]
-        head = f"Activations of {len(self)} layers, {size / 1e6:.1f} MB {self._where}; activations[name] reads one:"
-        return "\n".join([head, *shown, *(["  and .outputs"] if self.output_shape is not None else [])])
 
 
 def extract(
@@ -81,8 +42,11 @@ def extract(
     layers: str | Sequence[str] | None = None,
     pool: Pool = None,
     mask: str | int | Callable[..., Array] | None = None,
+    points: str = "inputs",
+    where: str | int | Callable[..., Any] | np.ndarray | None = None,
     dtype: Any = None,
     outputs: bool = True,
+    logits: Logits = None,
     batch_size: int | None = None,
     folder: str | Path | None = None,
     mesh: Mesh | None = None,
@@ -95,16 +59,29 @@ def extract(
             such a mapping, as `from_nnx` and `from_linen` give it. A batch that is a tuple (or list) is passed as
             `model_fn(*batch)`, a dict as `model_fn(**batch)`. It is compiled, with the weights that it holds at this call:
             any function, an nnx.Module or a method of one. It must not change them, as a module in training mode does.
-        batches: an iterable of batches: arrays, or tuples or dicts of arrays that share their first axis. A generator
-            will do. Or, with batch_size, whole inputs of that kind, from which batches are cut.
-        layers: names of the layers to take, in this order; by default all. What only other layers need is not computed.
-        pool: what becomes of an activation, on the device: "cls" takes the first token; "mean" the mean over all axes but
-            the first and the last: tokens, or the places of a feature map (b, h, w, c); a function f(h), or f(h, mask)
-            where there is a mask, makes of it what it will; None leaves it whole.
-        mask: the valid tokens (b, t), True or 1, to which "mean" keeps: the name or index of an entry of the batch, or a
-            function of the batch like model_fn, such as an encoder's `sequence_mask`. nan where no token is valid.
+        batches: an iterable of batches: arrays, or tuples or dicts of arrays that share their first axis, or what a
+            processor or tokenizer of transformers gives. A generator will do, or a loader of grain, torch or tf.data
+            (as_numpy_iterator()); what it gives must be arrays or what np.asarray takes. Or, with batch_size, whole inputs
+            of that kind, from which batches are cut.
+        layers: names of the layers to take, in this order; by default all, but for those that are no array of one entry a
+            point, or in a Flax model of no floating type, which a warning names. What only other layers need is not
+            computed. Of several arrays that a block returns, one is taken: see select of `from_nnx`.
+        pool: what becomes of an activation, on the device: "cls" takes the first token; "last" the last valid one, which in
+            a decoder has seen all others; "mean" the mean over all axes but the first and the last: tokens, or the places
+            of a feature map (b, h, w, c); a function f(h), or f(h, mask) where there is a mask, makes of it what it will;
+            None leaves it whole.
+        mask: the valid tokens (b, t), True or 1, to which "mean" and "last" keep: the name or index of an entry of the
+            batch, or a function of the batch like model_fn, such as an encoder's `sequence_mask`. nan where no token is
+            valid.
+        points: "inputs", or "tokens": every token that `where` chooses is a point, in the order of the texts; layers and
+            outputs are then (b, t, ...), and others are left out. What is returned has the text of each as `groups`, for
+            evaluate(..., groups=), and its place there as `positions`.
+        where: the tokens (b, t) that are points, True or 1: the name or index of an entry of the batch; a function of the
+            batch, which runs as it is; or with batch_size an array (n, t) for all inputs.
         dtype: floats are turned to it; by default float32 if pooled, else they stay as they are.
         outputs: whether to keep the outputs, if they are one array (b, ...), such as logits: as `.outputs`.
+        logits: which part of the outputs is kept, a name, an index or a function; by default their "logits", an entry or an
+            attribute, or all where they have none.
         batch_size: points a batch, to cut whole inputs.
         folder: where to write, as safetensors, while it goes. The same call goes on after a stop of any kind, and does
             not run the model for what is finished. It reads all batches, which must be the same in the same order, and
@@ -133,9 +110,13 @@ def extract(
     >>> found["input"].shape, found.outputs.shape
     ((5, 2), (5,))
     """
+    model_fn = of_arrays(model_fn)
     given = as_batches(batches, batch_size)
     first = checked_batch(given.first, 0, given.first)
     _check_options(pool, mask, first, mesh)
+    choice = _choice(points, where, pool, first, batches, given)
+    chosen = choice(first, 0).mask
+    unfit: dict[str, str] = {}
     read = partial(
         read_layers,
         (model_fn, mask if callable(mask) else None),
@@ -143,13 +124,25 @@ def extract(
         pool=pool,
         mask_entry=None if callable(mask) else mask,
         outputs=outputs,
+        logits=logits,
+        tokens=None if chosen is None else chosen.shape[1],
+        told=unfit.update,
         dtype=str(jnp.dtype(dtype)) if dtype is not None else "float32" if pool is not None else None,
     )
     program = as_program(read, first)
-    kinds = kinds_of(jax.eval_shape(program, first))
+    if unfit:
+        warnings.warn(
+            f"layers left out: {reasons(unfit)}. Name others with layers= where these are not wanted.", stacklevel=2
+        )
+    kinds = kinds_of(jax.eval_shape(program, first), tokens=chosen is not None)
+    number_of_points = given.points
+    if chosen is not None:  # of other batches the texts may have other lengths
+        names = tuple(name for name in kinds if name not in RESERVED)
+        read = partial(read, names=names, outputs=OUTPUTS in kinds, tokens=None)
+        number_of_points = None
     with contextlib.ExitStack() as stack:
         before: shards.Before | None = None
-        store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds, given.points)
+        store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds, number_of_points)
         if folder is not None:
             settings = {
                 "layers": list(kinds),
@@ -170,32 +163,14 @@ def extract(
         done = 0 if before is None else sum(len(shard.sizes) for shard in before.shards)
         bar = tqdm(total=given.number, initial=done, desc="batches", unit="batch", disable=not progress, leave=False)
         stack.enter_context(bar)
-        todo = unfinished(given.stream, first, folder, before)
+        todo = unfinished(given.stream, first, choice, folder, before)
         found = results(compiled(read, mesh), todo, shared_length(first, "batch 0"), mesh)
-        return store(checked_results(found, kinds, bar))
-
-
-def read_activations(folder: str | Path) -> Activations:
-    """The activations that `extract` wrote to a folder, each checked when it is read.
-
-    Raises ValueError if the folder was not finished, or is none, and where a file is not as it was written.
-    """
-    folder = Path(folder)
-    index = shards.open_index(folder)
-    if index is None:
-        raise ValueError(f"{folder} holds no activations (no {shards.INDEX}). Make them with extract(..., folder=...).")
-    if not index.get("finished"):
+        kept = store(checked_results(found, kinds, bar))
+    if chosen is not None and not next(iter(kept.shapes.values()))[0]:
         raise ValueError(
-            f"{folder} is not finished. The same call of extract that began it goes on from where it stopped."
+            "where= chooses no token in any batch: it must be True, or above 0, for those that are points."
         )
-    kinds = {name: Kind(tuple(shape), dtype) for name, (shape, dtype) in index["settings"]["kinds"].items()}
-    files = [(shards.shard_path(folder, first), sum(sizes)) for first, sizes, _ in index["shards"]]
-    n = sum(points for _, points in files)
-
-    def read(name: str) -> np.ndarray:
-        return shards.read_array(files, name, (n, *kinds[name].shape), jnp.dtype(kinds[name].dtype))
-
-    return Activations(kinds, n, read, f"in {folder}")
+    return kept
 
 
 # The work on the host -------------------------------------------------------------------------------------------------
@@ -203,20 +178,39 @@ def read_activations(folder: str | Path) -> Activations:
 
 def _check_options(pool: Pool, mask: Any, batch: Any, mesh: Mesh | None) -> None:
     if isinstance(pool, str):
-        one_of(pool, ("cls", "mean"), "pool")
+        one_of(pool, POOLS, "pool")
     elif pool is not None and not callable(pool):
-        raise ValueError(f"pool must be 'cls', 'mean', a function of an activation, or None; got {pool!r}.")
+        raise ValueError(f"pool must be 'cls', 'last', 'mean', a function of an activation, or None; got {pool!r}.")
     if mask is not None and not callable(mask):
         if pool is None or pool == "cls":
-            raise ValueError(f"a mask has no part in pool={pool!r}: leave it out, or take pool='mean'.")
-        keys: list[Any] = []
-        if isinstance(batch, Mapping | tuple | list):
-            keys = list(batch) if isinstance(batch, Mapping) else list(range(len(batch)))
-        if mask not in keys:
-            what = f"one of the batch's entries ({listed(keys)})" if keys else "a function, as the batch is one array"
-            raise ValueError(f"mask must be {what}, or a function of the batch; got {mask!r}.")
+            raise ValueError(f"a mask has no part in pool={pool!r}: leave it out, or take pool='mean' or 'last'.")
+        check_entry(mask, "mask", batch)
     if mesh is not None and any(device.process_index != jax.process_index() for device in mesh.devices.flat):
         raise ValueError("mesh must hold devices of this process only: give each process its own part of the batches.")
+
+
+def _choice(points: str, where: Any, pool: Pool, first: Any, batches: Any, given: Batches) -> Choice:
+    """What tells the points of a batch. Raises ValueError for options that do not go together."""
+    if one_of(points, ("inputs", "tokens"), "points") == "inputs":
+        if where is not None:
+            raise ValueError(
+                "where chooses tokens, and the points are whole inputs: pass points='tokens', or leave it out."
+            )
+        return every_input
+    if pool is not None:
+        raise ValueError(
+            f"pool={pool!r} makes one point of a text, and points='tokens' has one a token: leave one out."
+        )
+    if hasattr(where, "shape"):
+        if given.points is None or np.shape(where)[:1] != (given.points,):
+            raise ValueError(
+                f"where as an array is (n, t) for all inputs, which are then cut by batch_size=; got {np.shape(where)} for "
+                f"{'an iterable of batches' if given.points is None else f'{given.points} inputs'}. Put it in the batches, "
+                "and name its entry."
+            )
+    elif not callable(where):
+        check_entry(where, "where", first, ", or with batch_size= an array (n, t)")
+    return partial(chosen_tokens, where)
 
 
 def _named(value: Any) -> Any:

@@ -7,18 +7,18 @@ matter which library made the model, and no Python object is changed.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.extend.core import Literal, Primitive
 from jax.interpreters import ad, batching, mlir
 
-__all__ = ["Site", "evaluate", "find_sites", "is_array", "mark", "name_sites"]
+from jaxconvex.layers.selection import Select, closed, opened, selected
+
+__all__ = ["Label", "Site", "evaluate", "find_sites", "labeled", "mark"]
 
 Address = tuple[tuple[int, "int | None"], ...]  # the equation, and in a scan the step; then within it; and so on
 
@@ -26,20 +26,25 @@ CALLS = {"jit", "pjit", "closed_call", "core_call", "eval_jaxpr"}
 REMATS = {"remat2", "remat", "checkpoint"}
 
 
+class Label(NamedTuple):
+    """What a mark says of the value that it stands on."""
+
+    path: str
+    method: str = ""  # that returned it, if it is not the module's call
+    kind: str = ""  # the module's class
+    container: bool = False  # of a module that only calls others one after the other
+    part: str = ""  # which part of what was returned, if not all
+
+
 class Site(NamedTuple):
     """A mark in a trace."""
 
-    path: str
-    block: bool  # whether it is read when no layers are named
+    label: Label
     tree: Any  # of the marked pytree
     shapes: tuple[jax.ShapeDtypeStruct, ...]  # of its leaves
     address: Address
     enclosure: str | None = None  # what it stands in, if it cannot be reached there
-
-
-def is_array(value: Any) -> bool:
-    """Whether JAX traces it: an array, unlike Python's own numbers and strings."""
-    return isinstance(value, (jax.Array, np.ndarray, np.generic))
+    over_time: bool = False  # in a scan over anything else than weights
 
 
 mark_p = Primitive("layer")
@@ -60,12 +65,36 @@ batching.primitive_batchers[mark_p] = _batched
 ad.primitive_jvps[mark_p] = lambda values, tangents, **parameters: (mark_p.bind(*values, **parameters), list(tangents))
 
 
-def mark(output: Any, path: str, block: bool) -> Any:
-    """The output, marked; without a mark if it is no pytree of arrays."""
-    leaves, tree = jax.tree.flatten(output)
-    if not leaves or not all(map(is_array, leaves)):
+def mark(x: Any, name: str) -> Any:
+    """x, known as a layer of that name to `from_function` and to all that reads layers; otherwise it is x, at no cost.
+
+    Args:
+        x: an array, or a pytree of arrays, in a function of any library on JAX.
+        name: of the layer; "/" between the names of parts, as "encoder/3/attention", makes it a part of "encoder/3". The
+            second value of a name is "name@2". In a scan over weights a step has its number behind its name.
+
+    Works inside jit, remat, scan, vmap and grad. In a loop of unknown length or a branch it cannot be read.
+
+    >>> double = mark(2 * jnp.ones(3), "double")
+    >>> double.tolist()
+    [2.0, 2.0, 2.0]
+    """
+    return labeled(x, Label(name))
+
+
+def labeled(output: Any, label: Label, select: Select = None, inputs: Any = ()) -> Any:
+    """The output, with a mark on the arrays of it that are the layer (see `selected`), if there are any."""
+    tree = opened(output)
+    leaves, structure = jax.tree.flatten(tree)
+    chosen, part = selected(tree, select, inputs)
+    if not chosen:
         return output
-    return jax.tree.unflatten(tree, mark_p.bind(*leaves, path=path, block=block, tree=tree))
+    kept = jax.tree.unflatten(structure, [leaf if i in chosen else None for i, leaf in enumerate(leaves)])
+    label = label._replace(part=part)
+    marked = mark_p.bind(*(leaves[i] for i in chosen), label=label, tree=jax.tree.structure(kept))
+    for i, leaf in zip(chosen, marked, strict=True):
+        leaves[i] = leaf
+    return closed(jax.tree.unflatten(structure, leaves))
 
 
 def find_sites(jaxpr: Any, from_weights: Sequence[bool]) -> list[Site]:
@@ -83,7 +112,7 @@ def find_sites(jaxpr: Any, from_weights: Sequence[bool]) -> list[Site]:
         variables = [v for v in equation.invars if not isinstance(v, Literal)]
         if equation.primitive is mark_p:
             shapes = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.outvars)
-            found.append(Site(parameters["path"], parameters["block"], parameters["tree"], shapes, ((index, None),)))
+            found.append(Site(parameters["label"], parameters["tree"], shapes, ((index, None),)))
         elif (inner := _reachable(equation)) is not None:
             flags = [not isinstance(v, Literal) and v in weights for v in equation.invars]
             within = find_sites(inner, flags)
@@ -96,7 +125,7 @@ def find_sites(jaxpr: Any, from_weights: Sequence[bool]) -> list[Site]:
         else:
             for inner in _jaxprs(parameters):
                 within = find_sites(inner, [False] * len(_opened(inner)[0].invars))
-                found += [s._replace(block=False, address=(), enclosure=s.enclosure or name) for s in within]
+                found += [s._replace(address=(), enclosure=s.enclosure or name) for s in within]
         if variables and weights.issuperset(variables):
             weights.update(equation.outvars)
     return found
@@ -104,26 +133,17 @@ def find_sites(jaxpr: Any, from_weights: Sequence[bool]) -> list[Site]:
 
 def _repeated(sites: list[Site], length: int, reverse: bool, stacked: bool) -> list[Site]:
     """The marks of a scan's body at every step; the step is put before their addresses."""
-    paths = {site.path for site in sites}
+    paths = {site.label.path for site in sites}
     steps = range(length)[::-1] if reverse else range(length)
     found = []
     for step in steps:
         for site in sites:
-            names = site.path.split("/")
+            names = site.label.path.split("/")
             outermost = next(i for i in range(1, len(names) + 1) if "/".join(names[:i]) in paths)
-            path = "/".join([*names[:outermost], str(step), *names[outermost:]])
-            found.append(site._replace(path=path, block=site.block and stacked, address=((0, step), *site.address)))
+            label = site.label._replace(path="/".join([*names[:outermost], str(step), *names[outermost:]]))
+            over_time = site.over_time or not stacked
+            found.append(site._replace(label=label, over_time=over_time, address=((0, step), *site.address)))
     return found
-
-
-def name_sites(sites: list[Site]) -> dict[str, Site]:
-    """Name -> mark: its path; for the second call of a module path@2, and so on."""
-    calls: Counter[str] = Counter()
-    named = {}
-    for site in sites:
-        calls[site.path] += 1
-        named[site.path if calls[site.path] == 1 else f"{site.path}@{calls[site.path]}"] = site
-    return named
 
 
 def evaluate(

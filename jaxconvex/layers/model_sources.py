@@ -16,14 +16,19 @@ from jaxtyping import Array, Int
 
 from jaxconvex._internal.checks import positive_integer
 from jaxconvex._internal.functions import as_program
-from jaxconvex.layers import LayeredModel, from_nnx, rest_of
-from jaxconvex.layers.batches import batch_hash, chosen_batches, take
+from jaxconvex.layers.activations import Activations
+from jaxconvex.layers.batches import as_tree, batch_hash, chosen_batches, take
 from jaxconvex.layers.calls import call_with, program_hash
-from jaxconvex.layers.extraction import Activations, extract
+from jaxconvex.layers.extraction import extract
 from jaxconvex.layers.layer_reading import OUTPUTS, Pool, read_layers
+from jaxconvex.layers.layered_model import LayeredModel, as_layered, of_arrays, read_module
+from jaxconvex.layers.rest import rest_of
+from jaxconvex.layers.selection import Logits
+from jaxconvex.layers.traces import NoWayOn
 
 __all__ = ["ModelSource", "model_source"]
 
+NOT_WANTED = "rest=False leaves it out"
 CHECKED = 8  # points whose logits by the rest of the network are compared with the model's
 
 
@@ -40,6 +45,13 @@ class ModelSource(NamedTuple):
     folder: Path | None
     rest: Callable[[str, Any], Callable[[Any], Array]] | None  # (layer, a batch of one) -> the rest of the network
     sides: Callable[[Any], tuple[Any, ...]]  # from a batch to what is interpolated beside an activation
+    logits: Logits = None  # as for extract
+    left_out: str = ""  # why there is no way to run on, where rest is None
+
+    @property
+    def asked(self) -> bool:
+        """Whether the user left the Euclidean score out."""
+        return self.left_out == NOT_WANTED
 
 
 def model_source(
@@ -50,6 +62,7 @@ def model_source(
     pool: Pool = "mean",
     mask: str | int | Callable[..., Array] | None = None,
     rest: Callable[[str], Callable[[Any], Array]] | bool = True,
+    logits: Logits = None,
     batch_size: int = 32,
     memory: float = 2e9,
     folder: str | Path | None = None,
@@ -62,9 +75,11 @@ def model_source(
     Args:
         model: an encoder of `jaxconvex.encoders`; what `from_nnx` or `from_linen` gives; an nnx.Module; or a function from
             a batch to a mapping layer -> activation, or to a pair of outputs and such a mapping (see `extract`). A module or
-            a function is taken with the weights that it holds when `evaluate` is called, what `from_nnx` gave with its own.
+            a function is taken with the weights that it holds when `evaluate` is called, what `from_nnx` gave with its own,
+            and with the keywords that it was given (`kwargs=`), as also functools.partial(read, train=False).
         inputs: whole inputs, an array or a tuple or dict of arrays, one entry a point (a memory-mapped one will do); or a
-            function from row numbers to a batch of them, such as lambda rows: preprocess([files[i] for i in rows]).
+            function from row numbers to a batch of them, such as lambda rows: preprocess([files[i] for i in rows]), where
+            preprocess is whatever gives arrays: that of an encoder, or a processor or tokenizer of transformers.
         layers: their names, in this order; by default all.
         pool: how a layer becomes one vector a point for the graph: see `extract`.
         mask: the valid tokens: see `extract`. Encoders need none: their second input is the mask. The name or index of an
@@ -72,6 +87,7 @@ def model_source(
             of either are valid.
         rest: for a function of one's own, rest(layer) is the rest of the network, (b, ...) -> (b, c) logits, or with a mask
             ((b, ...), (b, t)) -> (b, c); True finds it for all other models; False leaves the Euclidean score out.
+        logits: which part of the model's outputs are the logits (n, c): see `extract`.
         batch_size: points run at once.
         memory: bytes of whole activations that are held at once: a pass through the model is made for as many layers as they
             hold beside the copy of one that the device works on. A batch of inputs, and a batch of points between two
@@ -79,8 +95,9 @@ def model_source(
             evaluate) need less.
         folder: where pooled features and outputs are kept, so that a call goes on after a stop: see `extract`.
 
-    Without logits (n, c), or a way to run on, there is the graph score only. `evaluate(..., predictions="model")` takes
-    predicted labels from the logits, `cache=` keeps the scores of finished layers.
+    Without logits (n, c), or a way to run on, there is the graph score only: a warning and the report say why.
+    `evaluate(..., predictions="model")` takes predicted labels from the logits, `cache=` keeps the scores of finished
+    layers.
 
     >>> x = np.random.default_rng(0).normal(size=(30, 4)) + np.repeat(np.eye(3, 4) * 9, 10, axis=0)
     >>> heads = {"input": lambda h: h[:, :3], "twice": lambda h: h[:, :3] / 2}
@@ -97,22 +114,30 @@ def model_source(
         "batch_size": batch_size,
         "memory": memory,
         "folder": None if folder is None else Path(folder),
+        "logits": logits,
     }
+    model, inputs = of_arrays(model), as_tree(inputs)
+    left_out = "" if rest else NOT_WANTED
     if all(hasattr(model, method) for method in ("hidden_states", "block", "head", "sequence_mask")):
         tokens = partial(_encoder_mask, model) if mask is None else mask
         onward = partial(_rest_of_encoder, model) if rest else None
         read = partial(_read_encoder, model)
-        return ModelSource(read, inputs, names, mask=tokens, rest=onward, sides=partial(_tokens, tokens), **common)
+        return ModelSource(
+            read, inputs, names, mask=tokens, rest=onward, sides=partial(_tokens, tokens), left_out=left_out, **common
+        )
     read = model
     if _is_module(model):
-        read, names = partial(_read_module, model, layers), None
+        read, names = partial(read_module, model, layers), None
     entry = mask if isinstance(mask, (str, int)) else None
     onward = None
     if callable(rest):
         onward = partial(_rest_by_name, rest)
     elif rest and (isinstance(model, LayeredModel) or read is not model):
-        onward = partial(_rest_of_layered, model, entry)
-    return ModelSource(read, inputs, names, mask=mask, rest=onward, sides=partial(_entry, entry), **common)
+        onward = partial(_rest_of_layered, model, entry, logits)
+    elif rest:
+        left_out = "a function of one's own needs rest=, a function from a layer's name to the rest of the network"
+    sides = partial(_entry, entry)
+    return ModelSource(read, inputs, names, mask=mask, rest=onward, sides=sides, left_out=left_out, **common)
 
 
 # What a source gives --------------------------------------------------------------------------------------------------
@@ -132,20 +157,34 @@ def pooled_features(
         chosen_batches(source.inputs, rows, source.batch_size),
         layers=source.layers,
         pool=source.pool,
-        mask=source.mask if callable(source.pool) or source.pool == "mean" else None,
+        mask=None if source.pool in (None, "cls") else source.mask,
         folder=source.folder,
         mesh=mesh,
         progress=progress,
+        logits=source.logits,
     )
 
 
-def heads_of(source: ModelSource, features: Activations) -> dict[str, Callable[[Any], Array]]:
-    """The rest of the network from each layer; none where it gives no logits (n, c) or there is no way to run on."""
+def heads_of(source: ModelSource, features: Activations) -> tuple[dict[str, Callable[[Any], Array]], dict[str, str]]:
+    """The rest of the network from each layer, and why it is left out from the others.
+
+    It is where it gives no logits (n, c) or there is no way to run on.
+    """
     shape = features.output_shape
-    if source.rest is None or shape is None or len(shape) != 2:
-        return {}
+    if source.rest is None:
+        return {}, dict.fromkeys(features, source.left_out)
+    if shape is None or len(shape) != 2:
+        got = "are no array of one entry a point" if shape is None else f"have shape {shape}"
+        reason = f"the model's outputs {got}, and not that of logits (n, c); name their part with logits="
+        return {}, dict.fromkeys(features, reason)
     example = _example(source)
-    return {name: source.rest(name, example) for name in features}
+    heads, left_out = {}, {}
+    for name in features:
+        try:
+            heads[name] = source.rest(name, example)
+        except NoWayOn as error:
+            left_out[name] = str(error)
+    return heads, left_out
 
 
 def identities(
@@ -206,7 +245,8 @@ def _bytes_of(layers: Mapping[str, Any], points: int) -> dict[str, int]:
 def _check_memory(source: ModelSource, points: int) -> None:
     if source.rest is None:
         return
-    layers = jax.eval_shape(partial(read_layers, (source.model, None), names=source.layers), _example(source))
+    read = partial(read_layers, (source.model, None), names=source.layers, logits=source.logits)
+    layers = jax.eval_shape(read, _example(source))
     outputs = layers.pop(OUTPUTS, None)
     sizes = _bytes_of(layers, points)
     largest = max(sizes, key=lambda name: sizes[name])
@@ -239,8 +279,7 @@ def grouped(sizes: dict[str, int], most: float) -> list[list[str]]:
 
 def _example(source: ModelSource) -> Any:
     """A batch of the first point."""
-    batch = source.inputs(np.arange(1)) if callable(source.inputs) else take(source.inputs, slice(0, 1))
-    return jax.tree.map(jnp.asarray, batch)
+    return jax.tree.map(jnp.asarray, chosen_batches(source.inputs, np.arange(1), 1).first)
 
 
 def _check_rest(name: str, predict: Callable, points: Any, outputs: np.ndarray) -> None:
@@ -297,17 +336,15 @@ def _is_module(model: Any) -> bool:
     return any(kind.__module__.startswith("flax.nnx") and kind.__name__ == "Module" for kind in type(model).__mro__)
 
 
-def _read_module(model: Any, layers: Any, *inputs: Any, **more: Any) -> Any:
-    return from_nnx(model, layers=layers)(*inputs, **more)
-
-
 def _rest_by_name(rest: Callable[[str], Callable], name: str, example: Any) -> Callable[[Any], Array]:
     return rest(name)
 
 
-def _rest_of_layered(model: Any, entry: str | int | None, name: str, example: Any) -> Callable[[Any], Array]:
+def _rest_of_layered(
+    model: Any, entry: str | int | None, logits: Logits, name: str, example: Any
+) -> Callable[[Any], Array]:
     side = () if entry is None else (entry,)
-    return call_with(partial(rest_of, model, name, side=side), example)
+    return rest_of(of_arrays(as_layered(model)), name, example=example, side=side, logits=logits)
 
 
 def _read_encoder(encoder: Any, *inputs: Any, **more: Any) -> tuple[Array | None, OrderedDict[str, Array]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 from tqdm import tqdm
@@ -16,9 +15,10 @@ from jaxconvex._internal.checks import shared_length
 from jaxconvex._internal.messages import listed
 from jaxconvex.layers.batches import batch_hash, checked_batch, padded
 from jaxconvex.layers.layer_reading import Kind
+from jaxconvex.layers.points import Choice, Chosen, every_input
 from jaxconvex.layers.shards import Before
 
-__all__ = ["Found", "checked_results", "results", "unfinished"]
+__all__ = ["Found", "Todo", "checked_results", "results", "unfinished"]
 
 
 class Found(NamedTuple):
@@ -30,17 +30,33 @@ class Found(NamedTuple):
     arrays: dict[str, Any]
 
 
+class Todo(NamedTuple):
+    """A batch to be run."""
+
+    number: int
+    points: Chosen
+    digest: str
+    batch: Any
+
+
 def unfinished(
-    stream: Iterator[Any], first: Any, folder: Path | None = None, before: Before | None = None
-) -> Iterator[tuple[int, int, str, Any]]:
-    """Number, size, hash and arrays of every batch that no shard holds; those that are known must be the same as then."""
+    stream: Iterator[Any],
+    first: Any,
+    choice: Choice = every_input,
+    folder: Path | None = None,
+    before: Before | None = None,
+) -> Iterator[Todo]:
+    """The batches that no shard holds; those that are known must be the same as then."""
     done = set() if before is None else {number for shard in before.shards for number in shard.batches}
     known = {} if before is None else before.batches
-    number = -1
+    number, passed = -1, 0
     for number, given in enumerate(stream):
         batch = checked_batch(given, number, first)
-        size, digest = shared_length(batch, "batch"), "" if folder is None else batch_hash(batch)
-        if known.get(number, (size, digest)) != (size, digest):
+        points, digest = choice(batch, passed), ""
+        passed += shared_length(batch, "batch")
+        if folder is not None:
+            digest = batch_hash(batch if points.mask is None else (batch, points.mask))
+        if known.get(number, (points.size, digest)) != (points.size, digest):
             raise ValueError(
                 f"batch {number} is not the one that {folder} was made from: pass the same batches in the same order (do "
                 "not shuffle), or give another folder."
@@ -51,7 +67,7 @@ def unfinished(
                 "another folder."
             )
         if number not in done:
-            yield number, size, digest, batch
+            yield Todo(number, points, digest, batch)
     if number < max(known, default=-1):
         raise ValueError(
             f"{folder} was made from at least {max(known) + 1} batches; got {number + 1}. Pass the same, or give another "
@@ -61,7 +77,7 @@ def unfinished(
 
 def results(
     run: Callable[[Any], Mapping[str, Array]],
-    todo: Iterable[tuple[int, int, str, Any]],
+    todo: Iterable[Todo],
     size: int,
     mesh: Mesh | None,
 ) -> Iterator[Found]:
@@ -70,21 +86,23 @@ def results(
     if mesh is not None:  # one axis, whose type is Auto whatever the types of theirs
         share = NamedSharding(Mesh(mesh.devices.ravel(), ("batch",)), PartitionSpec("batch"))
     devices = 1 if mesh is None else mesh.size
-    waiting: Found | None = None
-    for number, points, digest, batch in todo:
-        batch = padded(batch, -(-max(points, size) // devices) * devices)
+    waiting: tuple[Todo, Mapping[str, Array]] | None = None
+    for one in todo:
+        inputs = shared_length(one.batch, "batch")
+        batch = padded(one.batch, -(-max(inputs, size) // devices) * devices)
         found = run(batch if mesh is None else jax.device_put(batch, share))
         for array in found.values():
             array.copy_to_host_async()
         if waiting is not None:
-            yield _fetched(waiting)
-        waiting = Found(number, points, digest, dict(found))
+            yield _fetched(*waiting)
+        waiting = one._replace(batch=None), found
     if waiting is not None:
-        yield _fetched(waiting)
+        yield _fetched(*waiting)
 
 
-def _fetched(found: Found) -> Found:
-    return found._replace(arrays={name: np.asarray(array)[: found.size] for name, array in found.arrays.items()})
+def _fetched(one: Todo, found: Mapping[str, Array]) -> Found:
+    arrays = {name: one.points.taken(array, name) for name, array in found.items()}
+    return Found(one.number, one.points.size, one.digest, {**arrays, **one.points.beside})
 
 
 def checked_results(results: Iterable[Found], kinds: Mapping[str, Kind], bar: tqdm) -> Iterator[Found]:

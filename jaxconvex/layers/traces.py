@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -13,29 +12,17 @@ import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 from jax.interpreters import partial_eval
 
-from jaxconvex._internal.messages import listed
-from jaxconvex.layers.marks import Site, evaluate, find_sites, is_array, name_sites
+from jaxconvex._internal import loops
+from jaxconvex._internal.devices import in_mesh
+from jaxconvex.layers.marks import Site, evaluate, find_sites
+from jaxconvex.layers.naming import LayerList, chosen_layers, found_layer, layer_list, name_sites
+from jaxconvex.layers.selection import Fixed, is_array, opened
 
-__all__ = ["Fixed", "parted", "read", "run_on", "with_batch"]
+__all__ = ["NoWayOn", "listing", "parted", "read", "run_on", "with_batch"]
 
 
-@jax.tree_util.register_static
-class Fixed:
-    """A Python value that JAX compiles for: told from others by its value or, if that has no hash, by its identity."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __hash__(self) -> int:
-        try:
-            return hash(self.value)
-        except TypeError:
-            return id(self.value)
-
-    def __eq__(self, other: Any) -> bool:
-        if not isinstance(other, Fixed):
-            return NotImplemented
-        return self.value is other.value or (hash(self) == hash(other) and bool(self.value == other.value))
+class NoWayOn(ValueError):
+    """A layer that nothing runs on from."""
 
 
 class Trace(NamedTuple):
@@ -66,7 +53,7 @@ def _is_none(value: Any) -> bool:
 def _traced(model: Any, arrays: Any, fixed: Fixed) -> Trace:
     def call(weights: Any, arrays: Any) -> Any:
         inputs, kwargs = _joined(arrays, fixed)
-        return model.call(weights, *inputs, **kwargs)
+        return opened(model.call(weights, *inputs, **kwargs))
 
     jaxpr, shapes = jax.make_jaxpr(call, return_shape=True)(model.weights, arrays)
     weights, inputs = len(jax.tree.leaves(model.weights)), len(jax.tree.leaves(arrays))
@@ -74,11 +61,17 @@ def _traced(model: Any, arrays: Any, fixed: Fixed) -> Trace:
     return Trace(jaxpr, jax.tree.structure(shapes), name_sites(sites))
 
 
+def listing(model: Any, arrays: Any, fixed: Fixed) -> LayerList:
+    """All layers that a call has."""
+    return layer_list(_traced(model, arrays, fixed).layers)
+
+
 @partial(jax.jit, static_argnames=("fixed",))
+@in_mesh
 def read(model: Any, arrays: Any, fixed: Fixed) -> tuple[Any, OrderedDict[str, Any]]:
-    """The outputs and the activations of the layers that the model is to read, in the order of execution."""
+    """The outputs, opened, and the activations of the layers that the model is to read, in the order of execution."""
     trace = _traced(model, arrays, fixed)
-    names = _chosen(trace.layers, model.layers)
+    names = chosen_layers(trace.layers, model.layers)
     sites = [trace.layers[name] for name in names]
     outputs, values = evaluate(trace.jaxpr, jax.tree.leaves((model.weights, arrays)), [site.address for site in sites])
     activations = [_unflattened(site, leaves) for site, leaves in zip(sites, values, strict=True)]
@@ -86,6 +79,7 @@ def read(model: Any, arrays: Any, fixed: Fixed) -> tuple[Any, OrderedDict[str, A
 
 
 @partial(jax.jit, static_argnames=("fixed", "layer", "repeated"))
+@in_mesh
 def run_on(
     model: Any,
     activation: Any,
@@ -95,16 +89,20 @@ def run_on(
     layer: str,
     repeated: tuple[str | int, ...] = (),
 ) -> Any:
-    """`run_from`; repeated are the arguments that were repeated to the batch size of the activation. None: zeros."""
+    """`run_from`, its outputs opened; repeated are the arguments that were repeated to the activation's batch size.
+
+    An activation of None: zeros.
+    """
+    model, activation, arrays = loops.alike((model, activation, arrays))  # a trace holds for what varies as it did
     trace = _traced(model, arrays, fixed)
-    site = _found(trace.layers, layer)
+    _, site = found_layer(trace.layers, layer)
     if activation is None:
         activation = _unflattened(site, [jnp.zeros(leaf.shape, leaf.dtype) for leaf in site.shapes])
     values = _leaves(site, layer, activation)
     if not _fits(site, values) and _fits(site, values, but_batch=True):
         arrays, repeated = with_batch(arrays, values[0].shape[0])
         trace = _traced(model, arrays, fixed)
-        site = _found(trace.layers, layer)
+        _, site = found_layer(trace.layers, layer)
     if not _fits(site, values):
         raise ValueError(
             f"the activation of layer {layer!r} must have shape {_shapes(site.shapes)} for these inputs; got "
@@ -118,7 +116,7 @@ def run_on(
     jaxpr = jax.make_jaxpr(rest)(values, model.weights, arrays)
     _, used = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
     if not any(used[: len(values)]):
-        raise ValueError(
+        raise NoWayOn(
             f"the outputs do not depend on layer {layer!r}, so there is nothing to run from it. Choose a layer on the way "
             "to the outputs, or a method= whose outputs come from it."
         )
@@ -177,34 +175,3 @@ def _fits(site: Site, values: Sequence[Any], but_batch: bool = False) -> bool:
 
 def _shapes(values: Sequence[Any]) -> str:
     return ", ".join(str(tuple(value.shape)) for value in values)
-
-
-def _chosen(sites: dict[str, Site], patterns: tuple[str, ...] | None) -> list[str]:
-    """The layers to read, in the order of execution."""
-    readable = [name for name, site in sites.items() if site.enclosure is None]
-    if patterns is None:
-        blocks = [name for name in readable if sites[name].block]
-        if not blocks:
-            raise ValueError(
-                f"the model has no blocks among its direct submodules; name layers= of {listed(readable)}."
-            )
-        return blocks
-    chosen = set()
-    for pattern in patterns:
-        expression = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
-        matches = [name for name in readable if re.fullmatch(expression, name)]
-        chosen.update(matches or [_found(sites, pattern) and pattern])
-    return [name for name in readable if name in chosen]
-
-
-def _found(sites: dict[str, Site], layer: str) -> Site:
-    site = sites.get(layer)
-    if site is None:
-        raise ValueError(f"the model has no layer {layer!r}; it has, the nearest first, {listed(sites, layer)}.")
-    if site.enclosure is not None:
-        raise ValueError(
-            f"layer {layer!r} stands inside {site.enclosure!r}, where it cannot be read or replaced: what a loop of unknown "
-            "length, a branch or a function with its own gradient computes is not seen outside. Take a layer around it; or "
-            "write the loop in Python or as a scan, whose steps are layers."
-        )
-    return site

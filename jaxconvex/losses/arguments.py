@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,33 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxconvex._internal.checks import as_array, is_concrete, positive_integer
 
-__all__ = ["Batch", "as_batch", "as_integer_labels", "as_where", "pairs_of", "positive"]
+__all__ = ["Batch", "LossAux", "as_batch", "as_integer_labels", "as_where", "old_spelling", "pairs_of", "positive"]
+__all__ += ["with_aux"]
 
 ROUNDING = 0.01  # by which probabilities may add up to more than 1: those of bfloat16 do
+
+
+class LossAux(NamedTuple):
+    """What `graph_convexity_loss` and `detour_loss` tell beside their value."""
+
+    num_pairs: Array  # unordered; a sum of weights for probabilities
+
+
+def with_aux(loss: Any, aux: Any, has_aux: bool, return_num_pairs: bool) -> Any:
+    """What a loss returns: its value; (value, aux), as jax.value_and_grad has it; or (value, number), the old spelling."""
+    if return_num_pairs:
+        old_spelling(
+            "return_num_pairs=True", "has_aux=True, which returns (loss, aux) with aux.num_pairs", stacklevel=4
+        )
+        return loss, aux.num_pairs
+    return (loss, aux) if has_aux else loss
+
+
+def old_spelling(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warn of a keyword that goes with the next release."""
+    warnings.warn(
+        f"{old} is {new}, now; the old spelling goes with the next release.", DeprecationWarning, stacklevel=stacklevel
+    )
 
 
 class Batch(NamedTuple):
@@ -26,7 +51,9 @@ class Batch(NamedTuple):
     broken: Bool[Array, ""]  # whether a point that counts is not finite
 
 
-def as_batch(x: Any, labels: Any, where: Any, axis_name: str | None, *, k: int, soft: bool) -> Batch:
+def as_batch(
+    x: Any, labels: Any, where: Any, axis_name: str | None, *, k: int, soft: bool, num_classes: int | None = None
+) -> Batch:
     """The checked batch; points that do not count are zeros, so that what they held reaches neither value nor gradient."""
     points = jnp.asarray(as_array(x, "x"))
     if points.ndim != 2:
@@ -47,14 +74,33 @@ def as_batch(x: Any, labels: Any, where: Any, axis_name: str | None, *, k: int, 
     else:
         labels = as_integer_labels(labels, n, f", or probabilities ({n}, classes)" if soft else "")
     valid = as_where(where, n)
+    if num_classes is not None:
+        _check_classes(labels, where, positive_integer(num_classes, "num_classes"))
     if axis_name is not None:
         points, labels, valid = (lax.all_gather(a, axis_name, tiled=True) for a in (points, labels, valid))
     positive_integer(k, "k", most=points.shape[0] - 1, why=f" for a batch of {points.shape[0]} points")
     broken = jnp.any(~jnp.isfinite(points) & valid[:, None])
     if labels.ndim == 2:
         broken |= jnp.any(~_are_shares(labels) & valid)
+    elif num_classes is not None:
+        broken |= jnp.any(((labels < -1) | (labels >= num_classes)) & valid)
     points = jnp.where(valid[:, None] & jnp.isfinite(points), points, 0)
     return Batch(points, labels, valid, broken)
+
+
+def _check_classes(labels: Array, where: Any, num_classes: int) -> None:
+    """Raise ValueError for labels of points that count and are of no class, as far as that is known."""
+    if labels.ndim == 2:
+        if labels.shape[1] != num_classes:
+            raise ValueError(f"probabilities must have num_classes={num_classes} columns; got shape {labels.shape}.")
+    elif is_concrete(labels, where):
+        counts = np.asarray(labels)[slice(None) if where is None else np.asarray(where)]
+        highest = int(counts.max(initial=-1))
+        if highest >= num_classes:
+            raise ValueError(
+                f"labels must lie in 0..{num_classes - 1} (num_classes={num_classes}), or be -1 for background; got "
+                f"{highest}. Leave points that have no label out with where=."
+            )
 
 
 def as_integer_labels(labels: Any, n: int, also: str = "") -> Int[Array, " n"]:

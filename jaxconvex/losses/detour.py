@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxconvex._internal import loops
-from jaxconvex.losses.arguments import Batch, as_batch, pairs_of
+from jaxconvex.losses.arguments import Batch, LossAux, as_batch, pairs_of, with_aux
 from jaxconvex.losses.batch_graph import batch_graph, shifted
 
 __all__ = ["detour_loss"]
@@ -23,8 +24,10 @@ def detour_loss(
     k: int = 10,
     where: Bool[Array, " n"] | None = None,
     axis_name: str | None = None,
+    num_classes: int | None = None,
+    has_aux: bool = False,
     return_num_pairs: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> Any:
     """The mean over same-class pairs of 1 - (shortest path) / (shortest path inside the class): in [0, 1].
 
     It is 0 exactly where every pair has a shortest path inside its class, so where `graph_convexity(...).micro` is 1.
@@ -46,8 +49,8 @@ def detour_loss(
     Source: the condition of Tětková et al., "On convex decision regions in deep network representations", 2025,
     Definition 3.
     """
-    loss, pairs = _loss(as_batch(x, labels, where, axis_name, k=k, soft=False), k)
-    return (loss, pairs) if return_num_pairs else loss
+    loss, pairs = _loss(as_batch(x, labels, where, axis_name, k=k, soft=False, num_classes=num_classes), k)
+    return with_aux(loss, LossAux(pairs), has_aux, return_num_pairs)
 
 
 @partial(jax.jit, static_argnames="k")

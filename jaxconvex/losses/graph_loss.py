@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
-from jaxconvex.losses.arguments import Batch, as_batch, pairs_of, positive
+from jaxconvex.losses.arguments import Batch, LossAux, as_batch, pairs_of, positive, with_aux
 from jaxconvex.losses.batch_graph import batch_graph
 from jaxconvex.losses.walks import expected_visits, log_weights
 
@@ -23,8 +24,10 @@ def graph_convexity_loss(
     temperature: float | Array = 0.1,
     where: Bool[Array, " n"] | None = None,
     axis_name: str | None = None,
+    num_classes: int | None = None,
+    has_aux: bool = False,
     return_num_pairs: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> Any:
     """The loss 1 - soft graph convexity of a batch, in [0, 1]: what of the walks inside a class lies outside it.
 
     In place of the shortest path between two points s and t of a class stand all walks from s to t through the
@@ -49,7 +52,11 @@ def graph_convexity_loss(
         axis_name: gather the batch over this axis of a shard_map or pmap first. Every device then returns the same
             loss of the whole batch. As for any other loss, mean the gradients over devices; or, in a shard_map that
             checks what varies (its default), the loss, by lax.pmean inside grad.
-        return_num_pairs: return (loss, number of unordered pairs) instead; a sum of weights for probabilities.
+        num_classes: static; with it a label that is no class, such as 255 for none, is an error (under jit the loss is
+            nan), and not a class of its own.
+        has_aux: return (loss, aux), as jax.value_and_grad(..., has_aux=True) wants it; aux.num_pairs is the number of
+            unordered pairs, a sum of weights for probabilities. return_num_pairs, the old spelling, goes with the next
+            release.
 
     A class with one point contributes nothing; a batch without pairs has loss 0. Points that coincide are linked by
     an edge of length 0, and gradients there are 0. The edges are chosen without gradient; their lengths carry it. The
@@ -59,7 +66,8 @@ def graph_convexity_loss(
     negative or add up to more than 1. Second derivatives are finite.
 
     Raises:
-        ValueError: shapes that differ; labels that are neither integers nor probabilities, or lie outside -1..2^31 - 1;
+        ValueError: shapes that differ; labels that are neither integers nor probabilities, or lie outside -1..2^31 - 1,
+            or outside num_classes;
             a temperature not above 0; k not below the number of points.
 
     Cost: about 20 products of n x n matrices, plus one for each class if labels are probabilities.
@@ -72,9 +80,9 @@ def graph_convexity_loss(
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 3; walks as
     in Saerens et al., "Randomized Shortest-Path Problems: Two Related Models", 2009.
     """
-    batch = as_batch(x, labels, where, axis_name, k=k, soft=True)
+    batch = as_batch(x, labels, where, axis_name, k=k, soft=True, num_classes=num_classes)
     loss, pairs = _loss(batch, positive(temperature, "temperature"), k)
-    return (loss, pairs) if return_num_pairs else loss
+    return with_aux(loss, LossAux(pairs), has_aux, return_num_pairs)
 
 
 @partial(jax.jit, static_argnames="k")

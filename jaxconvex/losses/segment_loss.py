@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,16 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxconvex._internal.checks import as_array, is_concrete, one_of, positive_integer, shared_length
 from jaxconvex._internal.devices import split_as, whole
-from jaxconvex.losses.arguments import as_integer_labels, as_where, positive
+from jaxconvex.losses.arguments import as_integer_labels, as_where, old_spelling, positive, with_aux
 
-__all__ = ["euclidean_convexity_loss"]
+__all__ = ["SegmentLossAux", "euclidean_convexity_loss"]
+
+
+class SegmentLossAux(NamedTuple):
+    """What `euclidean_convexity_loss` tells beside its value."""
+
+    num_pairs: Array  # points with a partner, on all devices
+    losses: Array  # (n,), of the pair of each point of this device; 0 without a partner
 
 
 def euclidean_convexity_loss(
@@ -30,6 +37,7 @@ def euclidean_convexity_loss(
     temperature: float | Array = 1.0,
     where: Bool[Array, " n"] | None = None,
     axis_name: str | None = None,
+    has_aux: bool = False,
     reduce: bool = True,
     return_num_pairs: bool = False,
 ) -> Any:
@@ -56,8 +64,9 @@ def euclidean_convexity_loss(
         where: points that count.
         axis_name: draw partners from the whole batch that lies along this axis of a shard_map or pmap; each device
             returns the mean over all devices' pairs.
-        reduce: with False, the losses of the pairs (n,) and not their mean: 0 for a point without partner.
-        return_num_pairs: return (loss, number of points with a partner) instead.
+        has_aux: return (loss, aux), as jax.value_and_grad(..., has_aux=True) wants it: aux.num_pairs is the number of
+            points with a partner, aux.losses (n,) holds the loss of each pair, 0 for a point without partner. The old
+            spellings return_num_pairs=True and reduce=False, which returns these losses, go with the next release.
 
     A class with one point contributes nothing; a batch without pairs has loss 0. In the place of what contributes nothing
     predict_fn sees a point that does, so that no gradient is nan where its own is finite. A point that counts and is not
@@ -126,12 +135,14 @@ def euclidean_convexity_loss(
     losses = _class_losses(logits, jnp.tile(labels, num_points), kind, temperature)
     losses = jnp.where(paired, jnp.mean(losses.reshape(num_points, n), axis=0), 0)
     count = jnp.sum(paired)
-    if reduce:
-        total = jnp.sum(losses)
-        if axis_name is not None:
-            total, count = lax.psum((total, count), axis_name)
-        losses = total / jnp.maximum(count, 1).astype(total.dtype)
-    return (losses, count) if return_num_pairs else losses
+    if not reduce:
+        old_spelling("reduce=False", "has_aux=True, which returns (loss, aux) with aux.losses")
+        return (losses, count) if return_num_pairs else losses
+    total = jnp.sum(losses)
+    if axis_name is not None:
+        total, count = lax.psum((total, count), axis_name)
+    loss = total / jnp.maximum(count, 1).astype(total.dtype)
+    return with_aux(loss, SegmentLossAux(count, losses), has_aux, return_num_pairs)
 
 
 def _as_whole(leaf: Any) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxconvex._internal.loops import fori_loop
 from jaxconvex.neighbors.knn import KNNGraph
 from jaxconvex.neighbors.lists import checked_neighbors
 
-__all__ = ["Graph", "PackedGraph", "as_graph", "undirected"]
+__all__ = ["Graph", "PackedGraph", "as_graph", "undirected", "without_places"]
 
 WRONG = (
     "lengths of edges must not be negative",
@@ -109,6 +109,17 @@ def _undirected(knn: KNNGraph, mode: str, duplicates: str) -> Graph:
     lengths = jnp.concatenate([forward.ravel(), backward.ravel()])
     degrees = jnp.zeros(n, jnp.int32).at[receivers].add((lengths < jnp.inf).astype(jnp.int32))
     return Graph(senders, receivers, lengths, degrees)
+
+
+def without_places(packed: PackedGraph) -> PackedGraph:
+    """The graph without the row of each node: what takes it is compiled for rounded sizes, which many graphs share.
+
+    >>> from jaxconvex import knn_graph, pack
+    >>> len(without_places(pack(knn_graph(jnp.array([[0.], [1.], [3.]]), k=1))).position)
+    0
+    """
+    nowhere: Any = np.zeros(0, np.int32)  # of JAX's, it would be traced inside jit
+    return packed._replace(position=nowhere)
 
 
 def as_graph(graph: KNNGraph | Graph | PackedGraph) -> Graph:

@@ -118,7 +118,8 @@ def _laid_out(edges: Edges) -> PackedGraph:
     """
     n, e = len(edges.degrees), len(edges.senders)
     rows = -(-bucket(n) // CHUNK) * CHUNK
-    size = bucket(max((e + 3 * n) // WIDTH + 1, CHUNK))  # room for as many groups as there can be
+    size = max((e + 3 * n) // WIDTH + 1, CHUNK)  # room for as many groups as there can be
+    size = bucket(size, 8 if size > 8 * CHUNK else 1)  # room costs little in a small graph, compiling as much as ever
     groups = -(-edges.degrees // WIDTH)
     order = jnp.argsort(groups, stable=True).astype(jnp.int32)
     numbers = jnp.arange(n, dtype=jnp.int32)

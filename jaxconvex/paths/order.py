@@ -12,12 +12,13 @@ from jaxtyping import Array, Bool, Int
 
 from jaxconvex._internal.devices import in_mesh
 from jaxconvex._internal.loops import fori_loop
-from jaxconvex.paths.graph import PackedGraph
+from jaxconvex.paths.graph import PackedGraph, without_places
 from jaxconvex.paths.pairs import Pairs
 from jaxconvex.paths.search import chosen_rows, rows_of
 from jaxconvex.paths.walk import WALKED, Block, Some
 
 __all__ = ["Asked", "Order", "block_of", "labels_of_rows", "mirrored", "most_lanes", "plan"]
+__all__ += ["plan_of_arrays", "room_for"]
 
 SOME = 16  # points of a class from which the others' distances are estimated
 SHELLS = 16  # of a large class, from the outermost inwards
@@ -90,6 +91,31 @@ def plan(
     return order, Asked(rows, None, jnp.stack([ranks[by_rank], second[by_rank]]))
 
 
+def plan_of_arrays(
+    packed: PackedGraph,
+    labels: Int[np.ndarray, "l n"],
+    sources: Bool[np.ndarray, "l n"] | None = None,
+    pairs: Pairs | None = None,
+    *,
+    num_classes: int,
+    lanes: int,
+) -> tuple[Order, Asked]:
+    """`plan` for concrete arrays, compiled for rounded sizes, which graphs of other numbers of points and classes share."""
+    room = ((0, 0), (0, len(packed.order) - labels.shape[1]))
+    padded = (None if each is None else np.pad(each, room) for each in (labels, sources))
+    packed = without_places(packed) if pairs is None else packed
+    return plan(packed, *padded, pairs, num_classes=room_for(num_classes), lanes=lanes)
+
+
+def room_for(num_classes: int) -> int:
+    """The number of classes for which the search is compiled: those that no point has change nothing.
+
+    >>> room_for(3), room_for(20)
+    (16, 32)
+    """
+    return max(16, 1 << (num_classes - 1).bit_length())
+
+
 def _order_of_sources(
     packed: PackedGraph, labels: Int[Array, " rows"], chosen: Bool[Array, " rows"], num_classes: int, lanes: int
 ) -> Order:
@@ -118,7 +144,9 @@ def _order_of_sources(
     inward = jnp.lexsort((-farness, own))
     place = jnp.zeros(total, jnp.int32).at[inward].set(numbers, unique_indices=True) - begin
     shell = place * jnp.clip(-(-size // lanes), 1, SHELLS) // jnp.maximum(size, 1)
-    centre = jnp.zeros((num_classes + 2, away.shape[1])).at[own].add(away) / jnp.maximum(sizes, 1)[:, None]
+    centre = (
+        jnp.zeros((num_classes + 2, away.shape[1])).at[own].add(away) / jnp.maximum(sizes, 1).astype(float)[:, None]
+    )
     last = jnp.arange(num_classes + 2) - num_classes  # 0 and 1 for those behind all classes
     beside = jnp.lexsort((jnp.min(centre, axis=1), jnp.argmin(centre, axis=1), jnp.maximum(last, -1)))
     turn = jnp.zeros(num_classes + 2, jnp.int32).at[beside].set(jnp.arange(num_classes + 2, dtype=jnp.int32))

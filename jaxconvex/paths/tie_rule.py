@@ -150,7 +150,7 @@ def lowest_parents(
     That is the path with the least sum, over the points inside, of the number of the point, counted from 1, to the power of
     3/4. The sum does not depend on the end from which it is taken.
     """
-    lowness = ((packed.order + 1) / len(packed.position)).astype(jnp.float32) ** LOWNESS
+    lowness = ((packed.order + 1) / len(packed.order)).astype(jnp.float32) ** LOWNESS
     start = from_sources(len(packed.first), sources, jnp.float32)
 
     def sweep(state: Any) -> Any:

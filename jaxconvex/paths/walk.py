@@ -104,7 +104,8 @@ def fold_pairs(
             interior, outside, open_ = (nothing := jnp.zeros(reached.shape, jnp.int32)), nothing, reached
         else:
             interior, outside, open_ = _walk(links, block.sources, some.targets, reached, len(labels))
-            outside -= labels[:, some.targets][:, :, None] != own[:, None]  # a target is not inside its path
+            foreign = labels[:, some.targets][:, :, None] != own[:, None]
+            outside -= foreign.astype(jnp.int32)  # a target is not inside its path
         counts = PathCounts(jnp.where(reached, interior, -1), jnp.where(reached, outside, 0))
         pairs = asked(some)
         counts = PathCounts(*(jnp.broadcast_to(count, pairs.shape) for count in counts))
@@ -256,7 +257,7 @@ def _walk(
         link = jnp.where(active, rows_of(flat, at * s + column), 0)
         at = jnp.where(active & ((link & 1) == 0), link >> (labelings + 1), sources)  # a tie ends the walk
         outside = tuple(o + ((link >> (i + 1)) & 1) for i, o in enumerate(outside))
-        return at, hops + active, outside, tied | (link & 1), jnp.any(at != sources)
+        return at, hops + active.astype(jnp.int32), outside, tied | (link & 1), jnp.any(at != sources)
 
     at = jnp.where(reached, targets[:, None], sources)
     zero = jnp.zeros(at.shape, jnp.int32)

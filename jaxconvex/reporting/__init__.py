@@ -1,4 +1,9 @@
-"""Figures and pages of reports: `figures` has what all share, `plots` draws reports, `page` writes them as HTML."""
+"""Figures and pages of reports.
+
+figures -> plots             what all figures share; the figures of reports
+        -> inline -> page    a figure as inline SVG; text, figures and tables as one HTML file
+plots, page -> result_pages  the page of a report or a comparison
+"""
 
 from __future__ import annotations
 
@@ -7,25 +12,35 @@ from typing import TYPE_CHECKING
 from jaxconvex._internal.lazy import on_demand
 
 if TYPE_CHECKING:
-    from jaxconvex.reporting.page import Captioned, Section, write_page
+    from jaxconvex.reporting.inline import Inline, inline_figure
+    from jaxconvex.reporting.page import Captioned, Section, facts, write_page
     from jaxconvex.reporting.plots import plot_classes, plot_differences, plot_profile, plot_recall, save_figure
+    from jaxconvex.reporting.result_pages import draw_result, errors_and_settings, write_result_page
 
 __all__ = [
     "Captioned",
+    "Inline",
     "Section",
+    "draw_result",
+    "errors_and_settings",
+    "facts",
+    "inline_figure",
     "plot_classes",
     "plot_differences",
     "plot_profile",
     "plot_recall",
     "save_figure",
     "write_page",
+    "write_result_page",
 ]
 
 # On demand, since figures and pages need packages that the rest does not.
 __getattr__, __dir__ = on_demand(
     __name__,
     {
-        "page": "Captioned Section write_page",
+        "inline": "Inline inline_figure",
+        "page": "Captioned Section facts write_page",
         "plots": "plot_classes plot_differences plot_profile plot_recall save_figure",
+        "result_pages": "draw_result errors_and_settings write_result_page",
     },
 )

@@ -18,8 +18,10 @@ from jaxconvex._internal.formats import name_text, write_file
 try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection, PathCollection, PolyCollection, QuadMesh
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.text import Annotation
     from matplotlib.textpath import TextPath
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 except ModuleNotFoundError as error:
@@ -27,8 +29,9 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(needed, name=error.name) from error
 
 __all__ = ["Axes", "Figure", "band", "colours", "figure_bytes", "finish_layers", "label_ends", "label_points", "marks"]
-__all__ += ["name_classes", "note_hollow"]
-__all__ += ["panels", "percent_axis", "save_figure", "width_for", "width_of_ends"]
+__all__ += ["name_classes", "name_places", "note_hollow"]
+__all__ += ["panels", "percent_axis", "save_figure", "tell", "text_width", "width_for", "width_of_ends"]
+__all__ += ["Annotation", "LineCollection", "PathCollection", "PolyCollection", "QuadMesh"]
 
 # Okabe and Ito's colours, which people with any common colour blindness tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -121,7 +124,8 @@ def _points(panel: Axes) -> tuple[float, float]:
     return 72 * box.width / figure.dpi, 72 * box.height / figure.dpi
 
 
-def _text_width(text: str, size: float = 9) -> float:
+def text_width(text: str, size: float = 9) -> float:
+    """The width in points of a line of type."""
     return TextPath((0, 0), text.replace("$", "S") or " ", size=size).get_extents().width
 
 
@@ -150,6 +154,7 @@ def finish_layers(
     In full where they fit; else by what tells them apart, the rest below the axis; else slanted, and only every so
     many. `reserve` is the width in points that labels beside the panel will take.
     """
+    name_places(panel, layers)
     panel.set_xlim(-edge, len(layers) - 1 + edge)
     if grid:
         panel.grid(axis="y", color=FAINT, linewidth=0.8)
@@ -167,8 +172,14 @@ def finish_layers(
         text.set(rotation=40, ha="right", rotation_mode="anchor")
 
 
+def name_places(panel: Any, names: Sequence[Any], axis: str = "x") -> None:
+    """Have marks at 0, 1, ... of an axis say these names in full where they are pointed at, whatever the ticks show."""
+    panel.named = axis
+    setattr(panel, f"fmt_{axis}data", lambda place: name_text(names[round(place)]))
+
+
 def _widest(names: Sequence[str]) -> float:
-    return max(map(_text_width, names), default=0) + 6
+    return max(map(text_width, names), default=0) + 6
 
 
 def _apart(layers: Sequence[str]) -> tuple[list[str], str]:
@@ -193,6 +204,7 @@ def _common_prefix(texts: Sequence[str]) -> str:
 
 def name_classes(panel: Axes, labels: Sequence[Any]) -> None:
     """Name the classes along the y axis, in smaller type or only every so many where they are dense."""
+    name_places(panel, labels, "y")
     spacing = _points(panel)[1] / max(len(labels), 1)
     size = float(np.clip(0.9 * spacing, 5.5, 9))
     places = range(0, len(labels), math.ceil(1.05 * size / spacing))
@@ -203,18 +215,22 @@ def percent_axis(axis: Any, *, signed: bool = False) -> None:
     """Format an axis of fractions in percent, or in percentage points with their sign."""
 
     def text(share: float, _: Any) -> str:
-        percent = f"{100 * share:.3g}"
+        low, high = axis.get_view_interval()  # as many digits as neighbouring ticks need to differ
+        digits = max(0, math.ceil(-math.log10(20 * abs(high - low)))) if high != low else 1
+        percent = f"{100 * share:.{digits}f}"
         if not signed:
             return f"{percent}%"
-        return "0" if percent in ("0", "-0") else f"{100 * share:+.3g}".replace("-", "−")
+        return "0" if not float(percent) else f"{float(percent):+.{digits}f}".replace("-", "−")
 
+    said = "" if signed else "%"
+    setattr(axis.axes, f"fmt_{axis.axis_name}data", lambda share: f"{100 * share:{'+' if signed else ''}.1f}{said}")
     axis.set_major_formatter(FuncFormatter(text))
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
 def width_of_ends(names: Sequence[str]) -> float:
     """The width in points that `label_ends` takes beside the panel."""
-    return max((1.15 * _text_width(_shorten(name)) + 12 for name in names if name), default=0)
+    return max((1.15 * text_width(_shorten(name)) + 12 for name in names if name), default=0)
 
 
 def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> None:
@@ -240,15 +256,29 @@ def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> No
         )
 
 
+def tell(line: Any, series: str, said: Sequence[str]) -> None:
+    """Say "where: what" of each point of a line where a page shows the figure, in place of its label and coordinates."""
+    line.series, line.said = series, list(said)
+
+
 def marks(
-    panel: Axes, x: np.ndarray, y: np.ndarray, hollow: np.ndarray, *, colour: Any, size: float, label: str
+    panel: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    hollow: np.ndarray,
+    *,
+    colour: Any,
+    size: float,
+    label: str,
+    series: str,
+    said: Sequence[str],
 ) -> None:
-    """Draw the points as filled marks, those that are `hollow` (bool) as hollow ones."""
-    panel.plot(x[~hollow], y[~hollow], "o", color=colour, markersize=size, label=label)
-    if hollow.any():
-        panel.plot(
-            x[hollow], y[hollow], "o", color=colour, markersize=size, markerfacecolor="white", label=f"{label}, hollow"
-        )
+    """Draw the points as filled marks, those that are `hollow` (bool) as hollow ones; with what `tell` says of them."""
+    faces = ((~hollow, colour, label), (hollow, "white", f"{label}, hollow"))
+    for chosen, face, name in faces[: 1 + hollow.any()]:
+        style = {"color": colour, "markersize": size, "markerfacecolor": face, "label": name}
+        (drawn,) = panel.plot(x[chosen], y[chosen], "o", **style)
+        tell(drawn, series, [text for text, own in zip(said, chosen, strict=True) if own])
 
 
 def note_hollow(figure: Figure, meaning: str) -> None:
@@ -268,7 +298,7 @@ def label_points(panel: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]
         text = _shorten(names[index], 20)
         if not text:
             continue
-        wide, tall, (px, py) = _text_width(text, size) + 2, size, spots[index]
+        wide, tall, (px, py) = text_width(text, size) + 2, size, spots[index]
         sides = ((5, -tall / 2), (-5 - wide, -tall / 2), (-wide / 2, 5), (-wide / 2, -5 - tall))
         corners = ((4, 3), (4, -3 - tall), (-4 - wide, 3), (-4 - wide, -3 - tall))
         for dx, dy in (*sides, *corners) if len(spots) <= 30 else sides[:2]:

@@ -1,10 +1,10 @@
-"""A page to read: titles, text, figures and tables in one HTML file that needs nothing beside it."""
+"""A page to read: what was found, a figure, and sections that fold, in one HTML file that needs nothing beside it."""
 
 from __future__ import annotations
 
 import base64
-import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from numbers import Number
@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 from jaxconvex._internal.formats import Table, name_text, number_text, require, write_file
 from jaxconvex.evaluation.comparison import Comparison
 from jaxconvex.evaluation.report import Report
-from jaxconvex.reporting.figures import Figure, figure_bytes
+from jaxconvex.reporting.figures import Figure
+from jaxconvex.reporting.inline import inline_figure
 
-__all__ = ["Captioned", "Section", "write_page"]
+__all__ = ["Captioned", "Section", "facts", "write_page"]
 
 IMAGE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+HASH = re.compile(r"[0-9a-f]{12,}(-[0-9a-f]{12,})*")
 
 
 class Section(NamedTuple):
@@ -47,17 +49,24 @@ def write_page(
     sections: Sequence[Section | tuple[str, Sequence[Any]]],
     lead: str = "",
     alarm: str = "",
+    warnings: str = "",
+    figure: Figure | Captioned | None = None,
 ) -> Path:
-    """The path, after writing the sections to it as one HTML file with everything in it: no scripts, nothing to load.
+    """The path, after writing a page to it as one HTML file with everything in it: nothing to load.
 
-    Figures are embedded as SVG; all text is escaped; the page follows the reader's light or dark setting.
+    Below the title, alarm, lead, warnings and the figure the sections fold, the first one open; on paper all are. Matplotlib
+    figures become inline SVG as wide as the page, which says the value under the pointer; where a section has no table,
+    their numbers follow them as one. A table is sorted by a click on a column's name. All text is escaped; the page follows
+    the reader's light or dark setting, and can be read without its script.
 
     Args:
         path: of the .html file.
         title: of the page.
         sections: in order; a pair (title, items) will do for a Section.
-        lead: text below the title.
+        lead: text below the title: what was found. A blank line parts paragraphs.
         alarm: text in red above it, of what the reader must know first.
+        warnings: text in colour below it, of what would mislead.
+        figure: below them, before the sections.
 
     Raises ValueError for an item of an unknown kind, OSError for a path that cannot be written; needs jinja2.
 
@@ -68,15 +77,46 @@ def write_page(
     >>> "<td>a</td>" in made.read_text()
     True
     """
-    shown = []
-    for section in sections:
-        heading, items = section
-        shown.append({"title": name_text(heading), "blocks": [block for item in items for block in _blocks(item)]})
+    shown: list[dict[str, Any]] = []
+    for heading, items in [("", [] if figure is None else [figure]), *sections]:
+        blocks = [block for item in items for block in _blocks(item)]
+        drawn = [block for block in blocks if block["kind"] == "figure" and "figure" in block]
+        tabled = not heading or any(block["kind"] == "table" for block in blocks)
+        for number, block in enumerate(drawn):
+            inline = inline_figure(block["figure"], f"figure-{len(shown)}-{number}")
+            block |= {"html": inline.html, "numbers": None if tabled or not inline.numbers.rows else inline.numbers}
+        shown.append({"title": name_text(heading), "blocks": blocks})
     text = resources.files("jaxconvex.reporting").joinpath("templates/page.html").read_text(encoding="utf-8")
     template = require("jinja2").Environment(autoescape=True, keep_trailing_newline=True).from_string(text)
+    said = {"alarm": _paragraphs(alarm), "lead": _paragraphs(lead), "warnings": _paragraphs(warnings)}
     return write_file(
-        path, template.render(title=name_text(title), alarm=_paragraphs(alarm), lead=_paragraphs(lead), sections=shown)
+        path, template.render(title=name_text(title), first=shown[0]["blocks"], sections=shown[1:], **said)
     )
+
+
+def facts(title: str, entries: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A table of settings or of provenance: a line an entry, a column a name; numbers rounded, hashes left to the JSON.
+
+    >>> facts("Settings", {"a": {"k": [5, 10], "versions": {"jax": "0.10"}, "sha": "0123456789abcdef"}, "b": {"k": 5}}).rows
+    (('k', '5, 10', '5'), ('versions', 'jax 0.10', '–'))
+    """
+    names = list(dict.fromkeys(name for own in entries.values() for name in own))
+    lines = [
+        (name_text(name).replace("_", " "), *(_fact(own.get(name)) or "–" for own in entries.values()))
+        for name in names
+    ]
+    known = tuple(line for line in lines if set(line[1:]) != {"–"})
+    return Table(title, ("name", *map(name_text, entries)), known, (), 1 + len(entries))
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name_text(name)} {said}" for name, entry in value.items() if (said := _fact(entry)))
+    if isinstance(value, (list, tuple)):
+        return ", ".join(filter(None, map(_fact, value)))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None or (isinstance(value, str) and HASH.fullmatch(value)) else _cell(value)
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -89,23 +129,18 @@ def _blocks(item: Any, caption: str = "") -> list[dict[str, Any]]:
     if isinstance(item, str):
         return [{"kind": "text", "paragraphs": _paragraphs(item)}]
     if isinstance(item, Figure):
-        # CSS pixels are 1/96 inch: the figure keeps the size that it was designed for.
-        return [_image(figure_bytes(item, "svg"), ".svg", caption, width=round(96 * item.get_size_inches()[0]))]
+        return [{"kind": "figure", "figure": item, "caption": caption}]
     if isinstance(item, os.PathLike):
         suffix = Path(item).suffix.lower()
         if suffix not in IMAGE_TYPES:
             raise ValueError(f"a figure file must be {' or '.join(IMAGE_TYPES)}; got {os.fspath(item)}.")
-        return [_image(Path(item).read_bytes(), suffix, caption)]
+        content = base64.b64encode(Path(item).read_bytes()).decode("ascii")
+        return [{"kind": "figure", "source": f"data:{IMAGE_TYPES[suffix]};base64,{content}", "caption": caption}]
     tables = item.tables() if isinstance(item, (Report, Comparison)) else [_table(item)]
     if caption:
         several = len(tables) > 1
         tables = [table._replace(title=f"{caption}: {table.title}" if several else caption) for table in tables]
     return [{"kind": "table", "table": table} for table in tables]
-
-
-def _image(content: bytes, suffix: str, caption: str, width: int | None = None) -> dict[str, Any]:
-    source = f"data:{IMAGE_TYPES[suffix]};base64,{base64.b64encode(content).decode('ascii')}"
-    return {"kind": "figure", "source": source, "caption": caption, "width": width}
 
 
 def _table(item: Any) -> Table:
@@ -141,5 +176,5 @@ def _cell(value: Any) -> str:
     if value is None or _is_missing(value):
         return "–"
     if isinstance(value, float):
-        return number_text(value, 4) if not math.isinf(value) else str(value)
+        return number_text(value, 4)
     return name_text(value)

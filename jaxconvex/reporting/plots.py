@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxconvex._internal.formats import FEW_CLASSES, correlation_text, name_text
-from jaxconvex.evaluation.comparison import Comparison
+from jaxconvex._internal.formats import FEW_CLASSES, correlation_text, name_text, percent_text
+from jaxconvex.evaluation.comparison import Comparison, difference_text
 from jaxconvex.evaluation.report import FEW_FAILING, Report, distinct, failing_pairs, only, row_key, select
+from jaxconvex.evaluation.table import interval_words
 from jaxconvex.reporting import figures
 from jaxconvex.reporting.figures import COLOURS, FAINT, INK, MUTED, Axes, Figure, save_figure
 from jaxconvex.statistics.correlation import Correlation, domain_correlation
@@ -51,7 +52,8 @@ def plot_profile(
         for index, (panel, shown) in enumerate(zip(axes, kinds, strict=True)):
             for (name, drawn), colour in zip(reports.items(), figures.colours(len(reports)), strict=True):
                 if shown in distinct(drawn.rows, "kind"):
-                    end = _draw_profile(panel, drawn, layers, colour, kind=shown, labeling=labeling, k=k, level=level)
+                    which = {"kind": shown, "labeling": labeling, "k": k, "level": level}
+                    end = _draw_profile(panel, drawn, layers, colour, name, **which)
                     ends[index].append((*end, name, colour))
             labels = distinct([row for drawn in reports.values() for row in drawn.rows], "labeling")
             about = f", labels {name_text(labeling or labels[0])!r}" if len(labels) > 1 else ""
@@ -67,7 +69,9 @@ def plot_profile(
     return figure
 
 
-def _draw_profile(panel: Axes, report: Report, layers: list[str], colour: str, **chosen: Any) -> tuple[float, float]:
+def _draw_profile(
+    panel: Axes, report: Report, layers: list[str], colour: str, name: str, **chosen: Any
+) -> tuple[float, float]:
     rows = only(report, **chosen)
     counts = failing_pairs(select(report, kind=chosen["kind"]))
     few = np.array([counts.get(row_key(row), FEW_FAILING) < FEW_FAILING for row in rows])
@@ -91,7 +95,8 @@ def _draw_profile(panel: Axes, report: Report, layers: list[str], colour: str, *
     figures.band(panel, x, np.where(few, np.nan, lower), np.where(few, np.nan, upper), colour, alpha=0.2)
     size = 5 if len(layers) <= 20 else 3.5
     panel.plot(x, score, color=colour, linewidth=1.8, solid_capstyle="round", label="score")
-    figures.marks(panel, x, score, few, colour=colour, size=size, label="layers")
+    said = [f"{name_text(row.layer)}: {percent_text(row.score)}% {interval_words(row)}" for row in rows]
+    figures.marks(panel, x, score, few, colour=colour, size=size, label="layers", series=name, said=said)
     finite = np.flatnonzero(np.isfinite(score))
     return (x[finite[-1]], score[finite[-1]]) if finite.size else (math.nan, math.nan)
 
@@ -210,9 +215,11 @@ def plot_recall(
         group_names = list(dict.fromkeys(members))
         for group, colour in zip(group_names, figures.colours(len(group_names)), strict=True):
             mine = kept & (members == group)
-            panel.plot(
+            (points,) = panel.plot(
                 x[mine], y[mine], "o", color=colour, markersize=6, alpha=0.85, markeredgecolor="white", label=group
             )
+            said = [f"{names[i]}: convexity {100 * x[i]:.1f}%, recall {100 * y[i]:.1f}%" for i in np.flatnonzero(mine)]
+            figures.tell(points, group, said)
         panel.set_title(f"{title}\n{about}" if title else about)
         panel.set_xlabel("convexity, pretrained")
         panel.set_ylabel("recall, fine-tuned")
@@ -262,13 +269,16 @@ def plot_differences(
                 single = [row for row in comparison.rows if row.level == "class" and row.kind == shown]
                 single = [row for row in single if (row.labeling, row.k) == (rows[0].labeling, rows[0].k)]
                 spots = [layers.index(row.layer) for row in single]
-                panel.plot(
-                    spots, [row.difference for row in single], "_", color="#b5b5b5", markersize=7, label="classes"
+                (dashes,) = panel.plot(
+                    spots, [row.difference for row in single], "_", color="#9a9a9a", markersize=7, label="classes"
                 )
+                said = [f"{name_text(row.layer)}, {name_text(row.label)}: {difference_text(row)}" for row in single]
+                figures.tell(dashes, "", said)
             size = 6 if len(layers) <= 20 else 4
             drawn = ~few & np.isfinite(lower)
             panel.vlines(x[drawn], lower[drawn], upper[drawn], color=COLOURS[0], linewidth=1.8, label="interval")
-            figures.marks(panel, x, value, few, colour=COLOURS[0], size=size, label="difference")
+            said = [f"{name_text(row.layer)}: {difference_text(row)}" for row in rows]
+            figures.marks(panel, x, value, few, colour=COLOURS[0], size=size, label="difference", series="", said=said)
             panel.set_title(title if title is not None else f"{shown.capitalize()} convexity, {second} minus {first}")
             panel.set_ylabel(f"difference of the {level} score\n(percentage points)")
             figures.percent_axis(panel.yaxis, signed=True)

@@ -77,17 +77,16 @@ class ConvexityScore(NamedTuple):
 
 def micro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, " *batch"]:
     """The mean over all pairs, from the means of the classes."""
-    xp = np if isinstance(per_class, np.ndarray) else jnp
-    pairs = num_pairs.sum(-1)
-    return (xp.where(num_pairs > 0, per_class, 0) * num_pairs).sum(-1) / xp.where(pairs > 0, pairs, xp.nan)
+    xp, dtype = (np, np.dtype(float)) if isinstance(per_class, np.ndarray) else (jnp, per_class.dtype)
+    weighted = xp.where(num_pairs > 0, per_class, 0) * num_pairs.astype(dtype)
+    return weighted.sum(-1) / _or_nan(xp, num_pairs.sum(-1), dtype)
 
 
 def macro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, " *batch"]:
     """The mean of the classes that have pairs."""
     xp = np if isinstance(per_class, np.ndarray) else jnp
     scored = num_pairs > 0
-    count = scored.sum(-1)
-    return xp.where(scored, per_class, 0).sum(-1) / xp.where(count > 0, count, xp.nan)
+    return xp.where(scored, per_class, 0).sum(-1) / _or_nan(xp, scored.sum(-1), per_class.dtype)
 
 
 class Whole(NamedTuple):
@@ -110,7 +109,7 @@ class PairSums(NamedTuple):
 
 def deficit_of(counts: PathCounts, dtype: Any = jnp.float32) -> Array:
     """1 - score of each pair: the share of the points inside its path that are outside the class; 1 without a path."""
-    share = counts.outside.astype(dtype) / jnp.maximum(counts.interior, 1)
+    share = counts.outside.astype(dtype) / jnp.maximum(counts.interior, 1).astype(dtype)
     return jnp.where(counts.interior < 0, 1, share)
 
 
@@ -136,8 +135,9 @@ def parts_of_pairs(counts: PathCounts, pairs: Bool[Array, "*l t s"]) -> Int[Arra
     deficit = deficit_of(counts)
     whole = jnp.where(counts.interior < 0, UNIT, counts.outside * parts_of(counts.interior))
     square = jnp.rint(deficit * deficit * SQUARE).astype(jnp.int32)
-    adjacent, apart, inside = counts.interior == 0, counts.interior < 0, (counts.interior >= 0) & (counts.outside == 0)
-    numbers = *_split(whole), *_split(square), adjacent + (apart.astype(jnp.int32) << HALF), inside + (1 << HALF)
+    inside = (counts.interior >= 0) & (counts.outside == 0)
+    adjacent, apart, inside = (part.astype(jnp.int32) for part in (counts.interior == 0, counts.interior < 0, inside))
+    numbers = *_split(whole), *_split(square), adjacent + (apart << HALF), inside + (1 << HALF)
     return jnp.where(pairs, jnp.stack(numbers), 0)
 
 
@@ -171,27 +171,27 @@ def summarise(
     deficit, squared, adjacent, disconnected, inside, _ = (total(s).astype(dtype) / times for s in sums)
     deficit = deficit / unit
     pairs = total(sums.partners) // times
-    some = xp.where(pairs > 0, pairs, xp.nan)
+    real = deficit.dtype
+    some = _or_nan(xp, pairs, real)
     mean = deficit / some
-    variance = xp.maximum(squared - deficit * mean, 0) / xp.where(pairs > 1, pairs - 1, xp.nan)
-    apart = pairs - adjacent
+    variance = xp.maximum(squared - deficit * mean, 0) / _or_nan(xp, pairs - 1, real)
     # The mean deficit of each point, and its spread over the points of the class.
-    own = sums.deficit / unit / xp.maximum(sums.partners, 1)
-    centre = total(own) / xp.where(points > 0, points, xp.nan)
+    own = sums.deficit / unit / xp.maximum(sums.partners, 1).astype(real)
+    centre = total(own) / _or_nan(xp, points, real)
     away = xp.where(labels < 0, 0, own - centre[xp.minimum(index, num_classes - 1)])
-    spread = xp.sqrt(total(away**2) / xp.where(points > 1, points - 1, xp.nan))
-    factor = 2 * (points - 1) / xp.where(points > 2, points - 2, xp.nan)
-    se_pairs = spread * factor / xp.sqrt(xp.where(points > 0, points, xp.nan))
+    spread = xp.sqrt(total(away**2) / _or_nan(xp, points - 1, real))
+    factor = 2 * (points - 1).astype(real) / _or_nan(xp, points - 2, real)
+    se_pairs = spread * factor / xp.sqrt(_or_nan(xp, points, real))
     return ConvexityScore(
         per_class=1 - mean,
         num_pairs=xp.rint(pairs).astype(xp.int64 if xp is np else xp.int32),
         num_points=xp.rint(points).astype(xp.int64 if xp is np else xp.int32),
-        sem_paper=xp.sqrt(variance / xp.where(points > 0, points, xp.nan)),
+        sem_paper=xp.sqrt(variance / _or_nan(xp, points, real)),
         se_pairs=xp.where(complete & (spread > ROUNDING), se_pairs, xp.nan),
         adjacent=adjacent / some,
         disconnected=disconnected / some,
         inside=inside / some,
-        nonadjacent=1 - (deficit / xp.where(apart > 0, apart, xp.nan)),
+        nonadjacent=1 - deficit / _or_nan(xp, pairs.astype(real) - adjacent, real),
         num_sources=xp.rint(xp.where(complete, points, 0)).astype(xp.int64 if xp is np else xp.int32),
         se_sources=xp.where(complete & (pairs > 0), 0.0, xp.nan).astype(mean.dtype),
     )
@@ -207,11 +207,13 @@ def of_drawn_sources(
     all score 0, or 1, whichever is further: points that are alike may well have missed a few that differ.
     """
     points = by_class(xp, xp.ones_like(labels), labels, num_classes).astype(sums.deficit.dtype)
+    drawn = drawn.astype(points.dtype)
     score = summarise(sums, labels, num_classes, ordered=False, complete=drawn >= points, xp=xp, unit=unit)
-    own = xp.where(sums.partners > 0, sums.deficit / unit / xp.maximum(sums.partners, 1), 0)
+    real = score.per_class.dtype
+    own = xp.where(sums.partners > 0, sums.deficit / unit / xp.maximum(sums.partners, 1).astype(real), 0)
     away = xp.where((labels >= 0) & (sums.partners > 0), own - (1 - score.per_class)[xp.maximum(labels, 0)], 0)
     squares = by_class(xp, away**2, labels, num_classes)
-    spread = xp.sqrt(squares / xp.where(drawn > 1, drawn - 1, xp.nan))
+    spread = xp.sqrt(squares / _or_nan(xp, drawn - 1, real))
     least = xp.maximum(score.per_class, 1 - score.per_class) / xp.maximum(drawn, FEW)
     error = xp.sqrt(spread**2 / xp.maximum(drawn, 1) + least**2)
     error = error * xp.sqrt(xp.maximum(1 - drawn / xp.maximum(points, 1), 0))
@@ -220,8 +222,13 @@ def of_drawn_sources(
     return score._replace(
         num_pairs=xp.where(drawn > 0, pairs, 0).astype(whole),
         num_sources=xp.minimum(drawn, points).astype(whole),
-        se_sources=xp.where(pairs > 0, xp.where(drawn >= points, 0, error), xp.nan).astype(score.per_class.dtype),
+        se_sources=xp.where(pairs > 0, xp.where(drawn >= points, 0, error), xp.nan).astype(real),
     )
+
+
+def _or_nan(xp: Any, count: Any, dtype: Any) -> Any:
+    """The count as a number to divide by: nan where it is none."""
+    return xp.where(count > 0, count.astype(dtype), xp.nan)
 
 
 def by_class(xp: Any, values: Any, labels: Any, num_classes: int) -> Any:

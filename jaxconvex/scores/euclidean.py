@@ -94,17 +94,14 @@ def euclidean_convexity(
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 1.
     """
     checked = as_labels(labels, shared_length(x), num_classes)
-    segments = euclidean_segments(
-        predict_fn,
-        x,
-        checked,
-        num_classes=num_classes,
-        num_points=num_points,
-        max_pairs=max_pairs,
-        key=key,
-        batch_size=batch_size,
-        mesh=mesh,
-    )
+    options: Any = {
+        "num_points": num_points,
+        "max_pairs": max_pairs,
+        "key": key,
+        "batch_size": batch_size,
+        "mesh": mesh,
+    }
+    segments = euclidean_segments(predict_fn, x, checked, num_classes=num_classes, **options)
     return summarise_segments(segments, checked, num_classes)
 
 
@@ -170,7 +167,7 @@ def euclidean_segments(
             shares, classes = jax.tree.map(np.asarray, found)
     else:
         shares, classes = _segment_shares(predict, points, checked, first, second, steps, num_points, mesh, assigned)
-    complete = (sizes * (sizes - 1.0)) / 2 <= pairs.valid.shape[1]
+    complete = sizes.astype(float) * (sizes - 1).astype(float) / 2 <= pairs.valid.shape[1]
     if assigned:
         classes = jnp.asarray(classes.reshape(-1, num_points))
     return Segments(*map(jnp.asarray, (first.ravel(), second.ravel(), keep, shares.ravel(), complete)), classes)

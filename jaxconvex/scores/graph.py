@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from jaxconvex._internal.streams import in_background
 from jaxconvex.neighbors.knn import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
 from jaxconvex.paths.layout import pack
-from jaxconvex.paths.order import most_lanes, plan
+from jaxconvex.paths.order import most_lanes, plan_of_arrays
 from jaxconvex.scores.aggregates import ConvexityScore, deficit_of
 from jaxconvex.scores.euclidean import euclidean_convexity
 from jaxconvex.scores.packed import (
@@ -151,8 +153,8 @@ def graph_pair_scores(
     place = np.zeros(n, np.int64)  # of each point within its class
     for points in members:
         place[points] = np.arange(len(points))
-    node, options = np.asarray(packed.order), {"num_classes": num_classes, "lanes": most_lanes(n)}
-    order, asked = plan(packed, jnp.asarray(codes)[None], **options)
+    node, options = np.asarray(packed.order), dict[str, Any](num_classes=num_classes, lanes=most_lanes(n))
+    order, asked = plan_of_arrays(packed, codes[None], **options)
     for block, counts, pairs in counts_of_blocks(packed, order, asked, **options):
         t, s = np.nonzero(pairs)
         values = 1 - np.asarray(deficit_of(counts))[t, s]

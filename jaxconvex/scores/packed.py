@@ -23,7 +23,7 @@ from jaxconvex.neighbors.knn import KNNGraph
 from jaxconvex.paths.chains import is_long
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
 from jaxconvex.paths.layout import SMALL, pack
-from jaxconvex.paths.order import most_lanes, plan
+from jaxconvex.paths.order import most_lanes, plan, plan_of_arrays
 from jaxconvex.paths.pairs import Pairs, same_class_pairs
 from jaxconvex.scores.aggregates import FEW, UNIT, ConvexityScore, PairSums, of_drawn_sources, summarise
 from jaxconvex.scores.path_sums import fractions_of_sums, sum_blocks, sums_over_blocks
@@ -70,7 +70,7 @@ def packed_scores(
     options: Any = {"num_classes": max(num_classes), "lanes": lanes}
 
     def search(labelings: Sequence[np.ndarray], sources: Any = None, pairs: Pairs | None = None) -> list[PairSums]:
-        order, asked = plan(packed, np.stack(labelings).astype(np.int32), sources, pairs, **options)
+        order, asked = plan_of_arrays(packed, np.stack(labelings).astype(np.int32), sources, pairs, **options)
         return sums_over_blocks(packed, order, asked, devices=devices, **options)
 
     if sampled:
@@ -127,7 +127,7 @@ def _static_form(num_classes: int, max_pairs: int | None, max_sources: int | Non
             found = of_drawn_sources(fractions, labels, jnp.minimum(sizes, max_sources), num_classes, xp=jnp)
         else:
             limit = n * n if pairs is None else pairs.valid.shape[1]
-            complete = (sizes * (sizes - 1.0)) / 2 <= limit
+            complete = sizes.astype(float) * (sizes - 1).astype(float) / 2 <= limit
             found = summarise(fractions, labels, num_classes, ordered=True, complete=complete, xp=jnp)
         broken = jnp.isnan(packed.quantum)
         return ConvexityScore(*(jnp.where(broken, jnp.nan, f) if f.dtype.kind == "f" else f for f in found))

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Int
 from jaxconvex._internal.loops import fori_loop
 from jaxconvex._internal.streams import on_devices, streams
 from jaxconvex.paths.chains import chain_path_counts, chain_tolerance, edge_matrix, is_long
-from jaxconvex.paths.graph import PackedGraph
-from jaxconvex.paths.order import Asked, Order, block_of, mirrored
+from jaxconvex.paths.graph import PackedGraph, without_places
+from jaxconvex.paths.order import Asked, Order, block_of, mirrored, room_for
 from jaxconvex.paths.search import in_lengths
 from jaxconvex.paths.tie_rule import PathCounts
 from jaxconvex.paths.walk import Some, Trail, fold_pairs
@@ -165,10 +165,10 @@ def sums_over_blocks(
         for sums in _chain_sums(packed, order, asked, lanes, blocks, devices):
             totals += sums
     else:
-        options = {"lanes": lanes, "num_classes": num_classes, "whole": bool(packed.quantum > 0)}
+        options = {"lanes": lanes, "num_classes": room_for(num_classes), "whole": bool(packed.quantum > 0)}
         if ahead:
             kernel = compiled(sum_blocks, *STATIC)
-            kernel(packed, order, asked, np.int32(0), np.int32(0), **options)
+            kernel(without_places(packed), order, asked, np.int32(0), np.int32(0), **options)
         for sums, _ in _shares(packed, order, asked, blocks, devices, options):
             totals += _whole_numbers(sums)
     if devices is not None and jax.process_count() > 1:
@@ -203,7 +203,8 @@ def _shares(
 ) -> Iterator[Any]:
     """What `sum_blocks` finds in each share of the blocks."""
     kernel = compiled(sum_blocks, *STATIC)
-    places = cache(lambda device: jax.device_put((packed, order, asked), device))
+    bare = without_places(packed)
+    places = cache(lambda device: jax.device_put((bare, order, asked), device))
     share = max(1, blocks // (SHARES * max(streams(), len(devices or ()))))
 
     def solve(begin: int, device: Any) -> Any:
@@ -250,10 +251,11 @@ def counts_of_blocks(
             yield sources, PathCounts(*(count[0] for count in counts)), pairs[0]
         return
     kernel = compiled(_counts_of_block, "lanes", "num_classes", "whole")
-    options = {"lanes": lanes, "num_classes": num_classes, "whole": bool(packed.quantum > 0)}
+    options = {"lanes": lanes, "num_classes": room_for(num_classes), "whole": bool(packed.quantum > 0)}
+    bare = without_places(packed)
 
     def solve(index: int, device: Any) -> Any:
-        return jax.tree.map(np.asarray, kernel(packed, order, asked, np.int32(index), **options))
+        return jax.tree.map(np.asarray, kernel(bare, order, asked, np.int32(index), **options))
 
     yield from on_devices(solve, range(blocks))
 

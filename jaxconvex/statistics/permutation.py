@@ -17,9 +17,9 @@ from jaxconvex._internal.loops import scan
 from jaxconvex._internal.streams import on_devices
 from jaxconvex.neighbors.knn import KNNGraph
 from jaxconvex.paths.chains import chain_tolerance, edge_matrix, is_long
-from jaxconvex.paths.graph import Graph, PackedGraph
+from jaxconvex.paths.graph import Graph, PackedGraph, without_places
 from jaxconvex.paths.layout import pack
-from jaxconvex.paths.order import most_lanes, plan
+from jaxconvex.paths.order import most_lanes, plan_of_arrays
 from jaxconvex.scores.aggregates import FINE_BITS, UNIT, ConvexityScore, fraction_of, macro_mean, micro_mean
 from jaxconvex.scores.packed import packed_scores, static_score
 from jaxconvex.statistics.trees import losses_along, path_losses
@@ -133,11 +133,14 @@ def _host_losses(
     permuted, drawn = _draw(codes, key, num_classes, number, count)
     sources = np.asarray(drawn)[: np.count_nonzero(labels >= 0)]
     if len(sources):  # near ones side by side: their paths are searched together
-        order, _ = plan(packed, jnp.asarray(codes)[None], num_classes=num_classes, lanes=most_lanes(len(labels)))
+        order, _ = plan_of_arrays(packed, labels[None], num_classes=num_classes, lanes=most_lanes(len(labels)))
         listed = np.asarray(packed.order)[np.asarray(order.rows)[: int(order.number)]]
         sources = listed[np.isin(listed, sources)]
     by_row = _by_row(packed, permuted)
-    find = _chain_losses(packed) if is_long(packed) else partial(_path_losses, packed, whole=bool(packed.quantum > 0))
+    if is_long(packed):
+        find = _chain_losses(packed)
+    else:
+        find = partial(_path_losses, without_places(packed), whole=bool(packed.quantum > 0))
 
     def solve(some: np.ndarray, device: Any) -> np.ndarray:
         coarse, fine = (np.asarray(part).astype(np.int64) for part in find(position[some], by_row))
@@ -176,7 +179,7 @@ def _static_losses(
     size = jnp.bincount(jnp.where(codes < 0, num_classes, codes), length=num_classes + 1)[:num_classes, None]
     observed = static_score(packed, codes, num_classes=num_classes, max_pairs=None, max_sources=None, key=None)
     lost = jnp.where(jnp.any((codes < -1) | (codes >= num_classes)), jnp.nan, lost)
-    return observed, lost, drawn_of * (size - 1), jnp.minimum(labelled, count), packed
+    return observed, lost, drawn_of * (size - 1).astype(float_type), jnp.minimum(labelled, count), packed
 
 
 def _null_score(

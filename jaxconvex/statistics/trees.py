@@ -125,7 +125,9 @@ def _trees(packed: PackedGraph, distance: Array, slack: Array, sources: Int[Arra
     numbers = jnp.arange(distance.shape[0], dtype=jnp.int32)
     a_hop = A_HOP if jnp.issubdtype(distance.dtype, jnp.integer) else 0
     reached = (distance < infinity(distance.dtype)) & (numbers[:, None] != sources)
-    reach = jnp.where(reached, distance + slack + a_hop * 2 * packed.depth, -1)  # paths may have twice a root's hops
+    reach = jnp.where(
+        reached, distance + slack + (a_hop * 2 * packed.depth).astype(slack.dtype), -1
+    )  # paths may have twice a root's hops
     parent, slots = _parents(packed, distance, reach, sources)
     hops = _hops(parent.T, sources).T
     level, uneven, back = _levels(packed, distance, slack, reach, hops, jnp.any(slots > 0))
@@ -149,7 +151,7 @@ def _parents(packed: PackedGraph, distance: Array, reach: Array, sources: Array)
                 arrival = rows_of(distance, u) + w[:, None]
                 short = arrival <= most
                 parent = jnp.where(short & (arrival < least), u[:, None], parent)
-                least, count = jnp.minimum(least, arrival), count + short
+                least, count = jnp.minimum(least, arrival), count + short.astype(jnp.int32)
                 slots, number = slots | (short.astype(jnp.uint32) << number), (number + 1) % BITS
             return least, parent, count, slots, number
 
@@ -197,7 +199,9 @@ def _levels(
 
             start = before, rows_of(excess, some), *jnp.zeros((2, *most.shape), bool)
             new = fold_groups(packed, some, live, start, step)
-            beyond = live[:, None] & (new[1] > rows_of(slack, some) + a_hop * new[0]) & (most >= 0)
+            beyond = (
+                live[:, None] & (new[1] > rows_of(slack, some) + (a_hop * new[0]).astype(slack.dtype)) & (most >= 0)
+            )
             uneven |= jnp.any(live[:, None] & new[2] | beyond, axis=0)
             back |= jnp.any(live[:, None] & new[3], axis=0)
             return put_rows(level, some, live, new[0]), put_rows(excess, some, live, new[1]), uneven, back
@@ -254,7 +258,7 @@ def _losses_even(packed: PackedGraph, labels: Array, tree: Trees, order: Order, 
         total = _sum(jnp.where(foreign, 0, best).astype(jnp.int16)).astype(jnp.uint32)
         unit = jnp.where(apart, UNIT, parts_of(levels[0] - 1)).astype(jnp.uint32)
         coarse, fine = total * (unit >> FINE_BITS), total * (unit & (2**FINE_BITS - 1))
-        cost = lax.dynamic_update_slice(cost, best + foreign, (start, jnp.zeros_like(start)))
+        cost = lax.dynamic_update_slice(cost, best + foreign.astype(best.dtype), (start, jnp.zeros_like(start)))
         return start + jnp.sum(live, dtype=jnp.int32), cost, carried(losses.coarse + coarse, losses.fine + fine)
 
     cost = jnp.zeros((places + 2, p), jnp.int8).at[one].set(1).at[far].set(127)
@@ -294,7 +298,7 @@ def _losses(
                 within = (offer & (hop - 1)) <= allowed + a_hop * hops_of(offer)
                 return jnp.where(within, jnp.minimum(best[0], offer), best[0]), best[1]
             longer = rows_of(excess, parents) + gap[:, None]
-            within = (offer < unreached) & (longer <= allowed + a_hop * hops_of(offer))
+            within = (offer < unreached) & (longer <= allowed + (a_hop * hops_of(offer)).astype(allowed.dtype))
             better = within & ((offer < best[0]) | ((offer == best[0]) & (longer < best[1])))
             return jnp.where(better, offer, best[0]), jnp.where(better, longer, best[1])
 
@@ -304,10 +308,10 @@ def _losses(
         best = jnp.where(best < unreached, best, far)
         foreign = rows_of(labels, rows) != own
         lost = (best >> high) * rows_of(units, jnp.clip(hops_of(best) - 1, 0, len(units) - 1))
-        lost = _made(jnp.where(foreign, 0, jnp.where(apart, UNIT, lost))) * live[:, None]
+        lost = _made(jnp.where(foreign, 0, jnp.where(apart, UNIT, lost))) * live[:, None].astype(jnp.int32)
         coarse = losses.coarse + jnp.sum(lost >> FINE_BITS, axis=0).astype(jnp.uint32)
         fine = losses.fine + jnp.sum(lost & (2**FINE_BITS - 1), axis=0).astype(jnp.uint32)
-        kept = jnp.where(best < far, best + crossed * foreign, far)
+        kept = jnp.where(best < far, best + crossed * foreign.astype(jnp.int32), far)
         old = _some(cost, start), _some(excess, start)
         kept, most = _made((kept, most))
         kept, most = jnp.where(live[:, None], kept, old[0]), jnp.where(live[:, None], most, old[1])
@@ -351,7 +355,9 @@ def _over_ties(
             group = jnp.where((slots > 0) & (group < count), first + group, nothing)
             neighbor, length = (part.at[group, lane].get(mode="clip") for part in (packed.neighbors, packed.lengths))
             gap = rows_of(tree.distance, neighbor) + length - mine
-            return consider(rows_of(order.place, neighbor), gap, gap <= slack + a_hop * 2 * packed.depth, best)
+            return consider(
+                rows_of(order.place, neighbor), gap, gap <= slack + (a_hop * 2 * packed.depth).astype(slack.dtype), best
+            )
 
         return slots & (slots - 1), fori_loop(0, rounds, another, best)
 

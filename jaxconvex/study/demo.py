@@ -17,9 +17,11 @@ from flax import nnx
 from jaxconvex.evaluation.comparison import Comparison, compare_reports
 from jaxconvex.evaluation.evaluation import evaluate
 from jaxconvex.evaluation.report import Report, class_means, only
+from jaxconvex.evaluation.sentences import findings
 from jaxconvex.reporting import plots
 from jaxconvex.reporting.figures import Figure, save_figure
 from jaxconvex.reporting.page import Captioned, Section, write_page
+from jaxconvex.reporting.result_pages import errors_and_settings
 from jaxconvex.statistics.correlation import Correlation, pearson, spearman
 from jaxconvex.study.claims.recall import no_correlation
 from jaxconvex.study.splits import stratified_split
@@ -115,12 +117,7 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
         save_figure(figure, folder / name)
     comparison.to_json(folder / "comparison.json")
     comparison.to_csv(folder / "comparison.csv")
-    write_page(
-        demo.page,
-        title="Convexity of digits in a small transformer",
-        lead=_lead(demo, len(test)),
-        sections=_sections(demo, figures),
-    )
+    _write_page(demo, figures)
     return demo
 
 
@@ -167,14 +164,34 @@ def _figures(
     }
 
 
-def _lead(demo: Demonstration, num_points: int) -> str:
+def _write_page(demo: Demonstration, figures: Mapping[str, Figure]) -> None:
+    write_page(
+        demo.page,
+        title="Convexity of digits in a small transformer",
+        lead="\n\n".join(_found(demo)),
+        warnings="\n\n".join(_warnings(demo)),
+        figure=Captioned(figures["profile"], "Convexity of every layer, mean of the classes that each network predicts. "
+                         "The band is the interval, grey the permutation null: the same graph with random labels."),
+        sections=_sections(demo, figures),
+    )  # fmt: skip
+
+
+def _found(demo: Demonstration) -> list[str]:
     percent = {name: f"{100 * value:.1f}" for name, value in demo.accuracy.items()}
-    return (
-        f"{num_points} held-out digits of scikit-learn's 1,797. The network was pretrained without labels (it fills in "
-        f"masked patches); a probe on its last layer gets {percent['pretrained']} percent of the digits right, and after "
-        f"fine-tuning the network gets {percent['fine-tuned']} percent. Classes are those that each network predicts. "
-        "Intervals are 95 percent jackknife intervals with rebuilt graphs, for the expected score of as many digits."
-    )
+    number = demo.pretrained.settings["num_points_scored"]
+    return [
+        f"Of {number} held-out digits a probe on the pretrained network gets {percent['pretrained']} percent right, the "
+        f"fine-tuned network {percent['fine-tuned']} percent. Brackets hold 95 percent intervals.",
+        _change(demo, "graph"),
+        _change(demo, "euclidean"),
+        _correlation(demo),
+    ]
+
+
+def _warnings(demo: Demonstration) -> list[str]:
+    """What would mislead in either network or in their comparison, each but once."""
+    reports = {"pretrained": demo.pretrained, "fine-tuned": demo.finetuned}
+    return list(findings(demo.comparison, labeling="predicted", reports=reports).warnings)
 
 
 def _change(demo: Demonstration, kind: str) -> str:
@@ -207,31 +224,28 @@ def _correlation(demo: Demonstration) -> str:
 
 
 def _sections(demo: Demonstration, figures: Mapping[str, Figure]) -> list[Section]:
+    how = (
+        "A small transformer is pretrained without labels on scikit-learn's 1,797 digits (it fills in masked patches), a "
+        "softmax probe is trained on its last layer, then the whole is fine-tuned. Classes are as each predicts them."
+    )
     return [
-        Section(
-            "Layers",
-            [
-                Captioned(
-                    figures["profile"],
-                    "Convexity of every layer, mean of the classes. The band is the interval, grey "
-                    "the permutation null: the same graph with random labels.",
-                ),
-                demo.pretrained,
-                demo.finetuned,
-            ],
-        ),
-        Section(
-            "What fine-tuning changes",
-            [_change(demo, "graph"), _change(demo, "euclidean"), figures["differences"], demo.comparison],
-        ),
+        Section("Layers", [Captioned(demo.pretrained, "Pretrained"), Captioned(demo.finetuned, "Fine-tuned")]),
+        Section("What fine-tuning changes", [figures["differences"], demo.comparison]),
         Section(
             "Classes",
             [
-                Captioned(figures["classes-pretrained"], "Pretrained."),
+                Captioned(
+                    figures["classes-pretrained"], "Pretrained: the score of every class in every layer, percent."
+                ),
                 Captioned(figures["classes-fine-tuned"], "Fine-tuned."),
+                Captioned(figures["recall"], "Does convexity predict recall? A point is a class."),
+                *demo.comparison.tables(classes=True),
             ],
         ),
-        Section("Does convexity predict recall?", [_correlation(demo), figures["recall"]]),
+        Section(
+            "Errors and settings",
+            [how, *errors_and_settings({"pretrained": demo.pretrained, "fine-tuned": demo.finetuned})],
+        ),
     ]
 
 
@@ -240,11 +254,10 @@ def _summary(demo: Demonstration) -> str:
     return "\n".join(
         [
             "",
-            _profile(demo),
+            *_found(demo),
+            *_warnings(demo),
             "",
-            _change(demo, "graph"),
-            _change(demo, "euclidean"),
-            _correlation(demo),
+            _profile(demo),
             "",
             f"Done in {demo.seconds:.0f} s. Read {demo.page}; tables and figures are beside it.",
             "",

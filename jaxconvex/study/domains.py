@@ -108,32 +108,32 @@ DOMAINS: dict[str, Domain] = {
     preset.name: preset
     for preset in (
         Domain(
-            "images", "Images", "images", family="efficientnet-lite0", options={"size": 64}, learning_rate=1e-3,
-            train=1500, segments=10,
+            "images", "Images", "images", family="efficientnet-lite0", options={"size": 64}, learning_rate=1e-4,
+            epochs=3, patience=3, train=1500, segments=10,
         ),
         Domain(
             "images-vit", "Images, small transformer", "images", configuration=VIT, pretraining="masked patches",
-            options={"size": 28}, pool="cls", pretraining_epochs=5, pretraining_rate=2e-3, learning_rate=1e-3, train=1500,
+            options={"size": 28}, pool="cls", pretraining_epochs=5, pretraining_rate=2e-3, learning_rate=5e-4, train=1500,
         ),
         Domain(
-            "speech", "Speech", "speech", fractions=(0.5, 1 / 6, 1 / 3), learning_rate=5e-5,
+            "speech", "Speech", "speech", fractions=(0.5, 1 / 6, 1 / 3), epochs=4, learning_rate=2e-5,
         ),
         Domain(
-            "text", "Text", "text", classes=20, train=600, test=800, epochs=4, learning_rate=5e-5,
+            "text", "Text", "text", classes=20, train=600, test=800, epochs=4, learning_rate=3e-5,
             segments=5,
         ),
         Domain(
-            "text-77", "Text, 77 classes", "text", train=1540, validation=385, test=1540, epochs=4,
+            "text-77", "Text, 77 classes", "text", train=1540, validation=385, test=1540, epochs=4, learning_rate=3e-5,
             segments=2, pruning=False,
         ),
         Domain(
             "activity", "Human activity", "activity", configuration=RESNET,
-            pretraining="movement tasks", pretraining_epochs=20, pretraining_rate=1e-3, learning_rate=1e-3, segments=10,
-            fewest=15,
+            pretraining="movement tasks", pretraining_epochs=20, pretraining_rate=1e-3, epochs=10, patience=4,
+            learning_rate=1e-3, segments=10, fewest=15,
         ),
         Domain(
             "medical", "Medical images", "medical", family="efficientnet-lite0", options={"size": 64}, balanced=True,
-            learning_rate=1e-3, segments=30,
+            learning_rate=1e-5, segments=30,
         ),
     )
 }  # fmt: skip

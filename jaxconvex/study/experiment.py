@@ -17,7 +17,7 @@ from jaxconvex._internal.kept import lock
 from jaxconvex._internal.messages import say
 from jaxconvex.evaluation.evaluation import evaluate
 from jaxconvex.evaluation.report import Report, read_report
-from jaxconvex.layers.extraction import Activations, read_activations
+from jaxconvex.layers.activations import Activations, read_activations
 from jaxconvex.layers.model_sources import model_source, pooled_features
 from jaxconvex.study.analyses.measures import simple_measures
 from jaxconvex.study.analyses.robustness import reparametrizations

@@ -28,6 +28,9 @@ from jaxconvex.study.training import fine_tune, load_state, logits, probe, save_
 __all__ = ["Network", "fine_tuned", "network_name", "pretrained", "probed"]
 
 TAKES: dict[str, Literal["mean", "first"]] = {"mean": "mean", "cls": "first"}
+# Of the probe's squared norm. With 0.001 the probe fits its training part nearly without error; there the gradient is noise,
+# which Adam makes as large as any, so that the first epochs spoil the network.
+PENALTY = 0.03
 TRAINING = ("epochs", "patience", "batch_size", "learning_rate")  # what a fine-tuning depends on beside its start
 STATE, FACTS, CHECKPOINT = "state.safetensors", "training.json", "checkpoint.safetensors"
 
@@ -59,7 +62,11 @@ def pretrained(domain: Domain, material: Material, work: Path, key: jax.Array, p
             "batch_size": domain.batch_size,
             "learning_rate": domain.pretraining_rate,
         }
-        assert material.unlabelled is not None
+        if material.unlabelled is None:
+            raise ValueError(
+                f"{domain.name} is pretrained here by {domain.pretraining}, which needs inputs without labels; its "
+                "material has none. Gather it with `gathered`, or name a checkpoint."
+            )
         inputs = material.unlabelled[0]
 
         def make(folder: Path) -> None:
@@ -87,14 +94,13 @@ def probed(domain: Domain, material: Material, encoder: Encoder, work: Path, *, 
 
     def make(folder: Path) -> None:
         began = time.perf_counter()
-        model = probe(
-            encoder, material.train.inputs, jnp.asarray(material.train.classes), num_classes=number, take=take
-        )
+        classes = jnp.asarray(material.train.classes)
+        model = probe(encoder, material.train.inputs, classes, num_classes=number, take=take, penalty=PENALTY)
         save_state(model, folder / STATE)
         facts = _accuracies(model, material) | {"epochs": 0, "best_epoch": 0}
         _finish(folder, facts | {"seconds": time.perf_counter() - began})
 
-    step = kept(work, name, [material.identity, weights_hash(encoder), take], make)
+    step = kept(work, name, [material.identity, weights_hash(encoder), take, PENALTY], make)
     return _read(with_classifier(encoder, number, take=take), step, "pretrained", None)
 
 

@@ -73,9 +73,9 @@ def pruned(
     rows = [_row("whole", last, depth, network, begun, material, work) for network in networks[1:]]
     start = probed(domain, material, networks[0].encoder.truncate(number), work, name="probe-cut")
     for network in networks[1:]:
-        seed = network.row.seed
-        assert seed is not None
-        cut = fine_tuned(domain, material, start, seed, work, progress, name="fine-tuning-cut")
+        if network.row.seed is None:
+            raise ValueError(f"networks[1:] must be fine-tuned ones, which have a seed; got {network.row.network!r}.")
+        cut = fine_tuned(domain, material, start, network.row.seed, work, progress, name="fine-tuning-cut")
         rows.append(_row(rule, layer, number, cut, start.row, material, work))
     return rows
 
@@ -84,7 +84,6 @@ def _row(
     rule: str, layer: str, blocks: int, network: Network, start: NetworkRow, material: Material, work: Path
 ) -> PruningRow:
     facts = network.row
-    assert facts.seed is not None
 
     def make() -> list[PruningRow]:
         return [

@@ -96,7 +96,7 @@ def surrogates(labels: jax.Array, temperature: float) -> dict[str, Callable[[jax
 
     return {
         f"graph_convexity_loss, temperature {temperature}": graph,
-        "  with a unit gradient": lambda h: with_unit_gradient(graph, h),
+        "  with a unit gradient": with_unit_gradient(graph),
         "  of probabilities of 10 classes": lambda h: graph_convexity_loss(h, probabilities, temperature=temperature),
         "  at temperature 0.03": lambda h: graph_convexity_loss(h, labels, temperature=0.03),
         "detour_loss": lambda h: detour_loss(h, labels),

@@ -98,7 +98,13 @@ def test_score_writes_what_evaluate_returns(score):
     np.testing.assert_equal([row._asdict() for row in report.rows], [row._asdict() for row in expected.rows])
     assert distinct(report.rows, "layer") == ["block_1", "block_2", "block_10"]
     assert len(list(csv.DictReader((made / "scores.csv").open()))) == len(report.rows)
-    assert {"scores.json", "scores.csv", *FIGURES} <= {path.name for path in made.iterdir()}
+    assert {"scores.json", "scores.csv", "report.html", *FIGURES} <= {path.name for path in made.iterdir()}
+    # What was found, then the table, then where it is; the page says the same first.
+    first = out.splitlines()[0]
+    assert first.startswith("30 points in 3 classes, 3 layers; labels 'label', k = 4.")
+    assert out.index(first) < out.index("Graph convexity, labels 'label', k = 4") < out.index("Written to")
+    page = (made / "report.html").read_text()
+    assert "30 points in 3 classes, 3 layers" in page and report.provenance["groups"] not in page
     assert "block_10" in out and out.splitlines()[-1].startswith("Written to a-convexity: scores.json, scores.csv")
     assert "a.npz: 30 points, 3 layers (block_1 to block_10), 5 features, labels 'label' (3 classes)" in err
 
@@ -289,6 +295,19 @@ def compare(run, *arguments: object) -> tuple[int, str, str]:
     return run("compare", "--k", 4, *arguments)
 
 
+def test_warnings_are_said_before_the_table_and_but_once(score):
+    doubled = {name: np.concatenate([array, array]) for name, array in ARRAYS.items()}
+    x = np.repeat(doubled["block_1"][:, :1].round(), 2, axis=1)  # equal distances: the order of rows decides
+    np.savez("b.npz", x=x, label=doubled["label"])
+    code, out, _ = score("b.npz", "--no-jackknife")
+    assert code == 0 and out.count("are exactly as near as the last") == 1
+    assert (
+        out.index("points in 3 classes")
+        < out.index("Warning: Graph convexity: x: beyond the k=4")
+        < out.index("adjacent")
+    )
+
+
 def test_compare_files_and_results(run, score):
     np.savez("b.npz", **{name: array if name == "label" else array + blobs(9, 0.5) for name, array in ARRAYS.items()})
     code, out, _ = compare(run, "a.npz", "b.npz", "--classes")
@@ -296,7 +315,16 @@ def test_compare_files_and_results(run, score):
     files = read_comparison("a-b-comparison/comparison.json")
     assert files.names == ("a", "b")
     assert all(np.isfinite(row.lower) for row in files.rows if row.level != "class")
-    for name in ("comparison.csv", "comparison.png", "comparison.svg", "profile.png", "a/scores.json", "b/scores.csv"):
+    for name in (
+        "comparison.csv",
+        "comparison.png",
+        "comparison.svg",
+        "profile.png",
+        "report.html",
+        "a/report.html",
+        "a/scores.json",
+        "b/scores.csv",
+    ):
         assert Path("a-b-comparison", name).stat().st_size
     assert score("a.npz")[0] == score("b.npz")[0] == 0
     assert compare(run, "a-convexity", "b-convexity/scores.json", "--out", "results")[0] == 0

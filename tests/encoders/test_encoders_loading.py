@@ -91,6 +91,17 @@ def test_narrow_weights_are_widened(folder, dtype):
     np.testing.assert_allclose(narrow(IDS).astype(np.float32), encoder(IDS), atol=0.1)
 
 
+def test_large_tensors_are_read_a_few_rows_at_a_time(folder, monkeypatch):
+    """Turned kernels, vectors and narrow types too; weights that JAX need not copy."""
+    expected = logits(folder)
+    monkeypatch.setattr("jaxconvex.encoders.checkpoints.PIECE", 50)  # 2 to 4 rows
+    np.testing.assert_array_equal(logits(folder), expected)
+    rewritten(folder, lambda tensors: {name: tensor.astype(jnp.bfloat16) for name, tensor in tensors.items()})
+    pieces = logits(folder)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(pieces, logits(folder))
+
+
 def test_missing_unexpected_and_wrong_tensors_are_named(folder):
     def change(tensors):
         tensors["bert.pooler.dense.kernel"] = tensors.pop("bert.pooler.dense.weight")

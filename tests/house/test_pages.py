@@ -23,6 +23,7 @@ if not DOCS.exists():
     pytest.skip("the pages are not beside the tests", allow_module_level=True)
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+LIBRARIES = DOCS / "libraries.md"
 
 
 def users_model():
@@ -70,8 +71,17 @@ def test_the_examples_call_what_there_is(page):
     assert calls
 
 
+def test_models_of_other_libraries(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    for library in ("equinox", "keras"):
+        pytest.importorskip(library, reason=f"{library} is not installed")
+    run(LIBRARIES, {})
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page) and page != LIBRARIES], ids=lambda page: page.name
+)
 def test_the_examples_run(page, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     pytest.importorskip("safetensors")

@@ -150,8 +150,11 @@ def test_pooling():
     _, layers = expected(mask=MASK)
     h = layers["layers/2"]
     mean = np.stack([tokens[valid].mean(axis=0) for tokens, valid in zip(h, MASK, strict=True)])
+    last = np.stack([tokens[np.flatnonzero(valid)[-1]] for tokens, valid in zip(h, MASK, strict=True)])
     cases = {
         "cls": ({"pool": "cls"}, h[:, 0]),
+        "last": ({"pool": "last"}, h[:, -1]),
+        "last that is valid": ({"pool": "last", "mask": 1}, last),
         "mean": ({"pool": "mean"}, h.mean(axis=1)),
         "entry": ({"pool": "mean", "mask": 1}, mean),
         "function": ({"pool": "mean", "mask": lambda x, mask: mask.astype(int)}, mean),
@@ -171,14 +174,15 @@ def test_feature_maps_and_vectors():
     found = quiet(lambda x: {"map": x, "vector": x[:, 0, 0]}, maps, batch_size=4, pool="mean")
     np.testing.assert_allclose(found["map"], maps.mean(axis=(1, 2)), atol=1e-6)
     np.testing.assert_array_equal(found["vector"], maps[:, 0, 0])
-    with pytest.raises(ValueError, match="first of tokens"):
-        quiet(lambda x: {"map": x}, maps, batch_size=4, pool="cls")
+    for pool, which in (("cls", "first"), ("last", "last")):
+        with pytest.raises(ValueError, match=f"the {which} of tokens"):
+            quiet(lambda x: {"map": x}, maps, batch_size=4, pool=pool)
 
 
-def test_a_point_without_valid_tokens_is_nan():
-    found = quiet(
-        lambda x, mask: {"h": x}, (X, MASK & (np.arange(13) != 3)[:, None]), batch_size=4, pool="mean", mask=1
-    )
+@pytest.mark.parametrize("pool", ["mean", "last"])
+def test_a_point_without_valid_tokens_is_nan(pool):
+    masked = X, MASK & (np.arange(13) != 3)[:, None]
+    found = quiet(lambda x, mask: {"h": x}, masked, batch_size=4, pool=pool, mask=1)
     assert np.isnan(found["h"]).all(axis=1).tolist() == [i == 3 for i in range(13)]
 
 
@@ -514,7 +518,8 @@ for mesh in meshes:
     for name in one:
         np.testing.assert_allclose(one[name], many[name], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(one.outputs, many.outputs, rtol=1e-5, atol=1e-5)
-from jaxconvex.layers.passes import results
+from jaxconvex.layers.passes import Todo, results
+from jaxconvex.layers.points import every_input
 from jaxconvex.layers.layer_reading import read_layers
 from jaxconvex._internal.functions import compiled
 from functools import partial
@@ -522,7 +527,8 @@ run, seen = compiled(partial(read_layers, (model, None)), meshes[0]), []
 def watched(batch):
     seen.append(len(batch[0].sharding.device_set))
     return run(batch)
-list(results(watched, [(0, 20, "", (x[:20], mask[:20]))], 20, meshes[0]))
+batch = x[:20], mask[:20]
+list(results(watched, [Todo(0, every_input(batch, 0), "", batch)], 20, meshes[0]))
 print("equal on", [mesh.size for mesh in meshes], "sharded over", seen)
 """
 

@@ -140,14 +140,14 @@ def test_probabilities_are_checked():
 
 @pytest.mark.parametrize("x", [np.full((8, 4), 0.1), 0.3 + 1e-8 * RNG.normal(size=(8, 4)), np.zeros((8, 4))])
 def test_collapsed_activations_are_not_pushed(x):
-    gradient = jax.grad(lambda x: with_unit_gradient(jnp.sum, x))(jnp.asarray(x, jnp.float32))
+    gradient = jax.grad(lambda x: with_unit_gradient(jnp.sum)(x))(jnp.asarray(x, jnp.float32))
     assert not np.any(gradient)
 
 
 def test_the_push_has_its_length_over_the_range_of_the_type():
     for scale in (1e-30, 1.0, 1e30):
         x = jnp.asarray(scale * X)
-        gradient = jax.grad(lambda x, scale=scale: with_unit_gradient(lambda h: 1e-3 * jnp.sum(h / scale), x))(x)
+        gradient = jax.grad(lambda x, scale=scale: with_unit_gradient(lambda h: 1e-3 * jnp.sum(h / scale))(x))(x)
         spread = np.sqrt(np.sum((X - X.mean(0)).astype(np.float64) ** 2))
         np.testing.assert_allclose(np.linalg.norm(np.float64(gradient) * scale), 1 / spread, rtol=1e-4)
 

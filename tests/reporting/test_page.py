@@ -10,7 +10,7 @@ import pytest
 from sample_reports import sample_report
 
 from jaxconvex.evaluation.comparison import compare_reports
-from jaxconvex.reporting.page import Captioned, Section, write_page
+from jaxconvex.reporting.page import Captioned, Section, facts, write_page
 from jaxconvex.reporting.plots import plot_profile, save_figure
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -60,12 +60,13 @@ def test_page_holds_everything_and_loads_nothing(tmp_path):
     ]
     page = read(write_page(tmp_path / "report.html", title="Digits", sections=sections, lead="What it is."))
     sources = [value for name, value in page.attributes if name == "src"]
-    assert len(sources) == 3 and all(source.startswith("data:image/") for source in sources)
-    assert base64.b64decode(sources[1].split(",")[1]) == png.read_bytes()
-    assert base64.b64decode(sources[0].split(",")[1]).lstrip().startswith(b"<?xml")
+    assert len(sources) == 2 and all(source.startswith("data:image/") for source in sources)
+    assert base64.b64decode(sources[0].split(",")[1]) == png.read_bytes()
+    assert base64.b64decode(sources[1].split(",")[1]) == svg.read_bytes()
+    assert page.tags.count("figure") == 3 and ("role", "img") in page.attributes
     links = [value for name, value in page.attributes if name == "href"]
     assert links == [f"#section-{i}" for i in (1, 2, 3, 4)]
-    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not {"link", "iframe", "object"} & set(page.tags) and page.tags.count("script") == 1
     assert not re.search(r"https?://|url\(|@import", (tmp_path / "report.html").read_text())
     assert page.tags.count("table") == 2 + 2 + 3 + 1 + 2 and page.tags.count("h2") == 4
     text = " ".join(page.text)
@@ -82,8 +83,10 @@ def test_page_escapes_what_users_named(tmp_path):
     items = [evil, Captioned(figure, evil), *report.tables(classes=True), report.to_dataframe(), [{evil: evil}]]
     path = write_page(tmp_path / "report.html", title=evil, sections=[Section(evil, items)], lead=evil)
     page = read(path)
-    assert "script" not in page.tags and not [name for name, _ in page.attributes if name.startswith("on")]
-    assert page.text.count(evil) > 10 and ("alt", evil) in page.attributes
+    assert page.tags.count("script") == 1 and not [name for name, _ in page.attributes if name.startswith("on")]
+    assert page.text.count(evil) > 10 and evil not in page.text[-2]  # the script is ours
+    labels = [value for name, value in page.attributes if name == "aria-label"]
+    assert len(labels) == 1 and evil in labels[0]
 
 
 def test_numbers_stand_right_and_names_left(tmp_path):
@@ -100,6 +103,35 @@ def test_numbers_stand_right_and_names_left(tmp_path):
         ("count", True),
     ]
     assert '<td class="number">0.1235</td>' in text and '<td class="number">–</td>' in text
+
+
+def test_sections_fold_and_figures_without_a_table_have_their_numbers(tmp_path):
+    figure = plot_profile(sample_report())
+    sections = [("Drawn", [figure]), ("Drawn and told", [figure, [{"a": 1}]]), ("Told", ["Text."])]
+    path = write_page(
+        tmp_path / "a.html", title="t", sections=sections, figure=Captioned(figure, "First"), warnings="Note."
+    )
+    page, text = read(path), path.read_text()
+    assert re.findall(r"<details( open| class=\"numbers\")?>", text) == [" open", ' class="numbers"', "", ""]
+    assert page.tags.count("figure") == 3 and page.tags.count("table") == 2
+    assert (
+        text.index("</h1>") < text.index("Note.") < text.index("First") < text.index("<nav>") < text.index("<section>")
+    )
+    names = [value for name, value in page.attributes if name == "id" and value.startswith("figure")]
+    assert len(set(names)) == len(names) == 3
+
+
+def test_a_long_warning_folds(tmp_path):
+    long = "Hubs decide the paths. " + "Look at the cosine profile beside it, too. " * 8
+    text = write_page(tmp_path / "a.html", title="t", sections=[], warnings=f"Short. One.\n\n{long}").read_text()
+    assert '<p class="warning" role="note">Short. One.</p>' in text
+    assert "<summary>Hubs decide the paths.</summary>Look at" in text
+
+
+def test_facts_are_rounded_and_leave_hashes_out():
+    digest = "0123456789abcdef" * 4
+    table = facts("Made", {"a": {"t": 1 / 3, "sha": digest, "all": {"x": digest, "y": [True, None]}}, "b": {"t": 7}})
+    assert table.columns == ("name", "a", "b") and table.rows == (("t", "0.3333", "7"), ("all", "y yes", "–"))
 
 
 def test_what_cannot_be_shown_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
+from jaxconvex.encoders.preprocessing.byte_pairs import DECODERS
 from jaxconvex.encoders.preprocessing.inputs import Inputs, read
 
 __all__ = ["Inputs", "preprocessor"]
@@ -46,7 +47,7 @@ def preprocessor(folder: Path | str | None, model_type: str, config: dict[str, A
         from jaxconvex.encoders.preprocessing.images import image_settings, preprocess_images
 
         function, settings = preprocess_images, image_settings(read(folder, "image_processor"), model_type, config)
-    elif model_type in TEXTS:
+    elif model_type in (*TEXTS, *DECODERS):
         from jaxconvex.encoders.preprocessing.text import preprocess_texts, text_settings
 
         function, settings = preprocess_texts, text_settings(folder, model_type, config)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxconvex.encoders.preprocessing.byte_pairs import DECODERS
 from jaxconvex.encoders.preprocessing.inputs import Inputs, as_items, whole
 from jaxconvex.encoders.preprocessing.tokenizer_files import read_tokenizer
 
@@ -111,11 +112,16 @@ def text_settings(folder: Path | None, model_type: str, config: dict[str, Any]) 
     tokenizer, said = contents
     pad = None if said["pad_token"] is None else tokenizer.token_to_id(said["pad_token"])
     pad = config.get("pad_token_id") if pad is None else pad
+    if pad is None and model_type in DECODERS:
+        pad = 0  # the mask leaves it out, and no token sees it
     if pad is None:
         raise ValueError(
             f"no file in {folder} tells the token of padding; name it in tokenizer_config.json as pad_token."
         )
-    limits = [said.get("model_max_length") or said.get("max_len"), config.get("max_position_embeddings")]
+    limits = [
+        said.get("model_max_length") or said.get("max_len"),
+        config.get("max_position_embeddings", config.get("n_positions")),
+    ]
     if limits[1] is not None and model_type in COUNTED_FROM_PADDING:
         padding = config.get("pad_token_id")
         limits[1] -= (1 if padding is None else padding) + 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxconvex.encoders.checkpoints import read_json
+from jaxconvex.encoders.preprocessing.byte_pairs import BYTE_PAIRS, PIECES, check_way
 from jaxconvex.encoders.preprocessing.inputs import missing
 
 __all__ = ["read_tokenizer"]
@@ -19,6 +20,7 @@ __all__ = ["read_tokenizer"]
 WORD_PIECE = ("BertTokenizer", "DistilBertTokenizer", "SqueezeBertTokenizer", "ElectraTokenizer")
 BYTE_LEVEL = ("RobertaTokenizer", "LongformerTokenizer", "LukeTokenizer")
 WHOLE = ("PreTrainedTokenizer", "TokenizersBackend")  # the first without its ending "Fast"
+UNASKED = ("qwen2",)  # families whose class transformers does not ask, as their files often name a wrong one
 USUAL = {  # the class of a family whose files name none
     "bert": "BertTokenizer",
     "distilbert": "DistilBertTokenizer",
@@ -26,6 +28,13 @@ USUAL = {  # the class of a family whose files name none
     "roberta": "RobertaTokenizer",
     "data2vec-text": "RobertaTokenizer",
     "luke": "LukeTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "gpt_neox": "GPTNeoXTokenizer",
+    "llama": "TokenizersBackend",
+    "qwen2": "TokenizersBackend",
+    "qwen3": "Qwen2Tokenizer",
+    "gemma2": "GemmaTokenizer",
+    "gemma3_text": "GemmaTokenizer",
 }
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 BRACKETS = dict(zip(NAMED[2:], ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"), strict=True))
@@ -38,6 +47,7 @@ ENTITIES = {  # LUKE's; those of its other sequence become tokens of the text al
     "entity_mask_token": "[MASK]",
     "entity_mask2_token": "[MASK2]",
 }
+MAY_BE_NULL = ("strip_accents", "add_prefix_space")
 ADVICE = (
     "Write a tokenizer.json with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder). If that file "
     'says all that the tokenizer does, set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json.'
@@ -62,7 +72,7 @@ def read_tokenizer(folder: Path, model_type: str, config: Mapping[str, Any]) -> 
     """
     said = read_json(folder / "tokenizer_config.json") or {}
     name = str(said.pop("tokenizer_class", None) or config.get("tokenizer_class") or USUAL[model_type])
-    kind = name.removesuffix("Fast")
+    kind = WHOLE[1] if model_type in UNASKED else name.removesuffix("Fast")
     needed = ("vocab.txt",) if kind in WORD_PIECE else ("vocab.json", "merges.txt") if kind in BYTE_LEVEL else ()
     file = read_json(folder / "tokenizer.json")
     if file is None and not (needed and all((folder / part).is_file() for part in needed)):
@@ -72,7 +82,7 @@ def read_tokenizer(folder: Path, model_type: str, config: Mapping[str, Any]) -> 
         if pieces := [part for part in names if part in ("vocab.txt", "vocab.json", "merges.txt")]:
             raise ValueError(f"a {name} cannot be built from {', '.join(pieces)} here. {ADVICE}")
         return None
-    if kind not in (*WORD_PIECE, *BYTE_LEVEL, *WHOLE):
+    if kind not in (*WORD_PIECE, *BYTE_LEVEL, *BYTE_PAIRS, *WHOLE):
         raise ValueError(f"a {name} cannot be built here. {ADVICE}")
     _check(folder, said)
     try:
@@ -85,7 +95,7 @@ def read_tokenizer(folder: Path, model_type: str, config: Mapping[str, Any]) -> 
 
 def _check(folder: Path, said: dict[str, Any]) -> None:
     for key in ("do_lower_case", "tokenize_chinese_chars", "add_prefix_space", "split_special_tokens", "strip_accents"):
-        if not isinstance(said.get(key, False), bool) and not (key == "strip_accents" and said[key] is None):
+        if not isinstance(said.get(key, False), bool) and not (key in MAY_BE_NULL and said[key] is None):
             raise ValueError(f"{key} in {folder / 'tokenizer_config.json'} must be true or false; got {said[key]!r}.")
     for key in ("padding_side", "truncation_side"):
         if said.get(key, "right") not in ("left", "right"):
@@ -106,18 +116,21 @@ def _built(folder: Path, kind: str, said: dict[str, Any], file: dict[str, Any] |
     elif kind in BYTE_LEVEL:
         tokenizer = _byte_level(folder, said, file)
     else:
+        if kind in BYTE_PAIRS:
+            check_way(folder, kind, said, file or {}, ADVICE)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    frame = _frame(tokenizer, tokens) if kind not in WHOLE else None
+    frame = _frame(tokenizer, tokens) if kind in (*WORD_PIECE, *BYTE_LEVEL) else None
     _add(tokenizer, tokens, folder)
     if frame is not None:
-        _surround(tokenizer, *frame, kind, said.get("add_prefix_space", False))
+        _surround(tokenizer, *frame, kind, bool(said.get("add_prefix_space")))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = said.get("split_special_tokens", False)
     parts = {what: (file or {}).get(what) or {} for what in ("truncation", "padding")}
     baked = {f"{what}_side": part["direction"].lower() for what, part in parts.items() if "direction" in part}
     pad = tokens.named["pad_token"].content if "pad_token" in tokens.named else None
-    return tokenizer, baked | said | {"pad_token": pad}
+    usual = {"padding_side": "left"} if kind in PIECES else {}
+    return tokenizer, usual | baked | said | {"pad_token": pad}
 
 
 def _word_piece(folder: Path, said: dict[str, Any], file: dict[str, Any] | None, unknown: Any) -> Any:
@@ -152,7 +165,7 @@ def _byte_level(folder: Path, said: dict[str, Any], file: dict[str, Any] | None)
         vocabulary = model["vocab"]
         merges = [(*(pair.split(" ") if isinstance(pair, str) else pair),) for pair in model["merges"]]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=said.get("add_prefix_space", False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(said.get("add_prefix_space")))
     return tokenizer
 
 
@@ -208,7 +221,7 @@ def _tokens(folder: Path, kind: str, said: dict[str, Any], file: dict[str, Any])
             declared[i] = _token({"content": content, "special": own, "normalized": not own})
         declared |= {token["id"]: _token(token) for token in file.get("added_tokens", ())}
     named: dict[str, Any] = dict.fromkeys(NAMED) | (
-        BRACKETS if kind in WORD_PIECE else ANGLES if kind in BYTE_LEVEL else {}
+        BRACKETS if kind in WORD_PIECE else ANGLES if kind in BYTE_LEVEL else BYTE_PAIRS.get(kind, {})
     )
     if kind == "LukeTokenizer":
         said |= {f"entity_{i}_token": said.pop(f"entity_token_{i}") for i in (1, 2) if f"entity_token_{i}" in said}

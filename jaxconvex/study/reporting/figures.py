@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxconvex._internal.formats import interval_text, percent_text
 from jaxconvex.reporting import figures, plots
 from jaxconvex.reporting.figures import MUTED, Axes, Figure
 from jaxconvex.study.claims.recall import no_correlation, recall_pairs
-from jaxconvex.study.claims.words import change_rows, macro_rows, true_labels
+from jaxconvex.study.claims.words import change_rows, ends, macro_rows, points, true_labels
 from jaxconvex.study.failures import failed_seeds
 from jaxconvex.study.reporting.other_figures import plot_measures, plot_pruning, plot_robustness, plot_sensitivity
 from jaxconvex.study.reporting.panels import (
@@ -135,7 +136,10 @@ def _draw_profile(panel: Axes, study: Study, rows: Sequence[ScoreRow], network: 
         panel.plot(places, values[:, 0].T, color=colour, linewidth=0.6, alpha=0.6)
     size = 4.5 if len(places) <= 8 else 3
     label = f"{network}, mean over seeds" if len(values) > 1 else network
-    panel.plot(places, score, "o-", color=colour, linewidth=1.7, markersize=size, label=label)
+    (line,) = panel.plot(places, score, "o-", color=colour, linewidth=1.7, markersize=size, label=label)
+    layers = study.domain["layers"]
+    said = zip(places, score, lower, upper, strict=True)
+    figures.tell(line, label, [f"{layers[i]}: {percent_text(s)}% {interval_text(a, b)}" for i, s, a, b in said])
 
 
 def _draw_relabelled(panel: Axes, study: Study, kind: str) -> None:
@@ -180,7 +184,9 @@ def plot_changes(studies: Sequence[Study]) -> Figure | None:
                     places = np.array([row.layer_index for row in rows]) + shift
                     value, lower, upper = np.array([(row.difference, row.lower, row.upper) for row in rows]).T
                     panel.vlines(places, lower, upper, color=colour, linewidth=1.6, alpha=0.7)
-                    panel.plot(places, value, "o", color=colour, markersize=4, label=kind)
+                    (line,) = panel.plot(places, value, "o", color=colour, markersize=4, label=kind)
+                    said = [f"{row.layer}: {points(row.difference)} {ends(row.lower, row.upper)}" for row in rows]
+                    figures.tell(line, kind, said)
             panel.set_title(study.name)
             if panel.get_subplotspec().is_first_col():
                 panel.set_ylabel("change by fine-tuning\n(percentage points)")

@@ -141,6 +141,7 @@ def plot_measures(studies: Sequence[Study]) -> Figure | None:
                 panel.set_ylabel(study.name)
             panel.set_yticks([])
             panel.set_xticks([])
+            figures.name_places(panel, study.domain["layers"])
             panel.set_ylim(-0.1, 1.1)
         for panel in axes[-beside:]:
             panel.set_xlabel("layer, first to last", fontsize=7.5, color=MUTED)
@@ -185,6 +186,7 @@ def plot_pruning(studies: Sequence[Study]) -> Figure | None:
             names.append(f"{start}{rule}, {blocks} blocks")
         panel.set_ylim(len(names) - 0.5, -0.5)
         panel.set_yticks(range(len(names)), names)
+        figures.name_places(panel, names, "y")
         panel.tick_params(axis="y", length=0)
         panel.grid(axis="x", color=FAINT, linewidth=0.8)
         figures.percent_axis(panel.xaxis)

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from jaxconvex._internal.formats import Table, csv_text, interval_text, number_text, percent_text, write_file
-from jaxconvex.reporting.figures import Figure, save_figure
-from jaxconvex.reporting.page import Captioned, Section, write_page
+from jaxconvex.reporting.figures import save_figure
+from jaxconvex.reporting.page import Captioned, Section, facts, write_page
+from jaxconvex.study.claims.layers import withheld
 from jaxconvex.study.failures import alarm
 from jaxconvex.study.reporting.figures import study_figures
-from jaxconvex.study.reporting.summary import SummaryRow, headline, hubs, summary_row, summary_rows, summary_table
+from jaxconvex.study.reporting.summary import SummaryRow, study_findings, summary_row, summary_rows, summary_table
 from jaxconvex.study.results import Study
 from jaxconvex.study.statements import (
     Statement,
     missing_parts,
-    paragraphs,
     pooled,
     statements,
     write_statements,
@@ -57,7 +57,7 @@ CAPTIONS = {
 SECTIONS = {
     "Layers": ("profiles", "profiles-graph", "profiles-euclidean"),
     "What fine-tuning changes": ("changes",),
-    "Does convexity predict recall?": ("recall", "correlations"),
+    "Classes: does convexity predict recall?": ("recall", "correlations"),
     "Other ways of measuring": ("robustness", "sensitivity"),
     "Beside simpler measures": ("measures",),
     "Pruning": ("pruning",),
@@ -75,18 +75,13 @@ VERDICTS = {True: "yes", False: "no", None: "undecided"}
 def write_domain_page(study: Study, folder: str | os.PathLike[str]) -> list[Path]:
     """The paths of report.html and of its figures (PNG and SVG, in `figures`), after writing them.
 
-    The page says what was studied and how, what the numbers say, and shows figures and tables; it needs nothing beside it.
+    The page says what the numbers say and shows figures and tables, then how it was done; it needs nothing beside it.
     """
     claims = statements([study])
-    drawn = study_figures([study], claims)
+    said = [*_told(claims), *missing_parts([study])]
+    done = [_described_one(study), METHOD, *_facts([study])]
     title = f"Convexity in {study.domain.get('title', study.name)}"
-    sections = [
-        Section("What the numbers say", [*paragraphs(claims), *missing_parts([study])]),
-        *_figure_sections(drawn, _domain_tables(study)),
-        Section("Statements", [_statement_table(claims)]),
-        Section("How it was done", [METHOD, _settings([study]), *_provenance([study])]),
-    ]
-    return _write(folder, title, _lead(study), sections, drawn, alarm(study))
+    return _write(folder, title, [study], claims, _domain_tables(study), [Section("What the numbers say", said)], done)
 
 
 def write_joint_page(studies: Sequence[Study], folder: str | os.PathLike[str]) -> list[Path]:
@@ -99,44 +94,53 @@ def write_joint_page(studies: Sequence[Study], folder: str | os.PathLike[str]) -
     Raises ValueError for no studies, or two of one name.
     """
     claims = statements(studies)
-    kept, left = pooled(studies)
-    drawn = study_figures(studies, claims)
-    said = [*paragraphs(claims), *_left_out(kept, left), *missing_parts(studies)]
+    said = [*_told(claims), *_left_out(*pooled(studies)), *missing_parts(studies)]
     sections = [
         Section("What the numbers say", said),
-        Section("Domains", [summary_table(studies), _described(studies)]),
-        *_figure_sections(drawn, {}),
-        Section("Statements", [_statement_table(claims)]),
-        Section("How it was done", [METHOD, *map(_notes, studies), _settings(studies), *_provenance(studies)]),
+        Section("Domains", [*filter(None, map(alarm, studies)), summary_table(studies), _described(studies)]),
     ]
-    number = len(studies)
-    lead = (
-        f"{number} domain{'s' * (number > 1)}: {', '.join(study.name for study in studies)}. In each a pretrained network "
-        "is measured in every layer, fine-tuned, and measured again. Classes are those that each network predicts, unless "
-        "said otherwise. Numbers in brackets are 95 percent intervals, differences are in percentage points."
-    )
-    failed = "\n\n".join(filter(None, map(alarm, studies)))
-    lead += "\n\n" + " ".join(filter(None, [*map(headline, studies), *map(hubs, studies)]))
-    paths = _write(folder, "Convexity before and after fine-tuning", lead, sections, drawn, failed)
+    done = [METHOD, *map(_notes, studies), *_facts(studies)]
+    paths = _write(folder, "Convexity before and after fine-tuning", studies, claims, {}, sections, done)
     summary = write_file(Path(folder) / "summary.csv", csv_text(SummaryRow._fields, summary_rows(studies)))
     return [paths[0], *write_statements(claims, folder), summary, *paths[1:]]
 
 
 def _write(
-    folder: Any, title: str, lead: str, sections: Sequence[Section], drawn: dict[str, Figure], failed: str
+    folder: Any,
+    title: str,
+    studies: Sequence[Study],
+    claims: Sequence[Statement],
+    tables: dict[str, list[Any]],
+    start: Sequence[Section],
+    done: Sequence[Any],
 ) -> list[Path]:
+    """Write the page: its start, the sections of the figures, every statement, how it was done; and the figures as files."""
     root = Path(folder)
     (root / "figures").mkdir(parents=True, exist_ok=True)
-    paths = [write_page(root / PAGE, title=title, lead=lead, sections=sections, alarm=failed)]
-    for name, figure in drawn.items():
-        paths += save_figure(figure, root / "figures" / name)
-    return paths
+    drawn = study_figures(studies, claims)
+    first = next((name for name in drawn if name.startswith("profiles")), None)
+    shown = {name: Captioned(figure, CAPTIONS[name]) for name, figure in drawn.items()}
+    lead = shown.pop(first) if first else None
+    sections = [*start, *_figure_sections(shown, tables)]
+    sections += [Section("Statements", [_statement_table(claims)]), Section("Errors and settings", done)]
+    said, warnings = ("\n\n".join(parts) for parts in study_findings(studies, claims))
+    failed = withheld(studies, "all" if len(studies) > 1 else studies[0].name)
+    page = write_page(
+        root / PAGE,
+        title=title,
+        lead=said,
+        warnings=warnings,
+        figure=lead,
+        sections=sections,
+        alarm=failed[0].text if failed else "",
+    )
+    return [page, *(path for name, figure in drawn.items() for path in save_figure(figure, root / "figures" / name))]
 
 
-def _figure_sections(drawn: dict[str, Figure], tables: dict[str, list[Any]]) -> list[Section]:
+def _figure_sections(drawn: dict[str, Captioned], tables: dict[str, list[Any]]) -> list[Section]:
     sections = []
     for title, names in SECTIONS.items():
-        items: list[Any] = [Captioned(drawn[name], CAPTIONS[name]) for name in names if name in drawn]
+        items: list[Any] = [drawn[name] for name in names if name in drawn]
         items += tables.get(title, [])
         if items:
             sections.append(Section(title, items))
@@ -146,19 +150,33 @@ def _figure_sections(drawn: dict[str, Figure], tables: dict[str, list[Any]]) -> 
 # Words ---------------------------------------------------------------------------------------------------------------
 
 
-def _lead(study: Study) -> str:
+def _described_one(study: Study) -> str:
     domain, row = study.domain, summary_row(study)
     sizes = ", ".join(f"{count:,} for {part}" for part, count in domain.get("parts", {}).items())
     seeds = f" ({row.seeds} times, with different seeds)" if row.seeds > 1 else ""
-    spread = f" (standard deviation over seeds {percent_text(row.accuracy_spread)})" if row.seeds > 1 else ""
-    text = (
+    spread = (
+        f" Accuracy after it has a standard deviation over seeds of {percent_text(row.accuracy_spread)} percent."
+        if row.seeds > 1
+        else ""
+    )
+    return (
         f"{_sentence(domain.get('source', ''))} Network: {_sentence(domain.get('encoder', ''))} Points: {sizes}; "
         f"{row.classes} classes, {row.layers} layers. The network is measured with a softmax probe on its last layer, "
-        f"fine-tuned{seeds} and measured again on the test part. It gets {percent_text(row.accuracy_pretrained)} percent "
-        f"of them right before and {percent_text(row.accuracy)} percent after{spread}. Numbers in brackets are 95 percent "
-        "intervals, differences are in percentage points."
+        f"fine-tuned{seeds} and measured again on the test part.{spread}"
     )
-    return "\n\n".join(filter(None, [headline(study), hubs(study), text, " ".join(study.notes)]))
+
+
+def _told(claims: Sequence[Statement]) -> list[Any]:
+    """A paragraph for each claim, where many statements say its details, a table of those."""
+    chosen = [statement for statement in claims if statement.domain == "all"] or list(claims)
+    items: list[Any] = []
+    for group in dict.fromkeys(statement.claim.split(":")[0] for statement in chosen):
+        those = [statement for statement in chosen if statement.claim.split(":")[0] == group]
+        whole = those if len(those) < 4 else [one for one in those if ":" not in one.claim]
+        rows = tuple((one.claim.split(": ", 1)[1], one.text) for one in those if one not in whole)
+        items += [" ".join(one.text for one in whole)] if whole else []
+        items += [Table("", (group, "what the numbers say"), rows, (), 2)] if rows else []
+    return items
 
 
 def _sentence(text: Any) -> str:
@@ -192,24 +210,9 @@ def _described(studies: Sequence[Study]) -> list[dict[str, Any]]:
     ]
 
 
-def _settings(studies: Sequence[Study]) -> Any:
-    names = list(dict.fromkeys(name for study in studies for name in study.settings))
-    lines = tuple((name, *(_shown(study.settings.get(name)) for study in studies)) for name in names)
-    return Table("Settings", ("setting", *(study.name for study in studies)), lines, (), 1 + len(studies))
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {entry}" for name, entry in value.items()) or "–"
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "–" if value is None else str(value)
-
-
-def _provenance(studies: Sequence[Study]) -> list[str]:
-    return [
-        f"{study.name}: " + "; ".join(f"{name} {_shown(value)}" for name, value in study.provenance.items()) + "."
-        for study in studies
-        if study.provenance
-    ]
+def _facts(studies: Sequence[Study]) -> list[Table]:
+    fields = ("settings", "provenance")
+    return [facts(field.capitalize(), {study.name: getattr(study, field) for study in studies}) for field in fields]
 
 
 def _statement_table(statements: Sequence[Statement]) -> Table:
@@ -229,37 +232,38 @@ def _domain_tables(study: Study) -> dict[str, list[Any]]:
     """Section -> the tables that one domain's page has there."""
     scores = [row for row in study.scores if (row.labeling, row.level) == ("predicted", "macro")]
     layers = Table(
-        "Scores by predicted labels, mean of the classes, percent",
+        "Scores by predicted labels, mean of the classes",
         ("kind", "network", "seed", "layer", "score", "interval", "null", "p", "cosine", "hubness"),
         tuple(
-            (row.kind, row.network, _shown(row.seed), row.layer, percent_text(row.score),
+            (row.kind, row.network, "–" if row.seed is None else str(row.seed), row.layer, percent_text(row.score),
              interval_text(row.lower, row.upper), percent_text(row.null_mean), _p(row.p_value), percent_text(row.cosine),
              number_text(row.hubness, 2))
             for row in scores
         ),
-        (), 4,
+        (), 4, ("",) * 4 + ("%", "%", "%", "", "%", ""),
     )  # fmt: skip
     changes = Table(
-        "Change by fine-tuning, mean over seeds, points",
+        "Change by fine-tuning, mean over seeds",
         ("kind", "labels", "layer", "change", "interval", "spread of seeds"),
         tuple(
             (row.kind, row.labeling, row.layer, percent_text(row.difference), interval_text(row.lower, row.upper),
              percent_text(row.spread))
             for row in study.changes if row.seed is None
         ),
-        (), 3,
+        (), 3, ("",) * 3 + ("points",) * 3,
     )  # fmt: skip
     classes = Table(
-        "Classes, percent",
+        "Classes",
         ("class", "points", "graph", "euclidean", "graph, true labels", "euclidean, true labels", "recall before",
          "recall after", "spread of seeds"),
         tuple((str(row.label), str(row.num_points), *(percent_text(value) for value in row[2:])) for row in study.classes),
+        (), 1, ("", "") + ("%",) * 7,
     )  # fmt: skip
     pruning = [row._asdict() for row in study.pruning]
     return {
         "Layers": [layers] * bool(scores),
         "What fine-tuning changes": [changes] * bool(study.changes),
-        "Does convexity predict recall?": [classes] * bool(study.classes),
+        "Classes: does convexity predict recall?": [classes] * bool(study.classes),
         "Pruning": [pruning] * bool(pruning),
     }
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxconvex._internal.formats import Table, percent_text
+from jaxconvex.evaluation.sentences import Findings
 from jaxconvex.evaluation.table import HUBS
 from jaxconvex.statistics.correlation import pearson
 from jaxconvex.study.claims.recall import no_correlation, recall_pairs
@@ -24,8 +25,17 @@ from jaxconvex.study.claims.words import (
 )
 from jaxconvex.study.failures import failed_seeds
 from jaxconvex.study.results import LABELS_ONLY, LAYERS_ONLY, PREDICTED, ChangeRow, Study
+from jaxconvex.study.statements import Statement
 
-__all__ = ["SummaryRow", "headline", "hubs", "summary_row", "summary_rows", "summary_table"]
+__all__ = ["SummaryRow", "headline", "hubs", "study_findings", "summary_row", "summary_rows", "summary_table"]
+
+# The statements that stand first, each by its first sentence; of a single domain its headline tells what is raised.
+FIRST = (
+    "above the null",
+    "raised by fine-tuning: graph",
+    "raised by fine-tuning: graph, true labels",
+    "predicts recall: graph",
+)
 
 KINDS = ("graph", "euclidean")
 
@@ -85,7 +95,7 @@ def summary_table(studies: Sequence[Study]) -> Table:
         start.append(f"{percent_text(row.accuracy)}{spread}")
         r = [_recall_text(study, kind) for kind in KINDS]
         lines.append((*start, *_changes(row, ""), *r))
-        lines.append(("", "true", "", "", "", *_changes(row, "_true"), "", ""))
+        lines.append((row.domain, "true", "", "", "", *_changes(row, "_true"), "", ""))
     notes = [
         "Percent, before → after fine-tuning (mean over seeds, ± their standard deviation): test points told right, and "
         "convexity of the first and the last layer, by the labels that each network predicts, which change, and by those of "
@@ -94,6 +104,34 @@ def summary_table(studies: Sequence[Study]) -> Table:
         *filter(None, map(hubs, studies)),
     ]
     return Table("Before and after fine-tuning", columns, tuple(lines), tuple(notes), 2)
+
+
+def study_findings(studies: Sequence[Study], statements: Sequence[Statement]) -> Findings:
+    """What the studies found, in at most five sentences, and what would mislead: hubs, and what was cut or left out."""
+    several = len(studies) > 1
+    chosen = {one.claim: one.text for one in statements if one.domain == "all" or not several}
+    told = {
+        claim: text if len(text) <= 160 else text.split(". ")[0].rstrip(".") + "." for claim, text in chosen.items()
+    }
+    rows = summary_rows(studies)
+    if several:
+        said = [f"{len(studies)} domains: {', '.join(row.domain for row in rows)}."]
+        said[0] += " In each a pretrained network is measured in every layer, fine-tuned, and measured again."
+    else:
+        row, seeds = rows[0], f", mean of {rows[0].seeds} runs" if rows[0].seeds > 1 else ""
+        said = [
+            f"The network gets {percent_text(row.accuracy_pretrained)} percent of {row.test_points:,} test points right "
+            f"before fine-tuning and {percent_text(row.accuracy)} percent after it{seeds}."
+            if math.isfinite(row.accuracy)
+            else "No fine-tuned network was measured."
+        ]
+        told["raised by fine-tuning: graph"] = headline(studies[0])
+        told.pop("raised by fine-tuning: graph, true labels", None)
+    said[0] += " Numbers in brackets are 95 percent intervals, differences are in percentage points."
+    said += filter(None, (told.get(claim) for claim in FIRST))
+    notes = [f"{study.name}: {' '.join(study.notes)}" for study in studies if study.notes]
+    told_of = "Notes on the data and the training: what was thinned, cut or left out. "
+    return Findings(tuple(said), (*filter(None, map(hubs, studies)), *([told_of + " ".join(notes)] if notes else [])))
 
 
 def _changes(row: SummaryRow, end: str) -> list[str]:

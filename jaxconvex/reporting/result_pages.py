@@ -1,0 +1,152 @@
+"""The figures and the page of a Report or a Comparison: what was found, the profile, layers, classes, errors, settings."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from jaxconvex._internal.formats import Table, name_text, percent_text
+from jaxconvex.evaluation.comparison import Comparison
+from jaxconvex.evaluation.report import Report, distinct
+from jaxconvex.evaluation.rows import failing_pairs, row_key
+from jaxconvex.evaluation.sentences import findings
+from jaxconvex.reporting.figures import Figure
+from jaxconvex.reporting.page import Captioned, Section, facts, write_page
+from jaxconvex.reporting.plots import plot_classes, plot_differences, plot_profile
+
+__all__ = ["draw_result", "errors_and_settings", "write_result_page"]
+
+PROFILE = "Convexity of every layer, mean of the classes. Bands are intervals; grey are permuted labels."
+CLASSES = "The score of every class in every layer, percent."
+DIFFERENCES = "The difference in every layer with its paired interval; grey dashes are the single classes."
+INTERVALS = (
+    "Intervals are of the delete-a-group jackknife with rebuilt graphs: where the expected score of another sample of as "
+    "many points lies. Scores depend on k, on the number of points and on the sizes of classes. Hashes of the input and all "
+    "digits are in the JSON."
+)
+
+
+def draw_result(result: Report | Comparison, reports: Mapping[str, Report] | None = None) -> dict[str, Figure]:
+    """The figures by the name of their file: for each labeling and k the profile, and the classes or the differences.
+
+    Args:
+        result: a Report or a Comparison.
+        reports: the two reports of a comparison by their names.
+
+    >>> from jaxconvex.evaluation.report import Row
+    >>> rows = [Row("graph", "1", 0, "digit", 10, *of) for of in (("macro", None, 0.5), ("class", 7, 0.5))]
+    >>> list(draw_result(Report(tuple(rows), {}, {})))
+    ['profile', 'classes']
+    """
+    labelings = file_names(distinct(result.rows, "labeling"))
+    numbers = [k for k in distinct(result.rows, "k") if k is not None] or [None]
+    drawn = {}
+    for labeling, name in labelings.items():
+        for k in numbers:
+            suffix = (f"-{name}" if len(labelings) > 1 else "") + (f"-k{k}" if len(numbers) > 1 else "")
+            drawn[f"profile{suffix}"] = plot_profile(reports or result, labeling=labeling, k=k)  # type: ignore[arg-type]
+            if isinstance(result, Report):
+                drawn[f"classes{suffix}"] = plot_classes(result, labeling=labeling, k=k)
+            else:
+                drawn[f"comparison{suffix}"] = plot_differences(result, classes=True, labeling=labeling, k=k)
+    return drawn
+
+
+def write_result_page(
+    path: str | os.PathLike[str],
+    result: Report | Comparison,
+    drawn: Mapping[str, Figure],
+    *,
+    title: str,
+    reports: Mapping[str, Report] | None = None,
+) -> Path:
+    """The path, after writing the page of a Report or a Comparison to it (`write_page`).
+
+    Args:
+        path: of the .html file.
+        result: a Report or a Comparison.
+        drawn: what `draw_result` gave for it.
+        title: of the page.
+        reports: the two reports of a comparison by their names.
+    """
+    said = findings(result, reports=reports)
+    first, *others = [Captioned(figure, _caption(name, PROFILE)) for name, figure in _named(drawn, "profile")]
+    if isinstance(result, Report):
+        classes = [Captioned(figure, _caption(name, CLASSES)) for name, figure in _named(drawn, "classes")]
+        sections = [Section("Layers", [*others, result]), Section("Classes", [*classes, *result.tables(classes=True)])]
+    else:
+        differences = [Captioned(figure, _caption(name, DIFFERENCES)) for name, figure in _named(drawn, "comparison")]
+        layers = [Captioned(report, name) for name, report in (reports or {}).items()]
+        sections = [
+            Section("Differences", [*differences, result]),
+            Section("Classes", result.tables(classes=True)),
+            Section("Layers", [*others, *layers]),
+        ]
+    sections.append(
+        Section("Errors and settings", errors_and_settings({"value": result} if reports is None else reports))
+    )
+    lead, warnings = ("\n\n".join(parts) for parts in said)
+    return write_page(path, title=title, lead=lead, warnings=warnings, figure=first, sections=sections)
+
+
+def _named(drawn: Mapping[str, Figure], start: str) -> list[tuple[str, Figure]]:
+    return [(name, figure) for name, figure in drawn.items() if name.startswith(start)]
+
+
+def _caption(name: str, text: str) -> str:
+    """The caption, with what tells a figure from others of its kind: "profile-genus-k5" is of "genus-k5"."""
+    _, _, rest = name.partition("-")
+    return f"{rest}: {text}" if rest else text
+
+
+def errors_and_settings(reports: Mapping[str, Any]) -> list[Any]:
+    """The items of a section on how sure the scores are and how they were made: text, errors, settings, provenance.
+
+    >>> errors_and_settings({"value": Report((), {"k": 10}, {"device": "cpu"})})[1].rows
+    (('k', '10'),)
+    """
+    errors = [table for name, report in reports.items() for table in _errors(name, report)]
+    tables = [facts(field.capitalize(), {name: getattr(each, field) for name, each in reports.items()})
+              for field in ("settings", "provenance")]  # fmt: skip
+    return [INTERVALS, *errors, *tables]
+
+
+def _errors(name: str, report: Any) -> Sequence[Table]:
+    """The standard errors of a report's aggregates; columns of which nothing is known are left out."""
+    rows = [row for row in report.rows if row.level != "class"] if isinstance(report, Report) else []
+    failing = failing_pairs(rows)
+    fields = {
+        "jackknife": "se_jackknife",
+        "pairs drawn": "se_pairs",
+        "sources drawn": "se_sources",
+        "the paper's": "sem_paper",
+    }
+    known = {shown: field for shown, field in fields.items() if any(getattr(row, field) > 0 for row in rows)}
+    body = tuple(
+        (row.kind, name_text(row.labeling), "–" if row.k is None else str(row.k), name_text(row.layer), row.level,
+         *(percent_text(getattr(row, field), 2) for field in known.values()),
+         f"{failing[row_key(row)]:,}" if row_key(row) in failing else "–")
+        for row in rows
+    )  # fmt: skip
+    columns = ("kind", "labels", "k", "layer", "level", *known, "failing pairs")
+    title = "Standard errors" if name == "value" else f"Standard errors, {name_text(name)}"
+    return [Table(title, columns, body, (), 5, ("",) * 5 + ("points",) * len(known) + ("",))] if known else []
+
+
+def file_names(names: Sequence[str]) -> dict[str, str]:
+    """For each name one that files may have anywhere: other characters become hyphens, and those alike get a number.
+
+    >>> file_names(["genus", "a/b", "a:b", "../A.b", "属"])
+    {'genus': 'genus', 'a/b': 'a-b', 'a:b': 'a-b-2', '../A.b': 'A.b', '属': 'labels'}
+    """
+    unique: dict[str, str] = {}
+    for name in names:
+        stem = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:100] or "labels"
+        taken = {other.casefold() for other in unique.values()}
+        numbered = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+        unique[name] = next(each for each in numbered if each.casefold() not in taken)
+    return unique
