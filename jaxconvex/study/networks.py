@@ -65,7 +65,7 @@ def pretrained(domain: Domain, material: Material, work: Path, key: jax.Array, p
         if material.unlabelled is None:
             raise ValueError(
                 f"{domain.name} is pretrained here by {domain.pretraining}, which needs inputs without labels; its "
-                "material has none. Gather it with `gathered`, or name a checkpoint."
+                "material has none. Make it with `material.prepare`, or name a checkpoint."
             )
         inputs = material.unlabelled[0]
 

@@ -15,7 +15,7 @@ from jaxconvex.study.claims.words import Statement
 from jaxconvex.study.results import Study
 
 __all__ = [
-    "Statement", "missing_parts", "pooled", "read_statements", "statements", "write_statements",
+    "Statement", "missing_parts", "paragraphs", "pooled", "read_statements", "statements", "write_statements",
 ]  # fmt: skip
 
 FORMAT, VERSION = "jaxconvex statements", 1
@@ -80,6 +80,15 @@ def missing_parts(studies: Sequence[Study]) -> list[str]:
         if lacking:
             said.append(f"In {study.name} these parts were not run: {', '.join(lacking)}.")
     return said
+
+
+def paragraphs(statements: Sequence[Statement]) -> list[str]:
+    """A paragraph for each claim: of the domains together if there are several, else of the one."""
+    chosen = [statement for statement in statements if statement.domain == "all"] or list(statements)
+    groups = list(dict.fromkeys(statement.claim.split(":")[0] for statement in chosen))
+    return [
+        " ".join(statement.text for statement in chosen if statement.claim.split(":")[0] == group) for group in groups
+    ]
 
 
 def write_statements(statements: Sequence[Statement], folder: str | os.PathLike[str]) -> list[Path]:

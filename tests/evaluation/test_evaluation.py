@@ -211,7 +211,7 @@ def test_what_intervals_cannot_tell_is_said():
     assert np.isnan(tiny.lower) and apart.cut_off > 0.5 and whole.cut_off == 0
     text, classes = (" ".join(report.tables(classes=each)[0].to_text().split()) for each in (False, True))
     assert "macro leaves out classes that lose their pairs when points are left out: 2 (3 points)" in text
-    assert "] ?" in classes and "(too few: 3 points)" in classes and "the class is in pieces" in classes
+    assert "] ?" in classes and "(too few: 3 points)" in classes and "a class is in pieces" in classes
 
 
 def test_classes_of_one_size_make_random_predictions_comparable():

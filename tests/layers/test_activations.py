@@ -457,8 +457,8 @@ def changing(x):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pool": "max"}, "'cls', 'mean'"),
-        ({"pool": 3}, "'cls', 'mean', a function"),
+        ({"pool": "max"}, "'cls', 'last', 'mean'"),
+        ({"pool": 3}, "'cls', 'last', 'mean', a function"),
         ({"layers": ["layer/10"]}, "there is no layer 'layer/10'; the layers are 'layers/10'"),
         ({"batches": []}, "at least one batch"),
         ({"batches": X[:0], "batch_size": 3}, "at least one point"),

@@ -432,7 +432,7 @@ def test_a_folder_is_scored_one_layer_at_a_time(tmp_path, monkeypatch):
         (lambda: plain(), {"labels": LABELS.astype(str)}, "order of the logits"),
         (lambda: plain(), {"labels": LABELS + 1}, "need column 3"),
         (lambda: plain(layers="layer 9"), {}, "the layers are 'layer"),
-        (lambda: plain(pool="max"), {}, "'cls', 'mean'"),
+        (lambda: plain(pool="max"), {}, "'cls', 'last', 'mean'"),
         (lambda: plain(rest=lambda name: plain_rest("layer 3")), {}, "begins after this layer"),
         (lambda: model_source(Network(), (X, MASK), layers="blocks/0"), {}, "name that as mask="),
         (lambda: plain()._replace(inputs=lambda rows: X[:5]), {}, "one point a row"),
