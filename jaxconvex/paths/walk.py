@@ -173,10 +173,10 @@ def _fold_ties(
             return least_cost(packed, outside_of(one, sources), sources, some_distances, ends)
 
         found = lax.map(solved, labels)
-        costs, parents = found.cost, None
+        costs, parents = found.cost, jnp.zeros((0, 0), jnp.int32)
         if trails:
             (single,) = labels
-            first = Costs(*(part[0] for part in found[:2]), jax.tree.map(lambda part: part[0], found.rows))
+            first = jax.tree.map(lambda part: part[0], found)
             parents = lowest_parents(packed, outside_of(single, sources), sources, some_distances, first)
             parents = (parents << 2) | ((single[:, None] != single[sources]).astype(jnp.int32) << 1)
 

@@ -162,7 +162,7 @@ def _totals(packed: PackedGraph, order: Order, asked: Asked, members: Members, l
             if tied.any():
                 cost = partial(passes, packed, found, on_device.bits, whole=whole)
                 _add_ties(ties, cost, members, (rank, int(beyond)), jobs, tied)
-        return ties + whole_fields(np.moveaxis(np.asarray(totals), -1, 0))
+        return ties + whole_fields(list(np.moveaxis(np.asarray(totals), -1, 0)))
 
     yield from on_devices(solve, range(0, blocks, share))
 
@@ -322,7 +322,9 @@ def _add_ties(
         costs = np.asarray(cost(some[0].astype(np.int32), some[1].astype(np.int32), ends))[target, column]
         counts = counts_of_cost(jnp.asarray(costs)[None, None], jnp.ones((1, len(mine)), bool))
         parts = np.asarray(parts_of_pairs(counts, jnp.ones((1, 1, len(mine)), bool)))[:, 0, 0]
-        whole = whole_fields(np.stack(fields_of(parts)))
-        np.add.at(totals, (slice(None), own_piece[job[mine]], own_slot[job[mine]]), whole)
+        whole = whole_fields(list(fields_of(parts)))
+        places: Any = (slice(None), own_piece[job[mine]], own_slot[job[mine]])
+        np.add.at(totals, places, whole)
         far = rank[target] >= beyond
-        np.add.at(totals, (slice(None), piece[job[mine]][far], slot[mine][far]), whole[:, far])
+        places = (slice(None), piece[job[mine]][far], slot[mine][far])
+        np.add.at(totals, places, whole[:, far])

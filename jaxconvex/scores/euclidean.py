@@ -170,7 +170,8 @@ def euclidean_segments(
     complete = sizes.astype(float) * (sizes - 1).astype(float) / 2 <= pairs.valid.shape[1]
     if assigned:
         classes = jnp.asarray(classes.reshape(-1, num_points))
-    return Segments(*map(jnp.asarray, (first.ravel(), second.ravel(), keep, shares.ravel(), complete)), classes)
+    pairs_and_shares = Segments(*map(jnp.asarray, (first.ravel(), second.ravel(), keep, shares.ravel(), complete)))
+    return pairs_and_shares._replace(classes=classes)
 
 
 def _activations(path: Any, leaf: Any) -> Array:

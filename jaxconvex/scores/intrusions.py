@@ -20,7 +20,7 @@ from jaxconvex.paths.layout import components, pack
 from jaxconvex.paths.order import labels_of_rows, most_lanes, plan
 from jaxconvex.paths.search import rows_of
 from jaxconvex.scores.aggregates import UNIT, PairSums, by_class
-from jaxconvex.scores.euclidean import Segments, euclidean_segments
+from jaxconvex.scores.euclidean import euclidean_segments
 from jaxconvex.scores.loads import Loads, fraction_of_load
 from jaxconvex.scores.path_sums import compiled, fractions_of_sums, loads_over_blocks, sum_blocks
 
@@ -117,7 +117,8 @@ def _static_form(num_classes: int) -> Any:
         options: Any = {"num_classes": num_classes, "lanes": most_lanes(len(labels))}
         order, asked = plan(packed, labels[None], **options)
         blocks = -(-order.number // options["lanes"])
-        sums, loads = sum_blocks(packed, order, asked, 0, blocks, intruders=True, **options)
+        summed: tuple[PairSums, Any] = sum_blocks(packed, order, asked, 0, blocks, intruders=True, **options)
+        sums, loads = summed
         own = fractions_of_sums(jax.tree.map(lambda total: total[0, packed.position], sums), packed.quantum.dtype)
         of_rows, of_classes = (fraction_of_load(part, packed.quantum.dtype) for part in loads)
         pieces = _pieces(packed, labels, num_classes=num_classes)
@@ -202,7 +203,7 @@ def euclidean_intrusions(
 
 
 @partial(jax.jit, static_argnames="num_classes")
-def _of_segments(segments: Segments, labels: Int[Array, " n"], num_classes: int) -> SegmentIntrusions:
+def _of_segments(segments: Any, labels: Int[Array, " n"], num_classes: int) -> SegmentIntrusions:
     first, second, keep, shares, _, classes = segments
     own, weight = labels[first], jnp.where(keep, jnp.where(jnp.isnan(shares), jnp.nan, 1), 0).astype(shares.dtype)
     pairs = jnp.zeros(num_classes, shares.dtype).at[own].add(keep)

@@ -55,7 +55,7 @@ def load_of_paths(
 
 
 def loads_with(
-    loads: Loads, load: Float[Array, "rows s"] | None, labels: Int[Array, " rows"], sources: Int[Array, " s"]
+    loads: Loads, load: Float[Array, "rows s"], labels: Int[Array, " rows"], sources: Int[Array, " s"]
 ) -> Loads:
     """The loads with that of one block, in units of the pairs of each source's class."""
     num_classes = loads.by_class.coarse.shape[0]

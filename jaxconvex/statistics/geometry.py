@@ -83,12 +83,12 @@ def cka(x: Float[ArrayLike, "n d"], y: Float[ArrayLike, "n e"]) -> float:
     n = len(both[0])
     if len(both[1]) != n:
         raise ValueError(f"x and y must hold the same points; got {n} and {len(both[1])}.")
-    x, y = (part - part.mean(axis=0) for part in both)
-    if n < max(x.shape[1], y.shape[1]):
-        k, m = x @ x.T, y @ y.T
+    a, b = (part - part.mean(axis=0) for part in both)
+    if n < max(a.shape[1], b.shape[1]):
+        k, m = a @ a.T, b @ b.T
         shared, own = np.sum(k * m), np.linalg.norm(k) * np.linalg.norm(m)
     else:
-        shared, own = np.linalg.norm(x.T @ y) ** 2, np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+        shared, own = np.linalg.norm(a.T @ b) ** 2, np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
     return float(shared / own) if own > 0 else float("nan")
 
 
