@@ -58,7 +58,7 @@ def intrinsic_dimension(knn: KNNGraph, *, confidence: float = 0.95) -> Interval:
 
 
 def cka(x: Float[ArrayLike, "n d"], y: Float[ArrayLike, "n e"]) -> float:
-    """Linear centred kernel alignment of two layers of the same points: |X'Y|^2 / (|X'X| |Y'Y|), columns centred.
+    """Linear centred kernel alignment of two layers of the same points: `|X'Y|^2 / (|X'X| |Y'Y|)`, columns centred.
 
     1 for layers that differ by a rotation and a scale, 0 for features that are not correlated. It is biased upwards where
     there are few points and many features: of n random points in d dimensions it is about d / (n + d), not 0.
