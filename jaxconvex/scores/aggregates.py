@@ -124,7 +124,7 @@ def carried(coarse: Any, fine: Any) -> Whole:
     return Whole(coarse + (fine >> FINE_BITS).astype(coarse.dtype), fine & (2**FINE_BITS - 1))
 
 
-def fraction_of(sums: Whole, dtype: Any, unit: float = UNIT) -> Any:
+def fraction_of(sums: Whole, dtype: Any, unit: int | float = UNIT) -> Any:
     """The sum as a floating-point number."""
     return sums.coarse.astype(dtype) * (2**FINE_BITS / unit) + sums.fine.astype(dtype) / unit
 
