@@ -30,29 +30,15 @@ ACTIVATIONS = (
     "activation",
     "activation_function",
     "pooler_act",
-    "classifier_activation",
-)
-BIASES = (
-    "attention_bias",
-    "mlp_bias",
-    "norm_bias",
-    "classifier_bias",
-    "query_bias",
-    "key_bias",
-    "value_bias",
-    "proj_bias",
 )
 OPTIONAL: dict[str, Any] = {  # settings that some families read, and others do not have
     **dict.fromkeys(ACTIVATIONS, "gelu"),
     **dict.fromkeys(("qkv_bias", "use_swiglu_ffn", "use_mean_pooling", "use_absolute_position_embeddings"), True),
     **dict.fromkeys(("use_relative_position_bias", "use_shared_relative_position_bias"), True),
-    **dict.fromkeys((*BIASES, "use_parallel_residual", "tie_word_embeddings"), True),
+    **dict.fromkeys(("attention_bias", "mlp_bias", "use_parallel_residual", "tie_word_embeddings"), True),
     **dict.fromkeys(("use_sliding_window", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"), False),
     **dict.fromkeys(("head_dim", "num_key_value_heads", "sliding_window", "max_window_layers", "n_inner"), 4),
     **dict.fromkeys(("rope_theta", "rope_local_base_freq", "rotary_emb_base"), 10000.0),
-    **dict.fromkeys(("global_rope_theta", "local_rope_theta"), 10000.0),
-    **dict.fromkeys(("local_attention", "global_attn_every_n_layers", "num_register_tokens"), 4),
-    "use_gated_mlp": False,
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"), 50.0),
     **dict.fromkeys(("sliding_window_pattern", "_sliding_window_pattern"), 6),
     **dict.fromkeys(("rotary_pct", "partial_rotary_factor"), 0.25),
@@ -69,7 +55,6 @@ MAY_BE_ZERO: tuple[str, ...] = (
     "layer_scale_init_value",
     "max_window_layers",
 )
-MAY_BE_ZERO += ("num_register_tokens",)
 MAY_BE_NONE: tuple[str, ...] = ("pad_token_id", "head_dim", "num_key_value_heads", "sliding_window", "n_inner")
 MAY_BE_NONE += ("attn_logit_softcapping", "final_logit_softcapping")
 BASES = r"Model|Encoder|Backbone|LMHeadModel|PreTrainedModel|For[A-Z]\w*"  # what follows a family in a class's name

@@ -20,6 +20,7 @@ from jaxtyping import Array
 from jaxconvex import encoders, evaluate
 from jaxconvex.evaluation.report import select
 from jaxconvex.layers import extract
+from jaxconvex.layers.layer_reading import pooled_layer
 from jaxconvex.study.training.probes import softmax_regression
 
 CLASSES, EACH, TRAINING = 20, 25, 30  # intents, test texts of each, training texts of each
@@ -41,9 +42,7 @@ def texts_of(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def both(h: Array, mask: Array) -> Array:
     """Returns the last valid token and the mean of the valid ones, (b, 2, d)."""
-    last = h[jnp.arange(len(h)), h.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)]
-    mean = jnp.sum(jnp.where(mask[..., None], h, 0), axis=1) / mask.sum(axis=1)[:, None]
-    return jnp.stack([last, mean], axis=1)
+    return jnp.stack([pooled_layer(h, pool, mask) for pool in POOLS], axis=1)
 
 
 def views_of(layers: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:

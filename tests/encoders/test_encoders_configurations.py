@@ -253,9 +253,7 @@ ctc_loss_reduction ctc_zero_infinity tdnn_dim tdnn_kernel tdnn_dilation xvector_
 num_adapter_layers output_hidden_size num_feat_extract_layers num_ctc_classes decoder_layers decoder_attention_heads
 decoder_ffn_dim decoder_start_token_id scale_embedding max_target_positions suppress_tokens begin_suppress_tokens
 median_filter_width attn_pdrop embd_pdrop resid_pdrop reorder_and_upcast_attn summary_activation summary_first_dropout
-summary_proj_to_labels summary_type summary_use_proj pretraining_tp pos_embed_jitter pos_embed_rescale pos_embed_shift
-cls_token_id sep_token_id decoder_bias deterministic_flash_attn embedding_dropout mlp_dropout initializer_cutoff_factor
-sparse_prediction sparse_pred_ignore_index
+summary_proj_to_labels summary_type summary_use_proj pretraining_tp
 """.split()  # noqa: SIM905
 READ = """
 q_groups k_groups v_groups post_attention_groups intermediate_groups output_groups hidden_act activation qkv_bias
@@ -264,8 +262,6 @@ layer_scale_init_value use_mean_pooling use_swiglu_ffn use_weighted_layer_sum pa
 activation_function n_inner scale_attn_weights scale_attn_by_inverse_layer_idx attention_bias mlp_bias use_parallel_residual
 rope_parameters head_dim num_key_value_heads layer_types max_window_layers sliding_window use_sliding_window
 hidden_activation
-query_bias key_bias value_bias proj_bias num_register_tokens use_gated_mlp norm_bias classifier_activation classifier_bias
-classifier_pooling local_attention
 use_bidirectional_attention _sliding_window_pattern attn_logit_softcapping final_logit_softcapping
 """.split()  # noqa: SIM905
 
