@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 from scipy.special import gammaincinv
 
 from jaxconvex._internal.checks import as_points
@@ -14,47 +15,67 @@ from jaxconvex.statistics.intervals import Interval
 
 __all__ = ["cka", "intrinsic_dimension", "mutual_knn"]
 
-FEWEST = 3  # ratios: of fewer the variance of the estimate is infinite
-
-
 def intrinsic_dimension(knn: KNNGraph, *, confidence: float = 0.95) -> Interval:
     """The number of dimensions that the points fill near each point: TwoNN, d = (m - 1) / sum_i log(r_i2 / r_i1).
 
     r_i1 and r_i2 are the distances of the m points to their two nearest neighbours. If density is even at that distance,
-    log(r_i2 / r_i1) is exponential with rate d, so that d is estimated without bias; the interval is the exact one for m
-    independent ratios. Those of neighbouring points are not quite independent, and noise raises the dimension at small
-    distances: compare that of a random half of the points.
+    y_i = log(r_i2 / r_i1) is exponential with rate d, so that d is estimated without bias. The interval is the exact one of
+    as many independent ratios as have the variance of these: that of sum y is v = sum (y_i - mean)(y_j - mean) over all i, j
+    whose {point, two neighbours} meet, and at least that of m independent ratios. Taking all m for independent, as the
+    sources do, covers 85 to 90 percent instead of 95: two points are often nearest neighbours of each other.
+
+    The interval says nothing of bias: at the border of a cube in 8 dimensions, 1,000 points give 7.0. Noise raises the
+    dimension at small distances: compare that of a random half of the points.
 
     Args:
         knn: neighbours of each point, at least two, by a metric in which balls grow as r^d: Euclidean.
         confidence: between 0 and 1.
 
-    Points with a copy (r_i1 = 0) or with fewer than two neighbours are left out. nan with fewer than three points, and where
-    all ratios are 1.
+    Points with a copy (r_i1 = 0) or with fewer than two neighbours are left out. nan with the worth of two independent
+    ratios or fewer, and where all ratios are 1.
+
+    Cost: a product of sparse matrices of three entries a row.
 
     Raises:
         ValueError: fewer than two neighbours a point, a confidence outside (0, 1).
 
-    >>> found = intrinsic_dimension(KNNGraph(np.array([[1, 2], [0, 2], [1, 0]]), np.array([[1.0, 3], [1, 2], [2, 3]])))
-    >>> float(found.estimate.round(3))
-    0.91
+    >>> from jaxconvex.neighbors import knn_graph
+    >>> x = np.random.default_rng(0).random((500, 2))
+    >>> dimension = intrinsic_dimension(knn_graph(np.pad(x, ((0, 0), (0, 5))), k=2))  # a square in seven dimensions
+    >>> bool(dimension.lower < 2 < dimension.upper)
+    True
 
     Source: Facco, d'Errico, Rodriguez and Laio, Scientific Reports 7:12140, 2017; the estimate by maximum likelihood and
         its interval: Denti, Doimo, Laio and Mira, Scientific Reports 12:20005, 2022.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1; got {confidence}.")
-    distances = np.asarray(checked_neighbors(knn).distances, np.float64)
+    knn = checked_neighbors(knn)
+    distances = np.asarray(knn.distances, np.float64)
     if distances.shape[1] < 2:
         raise ValueError("the intrinsic dimension needs two neighbours a point; got one: knn_graph(x, k=2).")
-    nearest = np.sort(distances, axis=1)[:, :2]
-    nearest = nearest[(nearest[:, 0] > 0) & np.isfinite(nearest[:, 1])]
-    m, total = len(nearest), float(np.sum(np.log(nearest[:, 1] / nearest[:, 0])))
-    if m < FEWEST or total == 0:
+    order = np.argsort(distances, axis=1, kind="stable")[:, :2]
+    nearest = np.take_along_axis(distances, order, axis=1)
+    used = np.flatnonzero((nearest[:, 0] > 0) & np.isfinite(nearest[:, 1]))
+    ratios = np.log(nearest[used, 1] / nearest[used, 0])
+    m, total = len(used), float(ratios.sum())
+    if total > 0:
+        neighbours = np.take_along_axis(np.asarray(knn.indices), order, axis=1)[used]
+        independent = total**2 / max(_variance_of_sum(ratios, np.c_[used, neighbours]), total**2 / m)
+    if total == 0 or independent <= 2:
         return Interval(*np.full((4,), np.nan))
     estimate = (m - 1) / total
-    ends = gammaincinv(m, [(1 - confidence) / 2, (1 + confidence) / 2]) / total
-    return Interval(*np.array([estimate, estimate / np.sqrt(m - 2), *ends]))
+    ends = gammaincinv(independent, [(1 - confidence) / 2, (1 + confidence) / 2]) * m / independent / total
+    return Interval(*np.array([estimate, estimate / np.sqrt(independent - 2), *ends]))
+
+
+def _variance_of_sum(values: Float[np.ndarray, " m"], points: Int[np.ndarray, "m p"]) -> float:
+    """The variance of the sum of values, of which those depend on each other that were made from a point in common."""
+    m, p = points.shape
+    made_from = csr_array((np.ones(m * p), (np.repeat(np.arange(m), p), points.ravel())))
+    dependent = made_from @ made_from.T
+    centred = values - values.mean()
+    return float(centred @ ((dependent > 0) @ centred))
 
 
 def cka(x: Float[ArrayLike, "n d"], y: Float[ArrayLike, "n e"]) -> float:

@@ -49,26 +49,35 @@ def test_mutual_neighbours_by_hand_and_by_chance():
 
 
 def test_intrinsic_dimension_is_covered_and_of_the_points_not_the_space():
-    rng, covered, estimates = np.random.default_rng(0), 0, []
-    frame = np.linalg.qr(rng.normal(size=(20, 3)))[0]
-    for _ in range(20):
-        found = intrinsic_dimension(knn_graph((rng.random((150, 3)) @ frame.T).astype(np.float32), k=2))
-        covered += found.lower <= 3 <= found.upper
-        estimates.append(found.estimate)
-        assert found.se == pytest.approx((found.upper - found.lower) / 4, rel=0.1)
-    assert np.mean(estimates) == pytest.approx(3, abs=0.15)
-    assert covered >= 15
+    cKDTree, rng = pytest.importorskip("scipy.spatial").cKDTree, np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        points = rng.random((100, 3))  # on a torus, which has no border
+        distances, indices = cKDTree(points, boxsize=1).query(points, k=3)
+        found.append(intrinsic_dimension(KNNGraph(indices[:, 1:], distances[:, 1:])))
+    estimates = np.array([dimension.estimate for dimension in found])
+    assert np.mean(estimates) == pytest.approx(3, abs=0.1)
+    assert np.mean([dimension.se for dimension in found]) == pytest.approx(np.std(estimates), rel=0.15)
+    assert 0.89 <= np.mean([dimension.lower <= 3 <= dimension.upper for dimension in found]) <= 0.98
+    frame = np.linalg.qr(rng.normal(size=(20, 2)))[0]
+    plane = intrinsic_dimension(knn_graph((rng.random((150, 2)) @ frame.T).astype(np.float32), k=2))
+    assert plane.lower < 2 < plane.upper
 
 
-def test_intrinsic_dimension_is_the_exact_interval_of_exponential_ratios():
-    scipy_stats = pytest.importorskip("scipy.stats")
-    ratios = np.exp(np.random.default_rng(1).exponential(1 / 7, size=50))
-    indices = (np.arange(50)[:, None] + [1, 2]) % 50
-    found = intrinsic_dimension(KNNGraph(indices, np.stack([np.ones(50), ratios], axis=1)), confidence=0.9)
-    total = np.log(ratios).sum()
-    assert found.estimate == pytest.approx(49 / total, rel=1e-5)
-    ends = scipy_stats.chi2.ppf([0.05, 0.95], 100) / (2 * total)
-    np.testing.assert_allclose([found.lower, found.upper], ends, rtol=1e-5)
+def test_the_interval_of_the_dimension_from_its_formula():
+    special, rng = pytest.importorskip("scipy.special"), np.random.default_rng(1)
+    x = rng.normal(size=(40, 3)).astype(np.float32)
+    distances = np.sqrt(((x[:, None] - x[None]) ** 2).sum(2)) + np.diag(np.full(40, np.inf))
+    near = np.argsort(distances, axis=1)[:, :2]
+    y = np.log(distances[np.arange(40), near[:, 1]] / distances[np.arange(40), near[:, 0]])
+    families = [{i, *near[i]} for i in range(40)]
+    v = sum((y[i] - y.mean()) * (y[j] - y.mean()) for i in range(40) for j in range(40) if families[i] & families[j])
+    worth = y.sum() ** 2 / max(v, y.sum() ** 2 / 40)
+    found = intrinsic_dimension(knn_graph(x, k=4), confidence=0.9)
+    assert found.estimate == pytest.approx(39 / y.sum(), rel=1e-4)
+    assert found.se == pytest.approx(39 / y.sum() / np.sqrt(worth - 2), rel=1e-4)
+    ends = special.gammaincinv(worth, [0.05, 0.95]) / worth * 40 / y.sum()
+    np.testing.assert_allclose([found.lower, found.upper], ends, rtol=1e-4)
 
 
 def test_what_has_no_dimension():
