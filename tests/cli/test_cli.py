@@ -145,6 +145,7 @@ def test_the_options_reach_evaluate(run, monkeypatch):
     }
 
 
+@pytest.mark.long
 def test_several_labelings_and_k_have_figures_of_their_own(score):
     np.savez("b.npz", x=blobs(0), fine=LABELS, coarse=np.where(LABELS == 2, "two", "less"))
     code, out, _ = score(
@@ -177,6 +178,7 @@ def test_predictions_give_recall(score):
     assert [row.recall for row in select(report, labeling="label", level="class")] == [0.9, 0.9, 0.9]
 
 
+@pytest.mark.long
 def test_protocol_paper(run):
     assert run("score", "a.npz", "--protocol", "paper", "--permutations", 0, "--layer", "block_2")[0] == 0
     settings = read_report("a-convexity/scores.json").settings
@@ -185,6 +187,7 @@ def test_protocol_paper(run):
     assert code == 2 and "protocol" in err.splitlines()[-1]
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("suffix", ["safetensors", "parquet", "csv", "npy"])
 def test_other_formats_score_the_same(score, suffix):
     x = blobs(1)
@@ -221,6 +224,7 @@ def test_axis_and_pool(score):
 # Output ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_results_of_several_files_do_not_overwrite_each_other(score):
     pandas = pytest.importorskip("pandas")
     pandas.DataFrame(blobs(1), columns=list("vwxyz")).assign(label=LABELS).to_csv("a.csv", index=False)
@@ -243,6 +247,7 @@ def test_results_of_several_files_do_not_overwrite_each_other(score):
     }
 
 
+@pytest.mark.long
 def test_figures_of_labelings_that_files_cannot_be_called_after(score):
     names = ["a/b", "a:b", "A-B", "ä", "ö", "../up"]
     np.savez("b.npz", x=blobs(0), **dict.fromkeys(names, LABELS))
@@ -295,6 +300,7 @@ def compare(run, *arguments: object) -> tuple[int, str, str]:
     return run("compare", "--k", 4, *arguments)
 
 
+@pytest.mark.long
 def test_warnings_are_said_before_the_table_and_but_once(score):
     doubled = {name: np.concatenate([array, array]) for name, array in ARRAYS.items()}
     x = np.repeat(doubled["block_1"][:, :1].round(), 2, axis=1)  # equal distances: the order of rows decides
@@ -546,6 +552,7 @@ def environment(folder: Path) -> dict[str, str]:
     return inherited | {"XDG_CACHE_HOME": str(folder), "PYTHONPATH": paths}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
 def test_an_interrupt_stops_compiled_code_at_once(folder):
     draws = np.random.default_rng(0)

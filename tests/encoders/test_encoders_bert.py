@@ -102,6 +102,7 @@ def test_saving_changes_nothing_here_or_in_torch(case, tmp_path):
     assert_close(shorter(ids, mask), run_torch(again, ids, mask).logits)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("case", ["bert", "roberta", "luke", "distilbert", "squeezebert"])
 def test_blocks_transforms_training_bfloat16(case, tmp_path):
     ids, mask = sentences(case)

@@ -135,6 +135,7 @@ def test_saving_changes_nothing_here_or_in_torch(case, kind, tmp_path):
     assert_states_close(shorter.hidden_states(ids, mask), run_torch(again, ids, mask)[1], where=mask)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("case", ["gpt2", "gpt_neox", "llama", "gemma2", "gemma3"])
 def test_blocks_transforms_training_bfloat16(case, tmp_path):
     ids, mask = sentences()
@@ -257,6 +258,7 @@ def test_slow_turns_are_slowed_and_fast_ones_are_not():
     assert Rotary(6, 1000.0).frequencies().round(6).tolist() == [1, 0.1, 0.01]
 
 
+@pytest.mark.long
 def test_euclidean_scores_run_on_through_the_words():
     """The rest of the network from each layer gives the logits of the words, for `evaluate`."""
     encoder = encoders.initialise(TINY | {"model_type": "llama", "num_hidden_layers": 1}, rngs=nnx.Rngs(0))

@@ -88,6 +88,7 @@ def _depth(name):
     return -1 if name == "embed" else int(name.removeprefix("blocks/"))
 
 
+@pytest.mark.long(after=3)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("pixels", [(8, 9), (1, 2), (15, 4)])

@@ -282,6 +282,7 @@ SHAPES = {"whisper": (2, 40, 4), "resnet1d": (2, 150, 3)} | dict.fromkeys(["vit"
 SHAPES |= dict.fromkeys(["data2vec-vision", "dinov2"], (2, 8, 8, 3))
 
 
+@pytest.mark.long(after=4)
 @pytest.mark.parametrize("kind", SIZES)
 def test_every_family_without_torch(kind, tmp_path):
     """A block makes the next state, compiled or not, and what is saved is what is loaded."""

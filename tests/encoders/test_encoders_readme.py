@@ -24,6 +24,7 @@ def electra(monkeypatch):
     monkeypatch.setitem(loading.MODULES, "electra", ("electra",))
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("narrow", [6, 12])
 def test_the_example_is_electra(narrow, electra, tmp_path):
     transformers = pytest.importorskip("transformers")

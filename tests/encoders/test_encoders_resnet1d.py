@@ -66,6 +66,7 @@ def test_states_and_logits_are_those_of_torch(samples, tmp_path):
     assert_close(encoder(signals), logits, "logits")
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("seconds", [5, 10, 30])
 def test_the_published_networks_without_config(seconds, tmp_path):
     pytest.importorskip("torch")

@@ -99,6 +99,7 @@ def test_it_saves_for_here_and_for_torch(kind, tmp_path):
     assert_close(run_torch(again, inputs, mask).logits, run_torch(model, inputs, mask).logits, tolerance=1e-6)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("kind", ["wav2vec2", "data2vec", "wavlm, stable"])
 def test_it_does_what_every_encoder_must(kind, tmp_path):
     inputs, mask = waves(samples=411)

@@ -115,6 +115,7 @@ def test_finished_layers_are_kept(tmp_path, monkeypatch):
         jc.evaluate(LAYERS, CODES[::-1], k=4, key=KEY, cache=tmp_path, progress=False)
 
 
+@pytest.mark.long
 def test_paper_protocol():
     found = jc.evaluate(LAYERS["layer 1"], CODES, protocol="paper", progress=False)
     assert found.settings["duplicates"] == "drop" and found.settings["max_pairs"] == 5000
@@ -152,6 +153,7 @@ def test_bad_input(change, message):
         jc.evaluate(representations, labels, **arguments)
 
 
+@pytest.mark.long
 def test_neighbours_that_tie_are_counted_and_told():
     """On a line of whole numbers with k = 1 all points but the two ends have two neighbours as near."""
     labels = np.repeat(["a", "b"], 10)
@@ -166,6 +168,7 @@ def test_neighbours_that_tie_are_counted_and_told():
         assert {row.tied for row in report.rows} == {count}
 
 
+@pytest.mark.long
 def test_whole_groups_are_left_out():
     """Twelve groups of eight points, close together: intervals of new groups are wider than those of new points."""
     rng = np.random.default_rng(0)
@@ -197,6 +200,7 @@ def test_few_groups_have_no_interval_and_a_reason():
         compare_reports(found, found)
 
 
+@pytest.mark.long
 def test_what_intervals_cannot_tell_is_said():
     """A class of three points, of which macro is not made, and one in two far pieces."""
     rng = np.random.default_rng(0)
@@ -214,6 +218,7 @@ def test_what_intervals_cannot_tell_is_said():
     assert "] ?" in classes and "(too few: 3 points)" in classes and "a class is in pieces" in classes
 
 
+@pytest.mark.long
 def test_classes_of_one_size_make_random_predictions_comparable():
     """Random predictions of sizes 50, 50, 50 and of 15, 25, 110: their scores differ by their sizes alone."""
     rng = np.random.default_rng(0)

@@ -252,6 +252,7 @@ def test_scores_are_kept_by_what_the_pooling_gives(tmp_path):
     assert scores(tmp_path, TOKENS, pool=moved) == scores(None, TOKENS[:, 3])
 
 
+@pytest.mark.long
 def test_heads_labelings_and_precision_are_told_apart(tmp_path):
     other = (X[:, 1] > 0).astype(int)
     shift = [0.0]
@@ -287,6 +288,7 @@ def test_a_damaged_score_is_made_again(tmp_path, how, capsys):
     assert path.read_bytes() == whole
 
 
+@pytest.mark.long
 def test_scores_that_changed_places_are_made_again(tmp_path, capsys):
     first, second = scores(tmp_path), scores(tmp_path, k=9)
     one, other = tmp_path.iterdir()

@@ -151,7 +151,7 @@ SYMBOLIC = {
 }
 
 
-@pytest.mark.long(after=2)
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("name", SYMBOLIC)
 def test_exports_with_a_symbolic_batch(name):
     function, constraints = SYMBOLIC[name]

@@ -195,6 +195,7 @@ def case(request):
     return CASES[request.param]()
 
 
+@pytest.mark.long(after=2)
 def test_all_blocks_in_order_with_their_outputs(case):
     read, weights, method, name = case
     x, mask = inputs(), jnp.arange(TOKENS) < jnp.array([[2], [5], [3]])
@@ -434,7 +435,7 @@ def structure(kind):
     return from_linen(kind, random_like(kind.init(jax.random.key(0), inputs()))), LINEN_STRUCTURES[kind]
 
 
-@pytest.mark.long(after=6)
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("kind", [*NNX_STRUCTURES, *LINEN_STRUCTURES], ids=lambda kind: str(kind)[:60])
 def test_structures(kind):
     read, names = structure(kind)

@@ -168,6 +168,7 @@ def test_an_encoder(masked):
     assert_same(evaluate(source, LABELS), *by_hand(states, tokens, rest))
 
 
+@pytest.mark.long
 def test_an_encoder_of_the_package():
     encoders = pytest.importorskip("jaxconvex.encoders")
     tiny = {"model_type": "bert", "vocab_size": 20, "max_position_embeddings": 8, "hidden_size": 8}
@@ -181,6 +182,7 @@ def test_an_encoder_of_the_package():
     assert rows[0].recall == pytest.approx(np.mean(logits.argmax(1) == LABELS))
 
 
+@pytest.mark.long
 def test_an_encoder_without_a_classifier_has_the_graph_score_only():
     class Headless(Coder):
         def head(self, h, mask=None):
@@ -258,6 +260,7 @@ def test_predictions_of_the_model():
     np.testing.assert_allclose([row.score for row in rows], [row.score for row in wanted], atol=1e-5)
 
 
+@pytest.mark.long
 def test_points_are_drawn_before_the_model_runs():
     asked = []
 

@@ -85,6 +85,7 @@ def test_neighbours_are_exact_in_far_clusters_and_beside_an_outlier(wide, apart,
     np.testing.assert_array_equal(np.isfinite(found)[:24, :24], (near | near.T)[:24, :24])
 
 
+@pytest.mark.long
 def test_labels_mean_what_they_say():
     loss = partial(graph_convexity_loss, X, k=4)
     wanted = loss(LABELS)
@@ -126,6 +127,7 @@ def test_the_coldest_temperature_is_that_of_the_shortest_paths():
     np.testing.assert_allclose(loss(1e-30), loss(1e-4), atol=1e-4)
 
 
+@pytest.mark.long
 def test_probabilities_are_checked():
     shares = np.eye(3, dtype=np.float32)[LABELS]
     for wrong in (2 * shares, -shares, shares * np.nan):

@@ -50,6 +50,7 @@ def test_a_weight_scales_the_gradient():
     np.testing.assert_allclose(thrice, 3 * gradient_of(x), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_gradients_pass_on_to_what_made_the_points():
     x = points()
     w = jnp.eye(5) + 0.1
@@ -57,6 +58,7 @@ def test_gradients_pass_on_to_what_made_the_points():
     np.testing.assert_allclose(of_weights, x.T @ gradient_of(x @ w), rtol=1e-4)
 
 
+@pytest.mark.long
 def test_no_gradient_stays_none():
     x = points()
     value, gradient = jax.value_and_grad(lambda x: with_unit_gradient(lambda h: 0 * jnp.sum(h) + 2)(x))(x)

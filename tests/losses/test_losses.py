@@ -172,7 +172,7 @@ def clouds(seed, n=60):
     }
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("kind", clouds(0))
 def test_goes_to_the_exact_score(kind):
     """Edges of noise in 200 dimensions are all of nearly one length: what tells them apart is a colder temperature."""

@@ -104,6 +104,7 @@ def test_random_points_are_uniform():
     assert abs(float(second) - 2 / 3) < 5 * 0.3 / np.sqrt(20000)
 
 
+@pytest.mark.long
 def test_goes_to_the_exact_score():
     for seed in range(4):
         (x, labels), predict = pairs_of_two(seed), network(seed)

@@ -164,6 +164,7 @@ def test_wrong_lists_are_refused(case):
             function(wrong(change))
 
 
+@pytest.mark.long
 def test_wrong_lists_are_nan_under_jit():
     for change, _ in WRONG.values():
         knn = wrong(change)
@@ -184,6 +185,7 @@ def test_nan_lengths_are_refused_from_elsewhere_and_stay_in_a_graph():
     assert np.isnan(graph_convexity(knn, np.zeros(N, int), num_classes=1).per_class).all()
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -207,6 +209,7 @@ def test_wrong_edges_are_refused_and_nan_under_jit(change, words):
     assert np.isnan(jax.jit(lambda g: graph_convexity(g, labels, num_classes=1).per_class)(traced)).all()
 
 
+@pytest.mark.long
 def test_points_that_are_none_are_refused_and_have_no_path_under_jit():
     knn = wrong(lambda i, d: (i, d))
     labels = jnp.zeros(N, jnp.int32)

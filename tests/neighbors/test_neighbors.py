@@ -267,7 +267,7 @@ def test_constants_inside_jit():
     np.testing.assert_allclose(got, 2 * knn_graph(x, k=4).distances, rtol=1e-6)
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("metric", METRICS)
 def test_gradients_of_distances(metric):
     """Finite between duplicates, and elsewhere those of the distances to the same neighbours."""

@@ -63,6 +63,7 @@ def far_apart(seed, dtype=np.float32):
     return x
 
 
+@pytest.mark.long
 @settings(settings.get_profile("fewer"))
 @given(st.integers(0, 2**32 - 1))
 def test_magnitudes_far_apart(seed):
@@ -120,6 +121,7 @@ def test_single_vectors_and_their_gradients(name):
         )
 
 
+@pytest.mark.long
 def test_a_distance_too_long_for_the_type():
     x = np.random.default_rng(3).normal(size=(N, D)).astype(np.float32)
     x[7] = np.finfo(np.float32).max

@@ -32,6 +32,7 @@ def test_agrees_with_the_packed_engine(name):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.long
 def test_excesses_do_not_add_up_on_long_paths():
     """Along a spiral a chord is shorter than its arc by little, at every step; the paths are those of exact lengths."""
     angle = np.sqrt(np.linspace(9, 900, 300))
@@ -83,7 +84,7 @@ def one_by_one(matrix, labels, source, tolerance):
     return np.maximum(states[:, 1] - 1, 0), states[:, 0]
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("tolerance", [1e-12, 1e-4, 1e-3])
 def test_small_excesses_are_allowed_within_the_rounding_of_a_path(tolerance):
     """On a dense spiral nearly every edge is short but for little, so that many paths are nearly as short as the best."""
@@ -99,7 +100,7 @@ def test_small_excesses_are_allowed_within_the_rounding_of_a_path(tolerance):
         np.testing.assert_array_equal(counts.outside[:, j], outside)
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_near_duplicates_lead_back_in_the_order_of_distance(shuffled):
     """Points as near as rounding, where the best way to one may lead over another that is a little farther away."""

@@ -117,6 +117,7 @@ def test_random_points(d):
     assert skipped <= 3
 
 
+@pytest.mark.long
 def test_duplicates_with_conflicting_labels():
     """Every point three times: the path goes through the copy that is inside."""
     for seed in range(30):
@@ -209,6 +210,7 @@ def test_lengths_are_infinite_between_components_and_zero_to_oneself():
     np.testing.assert_allclose(got[3], [np.inf, np.inf, np.inf, 0, 1, 3])
 
 
+@pytest.mark.long
 def test_a_chain_of_600_hops():
     """One neighbour ahead and one behind: the longest path that 601 points allow."""
     x = jnp.arange(601.0)[:, None]

@@ -114,7 +114,7 @@ def by_pairs(knn, labels):
 WAYS = [eager, under_jit, under_vmap, from_sources, by_dijkstra, by_sweeps, in_floats, by_pairs]
 
 
-@pytest.mark.long(after=3)
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_way_follows_the_rule(kind, way):
@@ -135,7 +135,7 @@ def test_counts_of_all_pairs_are_the_oracles(kind):
             np.testing.assert_array_equal(got.outside, paths.outside)
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_null_follows_the_rule(kind):
     knn, labels, _, _ = case(kind, 0)

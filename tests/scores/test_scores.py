@@ -207,7 +207,7 @@ def test_random_labels_score_what_the_formula_says():
 # Small, degenerate and extreme
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("labels", "per_class", "pairs"),
     [([0, 0], [1, np.nan], [1, 0]), ([1, 1], [np.nan, 1], [0, 1]), ([0, -1], None, None)],
@@ -495,6 +495,7 @@ def test_drawn_pairs_are_the_mean_over_those_pairs():
     assert_same(eager, compiled)
 
 
+@pytest.mark.long
 def test_drawn_pairs_are_unbiased_and_reproducible():
     rng = np.random.default_rng(16)
     x, labels = as_jax(rng.normal(size=(40, 3)), np.zeros(40))
@@ -749,7 +750,7 @@ def test_labels_out_of_range_under_jit_give_no_number(labels):
     assert np.isnan(score.per_class).all()
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("value", (np.nan, np.inf))
 def test_nan_under_jit_gives_no_number(value):
     rng = np.random.default_rng(0)
@@ -792,7 +793,7 @@ def test_from_points_to_scores_is_one_program_for_accelerators_too():
         assert not [target for target in targets if "callback" in target or "host" in target.lower()], targets
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"max_pairs": 30}, {"max_sources": 7}])
 def test_jit_vmap_and_eager_are_one(options):
     """Scores of a batch, every field: one program, shared out on concrete arrays, and mapped under vmap."""

@@ -148,6 +148,7 @@ def test_closed_form_of_the_mean():
     assert np.all(np.abs(null.per_class.mean - expected) < 4 * error)
 
 
+@pytest.mark.long
 def test_p_values():
     x, _ = _cloud(5)
     separated = np.repeat([0, 1, 2], 20)

@@ -410,6 +410,7 @@ def test_the_expected_score_of_random_labels_is_the_mean_over_all_labelings():
     assert np.isnan(expected[2:]).all() and np.isfinite(expected[:2]).all()
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("k", [1, 3, 10])
 def test_the_expected_score_of_random_labels_is_the_oracles(k):
     rng = np.random.default_rng(k)
@@ -420,6 +421,7 @@ def test_the_expected_score_of_random_labels_is_the_oracles(k):
         np.testing.assert_allclose(random_label_score(graph, labels, num_classes=3), want, atol=1e-12)
 
 
+@pytest.mark.long
 def test_the_expected_score_of_random_labels_holds_background_fixed_as_the_permutation_null_does():
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(60, 3)).astype(np.float32), np.repeat([0, 1, -1], [12, 20, 28])

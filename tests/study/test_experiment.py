@@ -79,6 +79,7 @@ def studied(toy, tmp_path_factory):
 NAMES = ("images", "speech", "text", "activity", "medical")
 
 
+@pytest.mark.long
 def test_a_small_study_from_end_to_end(toy, tmp_path):
     (made,) = (made for made in read_domains(toy / "studies.toml") if made.name == "text")
     made = made._replace(seeds=1, epochs=1, pruning=False, variants=False)

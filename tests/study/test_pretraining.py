@@ -175,6 +175,7 @@ def tell(windows, **settings):
     )
 
 
+@pytest.mark.long
 def test_the_changes_are_learnt_with_the_statistics(windows):
     encoder, result = tell(windows)
     assert result.losses[-1] < 0.62 < 0.65 < result.losses[0]

@@ -154,6 +154,7 @@ def test_a_split_is_a_partition_and_each_part_has_its_share_of_each_class():
     assert np.array_equal(parts[2], again[2]) and not np.array_equal(parts[2], other[2])
 
 
+@pytest.mark.long
 def test_pretraining_learns_to_complete_images(pretrained, parts):
     assert pretrained.losses.shape == (8,) and (np.diff(pretrained.losses) < 0).all()
     loss_of_the_mean_image = parts[0][0].var(axis=0).mean()

@@ -130,6 +130,7 @@ def test_the_first_lines_tell_predicted_from_true_labels():
 # Hubs -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_hub_is_counted_and_warned_of():
     """Points on a sphere, and one at its centre, the neighbour of all; seen from the origin they have directions."""
     draws = np.random.default_rng(0)
@@ -154,6 +155,7 @@ def test_a_point_without_direction_has_no_cosine_score():
     assert all(math.isnan(row.cosine) for row in evaluate(x, np.arange(40) % 2, k=5, progress=False).rows)
 
 
+@pytest.mark.long
 def test_the_study_warns_of_hubs(tmp_path):
     study = small_study()
     assert hubs(study) == ""

@@ -42,6 +42,7 @@ def test_page_of_one_domain(tmp_path):
     assert "class 76" in text and text.count("95 percent") == 1
 
 
+@pytest.mark.long
 def test_page_of_several_domains(tmp_path):
     bare = small_study(name="medical", variants=False, measures=False, pruning=False)
     studies = [small_study(), sample_study(name="speech-other", seed=5), bare]
@@ -122,6 +123,7 @@ def test_other_figures_show_the_numbers():
     assert names[:2] == ["speech: whole, 3 blocks", "speech: most convex, 2 blocks"] and len(names) == 4
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("layers", [2, 17])
 def test_labels_never_overlap(layers):
     studies = [sample_study(name=f"domain {place}", layers=layers, seeds=2, seed=place) for place in range(4)]
