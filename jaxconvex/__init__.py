@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from jaxconvex.scores import (
         ConvexityScore,
+        EuclideanScore,
         Intrusions,
         SegmentIntrusions,
         concept_convexity,
@@ -84,6 +85,7 @@ __all__ = [
     "Activations",
     "ConvexityScore",
     "Correlation",
+    "EuclideanScore",
     "Graph",
     "Interval",
     "Intrusions",
@@ -166,8 +168,8 @@ __getattr__, __dir__ = on_demand(
         "neighbors": "KNNGraph epsilon_graph knn_graph neighbors_graph pairwise",
         "paths": "Graph PackedGraph Pairs PathCounts pack same_class_pairs segment_points shortest_path_counts "
         "shortest_path_lengths undirected",
-        "scores": "ConvexityScore Intrusions SegmentIntrusions concept_convexity euclidean_convexity euclidean_intrusions "
-        "graph_convexity graph_intrusions graph_pair_scores",
+        "scores": "ConvexityScore EuclideanScore Intrusions SegmentIntrusions concept_convexity euclidean_convexity "
+        "euclidean_intrusions graph_convexity graph_intrusions graph_pair_scores",
         "statistics": "Correlation Interval JackknifeScore NullScore Peak bootstrap cka domain_correlation graph_jackknife "
         "holm hubness intrinsic_dimension jackknife jackknife_groups knn_accuracy label_overlap linear_probe mutual_knn "
         "nearest_neighbour_vote neural_collapse paired_difference peak_layer pearson permutation_null "

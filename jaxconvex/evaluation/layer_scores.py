@@ -21,7 +21,7 @@ from jaxconvex.neighbors.distances import Metric
 from jaxconvex.neighbors.knn import KNNGraph, knn_graph
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.layout import pack
-from jaxconvex.scores.aggregates import ConvexityScore
+from jaxconvex.scores.aggregates import ConvexityScore, EuclideanScore
 from jaxconvex.scores.euclidean import euclidean_segments, summarise_segments
 from jaxconvex.scores.packed import check_packing, compile_ahead, packed_scores, places_in_class
 from jaxconvex.statistics.measures import hubness, occurrences, random_label_score
@@ -254,11 +254,11 @@ def segment_rows(
             mesh=mesh,
         )
 
-        def summary(keep: Array, segments: Any = segments, codes: Any = codes, number: int = number) -> ConvexityScore:
+        def summary(keep: Array, segments: Any = segments, codes: Any = codes, number: int = number) -> EuclideanScore:
             return jax.tree.map(np.asarray, summarise_segments(segments._replace(keep=keep), codes, number))
 
-        def of_classes(score: ConvexityScore, columns: np.ndarray = columns) -> ConvexityScore:
-            return ConvexityScore(*(field[columns] for field in score))
+        def of_classes(score: EuclideanScore, columns: np.ndarray = columns) -> EuclideanScore:
+            return EuclideanScore(*(field[columns] for field in score))
 
         found = of_classes(summary(segments.keep))
         without: Replicates = ([], [])

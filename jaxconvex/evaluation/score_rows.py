@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from jaxconvex.evaluation.labelings import Labeling, recall
 from jaxconvex.evaluation.rows import FEWEST_UNITS, Row, too_few
-from jaxconvex.scores.graph import ConvexityScore
+from jaxconvex.scores.aggregates import ConvexityScore, EuclideanScore
 from jaxconvex.statistics.intervals import Interval, score_interval
 from jaxconvex.statistics.permutation import Null, NullScore, null_of_macro
 from jaxconvex.statistics.resampling import macro_of_kept
@@ -18,14 +18,15 @@ from jaxconvex.statistics.resampling import macro_of_kept
 __all__ = ["Replicates", "score_rows"]
 
 # The scores without each group of points, and without each two groups; both empty without a jackknife.
-Replicates = tuple[list[ConvexityScore], list[ConvexityScore]]
+Score = ConvexityScore | EuclideanScore
+Replicates = tuple[list[Score], list[Score]]
 
 SHARES = ("adjacent", "disconnected", "inside")
 ERRORS = ("sem_paper", "se_pairs", "se_sources")
 
 
 def score_rows(
-    score: ConvexityScore,
+    score: Score,
     without: Replicates,
     labelings: Mapping[str, Labeling],
     common: Mapping[str, Any],
@@ -58,9 +59,9 @@ def score_rows(
     number = len(labeling.classes)
     num_units = np.array([len(np.unique(units[labeling.codes == c])) for c in range(number)])
     singly, joint = (np.array([r.per_class for r in part]).reshape(len(part), number) for part in without)
-    apart = np.array([score.disconnected, *(r.disconnected for part in without for r in part)])
+    apart = np.array([_field(one, "disconnected") for one in (score, *without[0], *without[1])])
     per_class = {
-        **{field: getattr(score, field) for field in (*SHARES, *ERRORS, "nonadjacent")},
+        **{field: _field(score, field) for field in (*SHARES, *ERRORS, "nonadjacent")},
         **_interval(score.per_class, singly, joint, num_units, confidence),
         **_null(null.per_class if null else None, expected, number),
         "recall": recalls,
@@ -76,7 +77,7 @@ def score_rows(
             num_points=int(score.num_points[c]),
             num_units=int(num_units[c]),
             num_pairs=int(score.num_pairs[c]),
-            num_sources=int(score.num_sources[c]),
+            num_sources=int(_field(score, "num_sources", 0)[c]),
             replicates=tuple(map(float, singly[:, c])),
             joint=tuple(map(float, joint[:, c])),
         )
@@ -103,7 +104,7 @@ def score_rows(
 
 
 def _aggregate(
-    score: ConvexityScore,
+    score: Score,
     classes: np.ndarray,
     common: Mapping[str, Any],
     fields: dict[str, Any],
@@ -113,13 +114,13 @@ def _aggregate(
 ) -> Row:
     """The row of these classes together."""
     pairs = np.where(classes, score.num_pairs, 0).astype(float)
-    apart = pairs * (1 - np.nan_to_num(score.adjacent))
+    apart = pairs * (1 - np.nan_to_num(_field(score, "adjacent")))
     weights, of_apart = pairs / max(pairs.sum(), 1), apart
     if level == "macro":
         weights, of_apart = classes / max(classes.sum(), 1), apart > 0
-    means = {field: _mean(getattr(score, field), weights) for field in SHARES}
-    means["nonadjacent"] = _mean(score.nonadjacent, of_apart)
-    means |= {field: np.sqrt(np.sum(np.where(classes, getattr(score, field) * weights, 0) ** 2)) for field in ERRORS}
+    means = {field: _mean(_field(score, field), weights) for field in SHARES}
+    means["nonadjacent"] = _mean(_field(score, "nonadjacent"), of_apart)
+    means |= {field: np.sqrt(np.sum(np.where(classes, _field(score, field) * weights, 0) ** 2)) for field in ERRORS}
     return _row(
         common,
         means | fields,
@@ -128,10 +129,15 @@ def _aggregate(
         num_points=int(score.num_points[classes].sum()),
         num_units=num_units,
         num_pairs=int(pairs.sum()),
-        num_sources=int(score.num_sources[classes].sum()),
+        num_sources=int(_field(score, "num_sources", 0)[classes].sum()),
         replicates=tuple(map(float, values[1])),
         joint=tuple(map(float, values[2])),
     )
+
+
+def _field(score: Score, name: str, absent: float = np.nan) -> np.ndarray:
+    """A field of the score, or what stands for one that scores of its kind do not have."""
+    return np.asarray(getattr(score, name, np.full(score.per_class.shape, absent)))
 
 
 def _row(common: Mapping[str, Any], values: Mapping[str, Any], **more: Any) -> Row:

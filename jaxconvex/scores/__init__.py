@@ -6,7 +6,7 @@ path_sums -> aggregates -> packed -> graph        sums over the pairs of blocks,
                         -> euclidean              segments through the rest of a network
 """
 
-from jaxconvex.scores.aggregates import ConvexityScore
+from jaxconvex.scores.aggregates import ConvexityScore, EuclideanScore
 from jaxconvex.scores.concepts import concept_convexity
 from jaxconvex.scores.euclidean import euclidean_convexity
 from jaxconvex.scores.graph import graph_convexity, graph_pair_scores
@@ -14,6 +14,7 @@ from jaxconvex.scores.intrusions import Intrusions, SegmentIntrusions, euclidean
 
 __all__ = [
     "ConvexityScore",
+    "EuclideanScore",
     "Intrusions",
     "SegmentIntrusions",
     "concept_convexity",

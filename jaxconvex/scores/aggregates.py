@@ -16,6 +16,7 @@ __all__ = [
     "SQUARE",
     "UNIT",
     "ConvexityScore",
+    "EuclideanScore",
     "PairSums",
     "Whole",
     "carried",
@@ -42,7 +43,7 @@ ROUNDING = 1e-6  # a spread that rounding alone may make
 
 
 class ConvexityScore(NamedTuple):
-    """Convexity of each class, as fractions in [0, 1]; nan, with 0 pairs, for classes of fewer than two points.
+    """Graph convexity of each class, as fractions in [0, 1]; nan, with 0 pairs, for classes of fewer than two points.
 
     The closed-form errors answer different questions. `sem_paper` is std(pair scores, ddof=1) / sqrt(number of points), as
     the paper reports. `se_pairs` is for the graph (or network) held fixed: with a_i the mean score of point i with its
@@ -57,10 +58,10 @@ class ConvexityScore(NamedTuple):
     num_points: Int[Any, " c"]
     sem_paper: Float[Any, " c"]
     se_pairs: Float[Any, " c"]
-    adjacent: Float[Any, " c"]  # share of pairs joined by an edge; nan for Euclidean convexity
-    disconnected: Float[Any, " c"]  # share of pairs without a path; nan for Euclidean convexity
-    inside: Float[Any, " c"]  # share of pairs whose path, or segment, lies wholly inside the class
-    nonadjacent: Float[Any, " c"]  # score over the pairs without an edge; nan for Euclidean convexity
+    adjacent: Float[Any, " c"]  # share of pairs joined by an edge
+    disconnected: Float[Any, " c"]  # share of pairs without a path
+    inside: Float[Any, " c"]  # share of pairs whose path lies wholly inside the class
+    nonadjacent: Float[Any, " c"]  # score over the pairs without an edge
     num_sources: Int[Any, " c"]  # points whose pairs with all others are scored: all of them, unless fewer were drawn
     se_sources: Float[Any, " c"]  # error of drawing those: 0 for all of them, nan where pairs were drawn
 
@@ -73,6 +74,23 @@ class ConvexityScore(NamedTuple):
     def macro(self) -> Float[Any, " *batch"]:
         """Mean of the class scores, over classes with pairs: what the paper's code reports."""
         return macro_mean(self.per_class, self.num_pairs)
+
+
+class EuclideanScore(NamedTuple):
+    """Euclidean convexity of each class, as fractions in [0, 1]; nan, with 0 pairs, for classes of fewer than two points.
+
+    The errors are those of `ConvexityScore`; se_pairs is for the network held fixed.
+    """
+
+    per_class: Float[Any, " c"]
+    num_pairs: Int[Any, " c"]  # unordered
+    num_points: Int[Any, " c"]
+    sem_paper: Float[Any, " c"]
+    se_pairs: Float[Any, " c"]
+    inside: Float[Any, " c"]  # share of pairs whose segment lies wholly inside the class
+
+    micro = ConvexityScore.micro
+    macro = ConvexityScore.macro
 
 
 def micro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, " *batch"]:

@@ -22,7 +22,7 @@ from jaxconvex._internal.devices import in_mesh, outside_meshes, whole
 from jaxconvex._internal.functions import as_program
 from jaxconvex.paths.layout import bucket
 from jaxconvex.paths.pairs import same_class_pairs, segment_points
-from jaxconvex.scores.aggregates import ConvexityScore, PairSums, summarise
+from jaxconvex.scores.aggregates import EuclideanScore, PairSums, summarise
 
 __all__ = ["Segments", "euclidean_convexity", "euclidean_segments", "summarise_segments"]
 
@@ -52,7 +52,7 @@ def euclidean_convexity(
     key: PRNGKeyArray | None = None,
     batch_size: int | None = None,
     mesh: Mesh | None = None,
-) -> ConvexityScore:
+) -> EuclideanScore:
     """Euclidean convexity of each class: the mean, over its pairs, of the share of the segment between them that is inside.
 
     The score of a pair is the share of m equally spaced points inside its segment that the rest of the network assigns
@@ -77,7 +77,7 @@ def euclidean_convexity(
             of a pair is the one that a single device finds, where the network treats the points of a batch alike.
 
     Works under jit and vmap, where every class takes room for as many pairs as max_pairs allows. A logit of nan makes the
-    score of its class nan. `adjacent`, `disconnected` and `nonadjacent` are nan: a segment has no edges.
+    score of its class nan.
 
     Raises:
         ValueError: as `graph_convexity`; logits of a wrong shape; a key missing; a predict_fn in training mode.
@@ -265,14 +265,14 @@ def _logits(predict_fn: Callable[[Any], Array], num_classes: int, points: Any) -
     )
 
 
-def summarise_segments(segments: Segments, labels: Int[Array, " n"], num_classes: int) -> ConvexityScore:
+def summarise_segments(segments: Segments, labels: Int[Array, " n"], num_classes: int) -> EuclideanScore:
     """The scores of classes from the shares of their segments; nan where a label lies outside the classes."""
-    with jax.debug_nans(False):  # what a segment does not have is nan
+    with jax.debug_nans(False):  # a class without pairs has the score nan
         return _summarise(segments, labels, num_classes)
 
 
 @partial(jax.jit, static_argnames=("num_classes",))
-def _summarise(segments: Segments, labels: Int[Array, " n"], num_classes: int) -> ConvexityScore:
+def _summarise(segments: Segments, labels: Int[Array, " n"], num_classes: int) -> EuclideanScore:
     first, second, keep, shares, complete, _ = segments
     n = labels.shape[0]
     deficit = jnp.where(keep, 1 - shares, 0)
@@ -284,7 +284,6 @@ def _summarise(segments: Segments, labels: Int[Array, " n"], num_classes: int) -
     whole = jnp.where(keep, deficit == 0, False).astype(jnp.int32)
     sums = PairSums(at_both(deficit), at_both(deficit**2), none, none, at_both(whole), at_both(keep.astype(jnp.int32)))
     score = summarise(sums, labels, num_classes, ordered=True, complete=complete, xp=jnp)
-    undefined = jnp.full_like(score.per_class, jnp.nan)
     broken = jnp.any((labels < -1) | (labels >= num_classes))
-    per_class = jnp.where(broken, jnp.nan, score.per_class)
-    return score._replace(per_class=per_class, adjacent=undefined, disconnected=undefined, nonadjacent=undefined)
+    score = score._replace(per_class=jnp.where(broken, jnp.nan, score.per_class))
+    return EuclideanScore(*(getattr(score, field) for field in EuclideanScore._fields))

@@ -15,6 +15,7 @@ from jaxconvex.statistics.intervals import Interval
 
 __all__ = ["cka", "intrinsic_dimension", "mutual_knn"]
 
+
 def intrinsic_dimension(knn: KNNGraph, *, confidence: float = 0.95) -> Interval:
     """The number of dimensions that the points fill near each point: TwoNN, d = (m - 1) / sum_i log(r_i2 / r_i1).
 

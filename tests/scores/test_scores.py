@@ -39,7 +39,7 @@ def take(tree, i):
 
 
 def assert_same(got, want, atol=1e-6):
-    for name in ConvexityScore._fields:
+    for name in type(want)._fields:
         np.testing.assert_allclose(getattr(got, name), getattr(want, name), rtol=0, atol=atol, err_msg=name)
 
 
