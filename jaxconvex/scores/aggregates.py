@@ -89,8 +89,15 @@ class EuclideanScore(NamedTuple):
     se_pairs: Float[Any, " c"]
     inside: Float[Any, " c"]  # share of pairs whose segment lies wholly inside the class
 
-    micro = ConvexityScore.micro
-    macro = ConvexityScore.macro
+    @property
+    def micro(self) -> Float[Any, " *batch"]:
+        """Mean score over all pairs of all classes."""
+        return micro_mean(self.per_class, self.num_pairs)
+
+    @property
+    def macro(self) -> Float[Any, " *batch"]:
+        """Mean of the class scores, over classes with pairs."""
+        return macro_mean(self.per_class, self.num_pairs)
 
 
 def micro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, " *batch"]:

@@ -25,7 +25,8 @@ from jaxconvex.neighbors.distances import Metric
 from jaxconvex.neighbors.knn import KNNGraph, knn_graph, neighbors_of_first
 from jaxconvex.neighbors.lists import neighbors_graph
 from jaxconvex.paths.graph import undirected
-from jaxconvex.scores.graph import ConvexityScore, graph_convexity
+from jaxconvex.scores.aggregates import ConvexityScore, EuclideanScore
+from jaxconvex.scores.graph import graph_convexity
 from jaxconvex.statistics.intervals import Interval, score_interval, upper_level
 
 __all__ = [
@@ -214,7 +215,7 @@ def _without(knn: KNNGraph, x: Float[Array, "n d"], kept: Bool[Array, " n"], k: 
 
 
 def macro_of_kept(
-    score: ConvexityScore, singly: Float[Any, "g c"], joint: Float[Any, "h c"] | None
+    score: ConvexityScore | EuclideanScore, singly: Float[Any, "g c"], joint: Float[Any, "h c"] | None
 ) -> tuple[Any, Any, Any, Any]:
     """Which classes have a score in every replicate, and the means over these: of the score and of the replicates.
 
