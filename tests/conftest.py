@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import ctypes
 import faulthandler
+import gc
 import os
+import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -31,12 +36,27 @@ CHECKED = [
 CHECKED += ["scores.aggregates", "scores.graph"]
 
 jaxtyping.install_import_hook([f"jaxconvex.{name}" for name in CHECKED], "beartype.beartype")
+LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 hypothesis.settings.register_profile("all", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("fewer", hypothesis.settings.get_profile("all"), max_examples=15)
 
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="also run the tests marked long, and draw more examples")
+    parser.addoption(
+        "--part", metavar="K/N", type=part, help="also run one in N of the tests marked long, with K in 1 to N"
+    )
+
+
+def part(text):
+    """The part K of N as (K - 1, N)."""
+    try:
+        number, parts = map(int, text.split("/"))
+    except ValueError:
+        number, parts = 0, 0
+    if not 1 <= number <= parts:
+        raise argparse.ArgumentTypeError(f"K/N with K in 1 to N is wanted, 3/16 say; got {text}")
+    return number - 1, parts
 
 
 def pytest_configure(config):
@@ -47,12 +67,14 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--all"):
         return
+    number, parts = config.getoption("--part") or (0, 0)
     cases = Counter()
     for item in items:
         marker = item.get_closest_marker("long")
         function = item.nodeid.partition("[")[0]
         cases[function] += 1
-        if marker and cases[function] > marker.kwargs.get("after", 0):
+        chosen = parts and zlib.crc32(item.nodeid.encode()) % parts == number
+        if marker and cases[function] > marker.kwargs.get("after", 0) and not chosen:
             item.add_marker(pytest.mark.skip(reason="long: run with --all"))
 
 
@@ -79,22 +101,30 @@ def data() -> Path:
     return Path(folder)
 
 
+def release():
+    """Drop compiled functions, and give the memory that they took back to the system, where its C library can."""
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux" and hasattr(LIBC, "malloc_trim"):
+        LIBC.malloc_trim(0)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget():
-    """Lets go of what a module has compiled: it takes memory, and what the next one needs of it lies in the cache."""
+    """Let go of what a module has compiled: it takes memory, and what the next one needs of it lies in the cache."""
     yield
-    jax.clear_caches()
+    release()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Lets go of compiled functions, before fixtures compile more: the kernel refuses a process more mappings of memory.
+    """Let go of compiled functions, before fixtures compile more: the kernel refuses a process more mappings of memory.
 
     Linux allows 65,530, and the largest fixture makes about 20,000.
     """
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
-        jax.clear_caches()
+        release()
 
 
 @pytest.fixture(autouse=True)
