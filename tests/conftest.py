@@ -12,10 +12,12 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-# Before JAX is imported. Most of the time goes into compiling, so XLA optimises less here (users have its default, 3; at 0
-# programs that compute the same no longer round alike), and all workers, and the next run, share what is compiled.
+# Before JAX is imported. Most of the time goes into compiling, so XLA optimises less here (users have level 3), and all
+# workers, and the next run, share what is compiled. At 0, the level of the quick tests, programs that compute the same do not
+# all round alike, as some of those marked long ask for. Workers take the level of the process that starts them.
+LEVEL = 1 if {"--all", "--part"} & {argument.partition("=")[0] for argument in sys.argv} else 0
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxconvex-tests"
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+os.environ.setdefault("XLA_FLAGS", f"--xla_backend_optimization_level={LEVEL}")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
@@ -36,6 +38,8 @@ CHECKED = [
 CHECKED += ["scores.aggregates", "scores.graph"]
 
 jaxtyping.install_import_hook([f"jaxconvex.{name}" for name in CHECKED], "beartype.beartype")
+gc.freeze()  # what stands now stays, so the collector need not look at it again and again
+gc.set_threshold(20_000, 20, 20)
 LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 hypothesis.settings.register_profile("all", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("fewer", hypothesis.settings.get_profile("all"), max_examples=15)

@@ -275,6 +275,7 @@ def test_links_in_the_output_folder(score, refused):
     assert Path("through/scores.json").is_symlink() and read_report("kept.json").rows
 
 
+@pytest.mark.long
 def test_columns_and_words_are_told(score):
     rows = "".join(f"{i},{a},{b},{'NA' if i % 2 else 'DE'}\n" for i, (a, b, *_) in enumerate(blobs(0)))
     Path("b.csv").write_text("id,v,w,label\n" + rows)
@@ -643,6 +644,7 @@ def test_demo_runs_the_study(run, monkeypatch):
     assert run("demo", "--out", "made", "--seed", 3)[:2] == (0, "in made with seed 3\n")
 
 
+@pytest.mark.long
 def test_the_command_in_a_process_of_its_own(folder):
     command = [
         sys.executable,

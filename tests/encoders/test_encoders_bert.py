@@ -110,6 +110,7 @@ def test_blocks_transforms_training_bfloat16(case, tmp_path):
     assert_behaves(saved(model, tmp_path), jnp.asarray(ids), jnp.asarray(mask), without_gradient=("key.bias",))
 
 
+@pytest.mark.long
 def test_without_torch_every_family_runs(tmp_path):
     ids = np.array([[5, 6, 7, 1]])
     for case, (_, extra) in CASES.items():

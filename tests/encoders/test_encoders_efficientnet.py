@@ -131,6 +131,7 @@ def test_truncated_networks_get_a_head_of_their_own(tmp_path):
     assert again.truncate(0)(images).shape == (2, TINY["stem_width"])
 
 
+@pytest.mark.long
 def test_without_a_classifier_the_features_come_out(tmp_path):
     encoder = encoders.initialise(TINY, rngs=nnx.Rngs(0))
     images = jnp.asarray(pictures(2, 24, 20))

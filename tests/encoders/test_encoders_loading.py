@@ -50,6 +50,7 @@ def logits(folder, **options):
     return np.asarray(encoders.load(folder, **options)[0](IDS))
 
 
+@pytest.mark.long
 def test_shards(folder):
     expected = logits(folder)
     tensors = load_file(folder / "model.safetensors")
@@ -187,6 +188,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.long
 def test_the_hub_without_a_connection(folder, tmp_path_factory):
     """From the cache if it was fetched before; otherwise a message, and no traceback of a connection."""
     pytest.importorskip("huggingface_hub")

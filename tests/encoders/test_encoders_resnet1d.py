@@ -201,6 +201,7 @@ def test_training_from_random_weights():
     assert_close(encoder(signals[:1]), encoder(signals)[:1])  # a point no longer sees its batch
 
 
+@pytest.mark.long
 def test_random_weights_keep_the_scale_of_the_signal():
     encoder = encoders.initialise({"model_type": "resnet1d"}, num_classes=4, rngs=nnx.Rngs(0))
     states = nnx.jit(lambda encoder, signals: encoder.hidden_states(signals))(encoder, windows(2, 300))

@@ -113,6 +113,7 @@ def test_what_cannot_be_read_is_not_taken_for_broken(tmp_path, error, monkeypatc
         states.read_tree(path, {"a": X})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [emptied, cut, changed, noise])
 def test_a_report_that_was_changed_is_refused(tmp_path, how):
     rows = jc.evaluate(X, Y, k=5, jackknife=False, progress=False).rows
@@ -170,6 +171,7 @@ def scaled(weights):
     return lambda u, v: jnp.sqrt(jnp.sum(weights * (u - v) ** 2) + 1e-12)
 
 
+@pytest.mark.long
 def test_scores_are_kept_by_what_the_metric_computes(tmp_path, monkeypatch, capsys):
     owner = Power(1.0)
     metrics = [
@@ -210,6 +212,7 @@ def called_back(function):
     return metric
 
 
+@pytest.mark.long
 def test_what_calls_back_to_python_is_not_kept(tmp_path, capsys):
     given = {"x": X[:12], "k": 3}
     distances = {

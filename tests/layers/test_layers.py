@@ -453,6 +453,7 @@ def test_structures(kind):
         assert max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (outputs, again)), strict=True)) > 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [Scanned, Reversed])
 def test_a_stack_runs_on_from_each_step_and_skips_the_steps_before(kind):
     model = randomised(kind(nnx.Rngs(0)))
@@ -633,6 +634,7 @@ def test_the_eleventh_layer_comes_after_the_tenth():
     assert list(jax.jit(lambda read, x: read(x)[1])(from_nnx(model), inputs())) == [f"layers/{i}" for i in range(12)]
 
 
+@pytest.mark.long
 def test_other_methods_and_choices():
     model = randomised(Network())
     read = from_nnx(model, method="states", layers=["b*s/*/ml*", "embed"])

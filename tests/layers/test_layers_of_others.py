@@ -158,6 +158,7 @@ class Trained(nn.Module):
         return nn.Dense(3, name="b")(h)
 
 
+@pytest.mark.long
 def test_keywords_of_every_call_go_wherever_the_model_goes():
     module = Trained()
     variables = initialised(module, train=False)

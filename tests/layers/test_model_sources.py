@@ -247,6 +247,7 @@ def test_inputs_made_by_row_numbers():
 # What evaluate does with it -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_predictions_of_the_model():
     names = np.array(["ant", "bee", "cow"])
     logits = np.asarray(apply(WEIGHTS, X)[0])

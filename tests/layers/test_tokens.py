@@ -82,6 +82,7 @@ def test_a_folder_goes_on_and_knows_other_tokens(tmp_path):
         jc.extract(model, whole, batch_size=4, layers="text", folder=tmp_path, progress=False)
 
 
+@pytest.mark.long
 def test_groups_are_the_texts():
     found = quiet(model, IDS, batch_size=4, layers="tokens", where=np.ones_like(IDS))
     labels = LABELS[found.groups, found.positions]

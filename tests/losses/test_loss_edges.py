@@ -59,6 +59,7 @@ def test_what_contributes_nothing_makes_no_gradient_nan(labels, where, held):
     assert not np.any(gradients[1][~where | (labels < 0)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", [graph_convexity_loss, detour_loss])
 def test_scale_has_no_part_over_the_range_of_the_type(loss):
     measure = jax.jit(jax.value_and_grad(lambda x: loss(x, LABELS, k=4)))

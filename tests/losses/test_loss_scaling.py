@@ -30,7 +30,7 @@ def standard_length(x):
     return 1 / (np.sqrt(((x - x.mean(0)) ** 2).sum(1).mean()) * np.sqrt(len(x)))
 
 
-@pytest.mark.long(after=2)
+@pytest.mark.long
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("factor", [1e-4, 1.0, 1e4])
 def test_the_value_is_kept_and_the_gradient_has_the_standard_length(scale, factor):
@@ -77,6 +77,7 @@ def test_nan_is_not_hidden():
     assert jnp.isnan(value) and jnp.isnan(gradient).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_types(dtype):
     x = points(dtype=dtype)

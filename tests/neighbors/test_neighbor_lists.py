@@ -110,6 +110,7 @@ def test_scores_of_lists_and_of_edges_are_the_oracles(seed):
         np.testing.assert_allclose(lengths, oracles.path_lengths(adjacency), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_under_jit_and_vmap_too():
     found = [lists(np.random.default_rng(seed), symmetric=True) for seed in range(12)]
     labels = np.random.default_rng(0).integers(0, 2, N)
@@ -185,7 +186,7 @@ def test_nan_lengths_are_refused_from_elsewhere_and_stay_in_a_graph():
     assert np.isnan(graph_convexity(knn, np.zeros(N, int), num_classes=1).per_class).all()
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -222,6 +223,7 @@ def test_points_that_are_none_are_refused_and_have_no_path_under_jit():
     assert np.isnan(lengths[1:]).all() and lengths[0, 0] == 0
 
 
+@pytest.mark.long
 def test_labels_are_never_wrapped():
     knn = wrong(lambda i, d: (i, d))
     labels = np.arange(N) % 2

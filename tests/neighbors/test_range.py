@@ -92,7 +92,7 @@ def test_magnitudes_far_apart_under_vmap():
         assert_nearest(jax.tree.map(lambda part: part[i], found), x)  # noqa: B023
 
 
-@pytest.mark.long(after=2)
+@pytest.mark.long
 @pytest.mark.parametrize("magnitude", (1e-30, 1e-37, 1e18, 1e30, 1e37))
 def test_units(magnitude):
     x = (np.random.default_rng(1).normal(size=(N, D)) * magnitude).astype(np.float32)
@@ -134,6 +134,7 @@ def test_a_distance_too_long_for_the_type():
     assert np.isnan(graph_convexity(found, np.zeros(N, int), num_classes=1).per_class).all()
 
 
+@pytest.mark.long
 def test_scores_with_a_missing_value_are_the_oracles():
     rng = np.random.default_rng(4)
     x = rng.normal(size=(N, D)).astype(np.float32)
@@ -198,6 +199,7 @@ def test_what_no_type_tells_apart_is_told():
         knn_graph(base * 1e-60, k=K)
 
 
+@pytest.mark.long
 def test_every_entry_takes_wide_numbers():
     labels = (base[:, 0] > 0).astype(int)
     with warnings.catch_warnings():

@@ -68,7 +68,7 @@ def test_oracle_tells_near_ties_from_ties():
     assert abs(length(2) + length(3) - length(10)) > oracles.EXACT
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("k", (2, 3))
 def test_tiny_grids_by_listing_all_paths(k):
     for seed in range(60):
@@ -131,6 +131,7 @@ def test_duplicates_with_conflicting_labels():
         )
 
 
+@pytest.mark.long
 def test_all_points_equal():
     """40 points with 4 neighbours each: the fewest outside, then the fewest hops, over edges that all have length 0."""
     x = np.zeros((40, 3), np.float32)

@@ -35,6 +35,7 @@ def memberships(rng, m=5):
     return np.concatenate([table, special], axis=1)
 
 
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("kind", ["random", "grid", "duplicates", "islands", "outlier"])
 def test_parity(kind):
     rng = np.random.default_rng(3)

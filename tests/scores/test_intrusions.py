@@ -66,6 +66,7 @@ def test_parity(kind):
         assert_identities(found, graph, labels)
 
 
+@pytest.mark.long
 def test_all_forms_of_a_graph_eager_jit_and_vmap():
     cases = [case(kind, 2) for kind in ("random", "grid", "islands")]
     knns = [knn_graph(x, k=4) for x, _ in cases]

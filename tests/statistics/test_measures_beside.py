@@ -20,6 +20,7 @@ def listed(indices):
     return KNNGraph(indices, np.where(indices >= 0, np.arange(1.0, 1 + indices.shape[1]), np.inf))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("k", [1, 5])
 def test_knn_accuracy_is_that_of_scikit_learn_with_one_point_left_out(k):
     neighbours = pytest.importorskip("sklearn.neighbors")

@@ -56,7 +56,7 @@ def _cases() -> dict[str, tuple[np.ndarray, int]]:
     }
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("case", _cases())
 def test_null_is_that_of_scoring_permuted_labels(case):
     x, k = _cases()[case]

@@ -438,6 +438,7 @@ def test_the_expected_score_of_random_labels_of_two_points():
     assert random_label_score(apart, np.array([0, 0]), num_classes=1) == 0
 
 
+@pytest.mark.long
 def test_hubness_is_the_skewness_of_the_occurrences():
     rng = np.random.default_rng(0)
     for d, k in ((2, 5), (100, 10)):

@@ -134,6 +134,7 @@ def test_half_precision_is_scaled_only_where_it_would_overflow(layers):
 # Theory
 
 
+@pytest.mark.long
 def test_isometries_and_scaling_keep_the_graph_score(rewritten, labelings, layers):
     found = scores(rewritten)
     for labeling in labelings:
@@ -232,6 +233,7 @@ def test_the_key_decides_all(layers, labelings, rewritten, otherwise):
         assert moved == drawn
 
 
+@pytest.mark.long
 def test_progress_is_told_after_each_layer(rewritten, otherwise, told):
     assert told == {reparametrizations: [(1, 2), (2, 2)], sensitivity: [(1, 2), (2, 2)]}
 

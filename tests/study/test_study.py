@@ -175,6 +175,7 @@ def test_the_model_of_the_best_epoch_is_returned(fine_tuned, parts):
     assert loss == pytest.approx(fine_tuned.validation_losses.min(), rel=1e-4)
 
 
+@pytest.mark.long
 def test_the_probe_changes_the_classifier_alone_and_returns_a_minimum(pretrained, probed, parts):
     changed = [not np.array_equal(a, b) for a, b in zip(parameters(pretrained.model), parameters(probed), strict=True)]
     assert sum(changed) == 2

@@ -64,6 +64,7 @@ def test_the_share_of_the_last_epoch_by_hand():
     assert all(math.isnan(share_of_last(1.0, *rest)) for rest in (([0.5, 0.4], 3), ([0.4, 0.5], 2), ([1.2, 1.1], 2)))
 
 
+@pytest.mark.long
 def test_the_alarm_stands_first_and_names_the_seed(tmp_path):
     study = replace_network(small_study(), 1, accuracy=0.4, vanished=9)
     assert list(failed_seeds(study)) == [1]

@@ -123,7 +123,7 @@ def test_other_figures_show_the_numbers():
     assert names[:2] == ["speech: whole, 3 blocks", "speech: most convex, 2 blocks"] and len(names) == 4
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("layers", [2, 17])
 def test_labels_never_overlap(layers):
     studies = [sample_study(name=f"domain {place}", layers=layers, seeds=2, seed=place) for place in range(4)]
