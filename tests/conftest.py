@@ -13,8 +13,8 @@ from collections import Counter
 from pathlib import Path
 
 # Before JAX is imported. Most of the time goes into compiling, so XLA optimises less here (users have level 3), and all
-# workers, and the next run, share what is compiled. At 0, the level of the quick tests, programs that compute the same do not
-# all round alike, as some of those marked long ask for. Workers take the level of the process that starts them.
+# workers, and the next run, share what is compiled. At 0, the level of the quick tests, programs that compute the same
+# do not all round alike, as some of those marked long ask for. Workers take the level of the process that starts them.
 LEVEL = 1 if {"--all", "--part"} & {argument.partition("=")[0] for argument in sys.argv} else 0
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxconvex-tests"
 os.environ.setdefault("XLA_FLAGS", f"--xla_backend_optimization_level={LEVEL}")
