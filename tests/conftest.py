@@ -26,16 +26,7 @@ import jax
 import jaxtyping
 import pytest
 
-CHECKED = [
-    "_internal.checks",
-    "neighbors",
-    "paths.pairs",
-    "paths.graph",
-    "paths.layout",
-    "paths.counts",
-    "paths.tie_rule",
-]
-CHECKED += ["scores.aggregates", "scores.graph"]
+CHECKED = ["_internal.checks", "neighbors", "paths", "scores"]
 
 jaxtyping.install_import_hook([f"jaxconvex.{name}" for name in CHECKED], "beartype.beartype")
 gc.freeze()  # what stands now stays, so the collector need not look at it again and again

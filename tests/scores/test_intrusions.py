@@ -22,6 +22,8 @@ from jaxconvex import (
 )
 from jaxconvex.paths.chains import is_long
 
+pytestmark = pytest.mark.check_shapes
+
 CLASSES = 5
 
 
@@ -142,6 +144,7 @@ def test_more_points_than_a_block_has_sources():
     assert np.isnan(found.by_class[3:]).all()
 
 
+@pytest.mark.check_shapes(False)
 def test_what_cannot_be_told_is_nan():
     x, labels = case("random", 2)
     knn = knn_graph(x, k=4)

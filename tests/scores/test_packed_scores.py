@@ -12,6 +12,8 @@ from jaxconvex.paths.graph import as_graph
 from jaxconvex.scores import packed as packed_scores
 from jaxconvex.scores.packed import packed_scores as score_labelings
 
+pytestmark = pytest.mark.check_shapes
+
 
 def packed_graph_convexity(packed, labels, *, num_classes, **options):
     return score_labelings(packed, [labels], [num_classes], **options)[0]
