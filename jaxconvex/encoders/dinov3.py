@@ -30,8 +30,8 @@ class TurningEncoder(VisionEncoder):
     Where `grid` is not said, `block` takes the checkpoint's, or for another number of patches a square.
     """
 
-    def __init__(self, *parts: Any, base: float, size: int):
-        super().__init__(*parts, shared=None)
+    def __init__(self, embed: Any, blocks: Any, head: Head, config: dict[str, Any], *, base: float, size: int):
+        super().__init__(embed, blocks, head, config, None)
         self.base, self.size = base, size
 
     def places(self, h: Float[Array, "b t d"], grid: Grid | None) -> dict[str, Any]:

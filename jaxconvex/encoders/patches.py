@@ -106,12 +106,11 @@ class PatchEmbedding(nnx.Module):
         ]
         h = jnp.concatenate([*(jnp.broadcast_to(token, (batch, *token.shape)) for token in first), h], axis=1)
         if self.positions is not None:
-            h = h + self._positions((rows, columns))
+            h = h + self._resized(self.positions[...].reshape(-1, h.shape[-1]), (rows, columns))
         return h if self.norm is None else self.norm(h)
 
-    def _positions(self, grid: Grid) -> Float[Array, "t d"]:
-        """What is added to each token."""
-        positions = self.positions[...].reshape(-1, self.kernel.shape[-1])
+    def _resized(self, positions: Float[Array, "s d"], grid: Grid) -> Float[Array, "t d"]:
+        """The positions for a grid of patches."""
         if grid == self.grid:
             return positions
         patches = _resample(positions[self.prefix :].reshape(*self.grid, -1), grid, "cubic")

@@ -117,7 +117,7 @@ def _text(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs:
         causal=clip,
         positions=config["max_position_embeddings"],
     )
-    projection = None
+    projection: Any = None
     if not clip:
         projection = linear(width, config.get("projection_size") or width, rngs=rngs)
     elif not shapes or "text_projection.weight" in shapes:
@@ -169,7 +169,7 @@ TEXT = BLOCKS | {
     "head.norm": "final_layer_norm",
 }
 # What the original has where config.json leaves something out: the sizes of the base checkpoints.
-SIZES = {"hidden_size": 768, "intermediate_size": 3072, DEPTH: 12, "num_attention_heads": 12}
+SIZES: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, DEPTH: 12, "num_attention_heads": 12}
 CLIP = SIZES | {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 512}
 SIGLIP = SIZES | {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 IMAGES = {"num_channels": 3, "image_size": 224, "patch_size": 16}
@@ -180,8 +180,13 @@ CLIP_TEXT |= {"max_position_embeddings": 77, "pad_token_id": 1, "eos_token_id": 
 SIGLIP_TEXT = SIGLIP | {"vocab_size": 32000, "max_position_embeddings": 64, "pad_token_id": 1}
 
 # Of the other network, of both together, and heads that a classifier does without.
-IGNORED = (r"position_ids$", r"^logit_(scale|bias)$", r"^(text|vision)_model\.", r"^(text|visual)_projection\.")
-IGNORED += (r"^head\.", r"^post_layernorm\.")
+IGNORED = (
+    r"position_ids$",
+    r"^logit_(scale|bias)$",
+    r"^(text|vision)_model\.",
+    r"^(text|visual)_projection\.",
+    r"^(head|post_layernorm)\.",
+)
 
 
 def _family(kind: str, vision: bool, names: dict[str, str], config: dict[str, Any], projection: str = "") -> Family:

@@ -38,11 +38,12 @@ class VisionBlock(Block):
         *,
         bias: Float[Array, "#b heads t t"] | None = None,
         grid: Grid | None = None,
+        **side: Any,
     ) -> Float[Array, "b t d"]:
         if self.positions is not None:
             own = self.positions(grid or grid_of(h.shape[1] - 1, self.positions.grid))
             bias = own if bias is None else own + bias
-        return super().__call__(h, mask, bias=bias)
+        return super().__call__(h, mask, bias=bias, **side)
 
 
 class VisionEncoder(Encoder):

@@ -50,7 +50,7 @@ class GatedAttention(Attention):
         mask: Bool[Array, "b t"] | None = None,
         *,
         bias: Float[Array, "#b heads t t"] | None = None,
-        angles: None = None,
+        angles: Float[Array, "#b t half"] | None = None,
     ) -> Float[Array, "b t d"]:
         if bias is None:
             raise ValueError("WavLM's blocks need the bias of distances; call encoder.block(i, h, mask) instead.")

@@ -12,10 +12,14 @@ from jaxconvex.encoders.preprocessing.inputs import Inputs, read
 
 __all__ = ["Inputs", "preprocessor"]
 
-IMAGES = ("vit", "beit", "data2vec-vision", "dinov2", "dinov3_vit", "efficientnet-lite0")
-IMAGES += ("clip_vision_model", "siglip_vision_model")
-TEXTS = ("bert", "roberta", "data2vec-text", "distilbert", "luke", "squeezebert", "modernbert")
-TEXTS += ("clip_text_model", "siglip_text_model")
+IMAGES = (
+    *("vit", "beit", "data2vec-vision", "dinov2", "dinov3_vit", "efficientnet-lite0"),
+    *("clip_vision_model", "siglip_vision_model"),
+)
+TEXTS = (
+    *("bert", "roberta", "data2vec-text", "distilbert", "luke", "squeezebert", "modernbert"),
+    *("clip_text_model", "siglip_text_model"),
+)
 WAVEFORMS = ("wav2vec2", "hubert", "data2vec-audio", "wavlm")
 
 
