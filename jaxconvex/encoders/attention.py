@@ -97,6 +97,12 @@ class Attention(nnx.Module):
         """Which tokens each may look at, and by what angles queries and keys turn; None for all, and for none."""
         return None if mask is None else mask[:, None, None, :], None
 
+    def biased(
+        self, h: Float[Array, "b t d"], bias: Float[Array, "#b heads t t"] | None
+    ) -> Float[Array, "#b heads t t"] | None:
+        """What is added before the softmax, of the bias that all tokens are given."""
+        return bias
+
     def __call__(
         self,
         h: Float[Array, "b t d"],
@@ -117,5 +123,5 @@ class Attention(nnx.Module):
         query = query * np.float32(self.scale).astype(h.dtype)
         # A head's tokens one after another in memory: XLA's products for CPU are then up to a quarter faster.
         query, key, value = (part.swapaxes(1, 2) for part in (query, key, value))
-        gathered = attend(query, key, value, allowed=allowed, bias=bias, cap=self.cap)
+        gathered = attend(query, key, value, allowed=allowed, bias=self.biased(h, bias), cap=self.cap)
         return self.output(gathered.swapaxes(1, 2).reshape(*h.shape[:2], -1))

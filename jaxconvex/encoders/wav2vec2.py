@@ -44,21 +44,15 @@ class GatedAttention(Attention):
         self.gate = linear(self.size, 8, rngs=rngs)
         self.gate_scale = nnx.Param(jnp.ones((1, num_heads, 1, 1)))
 
-    def __call__(
-        self,
-        h: Float[Array, "b t d"],
-        mask: Bool[Array, "b t"] | None = None,
-        *,
-        bias: Float[Array, "#b heads t t"] | None = None,
-        angles: Float[Array, "#b t half"] | None = None,
-    ) -> Float[Array, "b t d"]:
+    def biased(
+        self, h: Float[Array, "b t d"], bias: Float[Array, "#b heads t t"] | None
+    ) -> Float[Array, "b heads t t"]:
         if bias is None:
             raise ValueError("WavLM's blocks need the bias of distances; call encoder.block(i, h, mask) instead.")
         heads = h.reshape(*h.shape[:2], -1, self.size)
         gates = self.gate(heads).reshape(*heads.shape[:3], 2, 4)
         first, second = jnp.split(jax.nn.sigmoid(gates.sum(axis=-1)).swapaxes(1, 2), 2, axis=-1)
-        gate = first * (second * self.gate_scale[...] - 1) + 2
-        return super().__call__(h, mask, bias=gate * bias)
+        return (first * (second * self.gate_scale[...] - 1) + 2) * bias
 
 
 class WavLM(SpeechEncoder):

@@ -27,24 +27,17 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers
 
 # What a processor does where its file says nothing.
-COMMON: dict[str, Any] = {
-    "do_resize": True,
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "do_center_crop": False,
-}
 PLAIN: dict[str, Any] = {
-    **COMMON,
+    **dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), True),
+    "do_center_crop": False,
+    "rescale_factor": 1 / 255,
     "size": {"height": 224, "width": 224},
     "crop_size": 224,
     "image_mean": HALF,
     "image_std": HALF,
 }
-CROPPED: dict[str, Any] = {
-    **COMMON,
+CROPPED: dict[str, Any] = PLAIN | {
     "size": {"shortest_edge": 224},
-    "crop_size": 224,
     "do_center_crop": True,
     "image_mean": CLIP[0],
     "image_std": CLIP[1],
@@ -60,9 +53,8 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "DINOv3ViTImageProcessor": {**PLAIN, "resample": BILINEAR, "image_mean": IMAGENET[0], "image_std": IMAGENET[1]},
 }
 FAMILIES = {  # whose processor each family has
+    **dict.fromkeys(("beit", "data2vec-vision"), "BeitImageProcessor"),
     "vit": "ViTImageProcessor",
-    "beit": "BeitImageProcessor",
-    "data2vec-vision": "BeitImageProcessor",
     "dinov2": "BitImageProcessor",
     "dinov3_vit": "DINOv3ViTImageProcessor",
     "clip_vision_model": "CLIPImageProcessor",
