@@ -151,7 +151,7 @@ def image_settings(file: dict[str, Any], model_type: str, config: dict[str, Any]
         )
     size = config.get("image_size", 224)
     usual = {"dinov2": DINOV2, "clip_vision_model": {"size": size, "crop_size": size}}
-    file = file or usual.get(model_type, {"size": size})
+    file = file or usual.get(model_type, {"size": _pair(size)})
     name = str(file.get("image_processor_type") or file.get("feature_extractor_type") or FAMILIES[model_type])
     name = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
     if name not in PROCESSORS:
