@@ -46,8 +46,8 @@ def angles_of(grid: Grid, prefix: int, base: float, size: int) -> Float[np.ndarr
 
     The first `prefix` tokens, which have no place, do not turn.
 
-    >>> angles_of((1, 2), 1, 100.0, 4)[0, :, 1].round(2).tolist()
-    [0.0, -3.14, 3.14]
+    >>> (angles_of((1, 2), 1, 100.0, 4)[0, :, 1] / np.pi).round(3).tolist()
+    [0.0, -1.0, 1.0]
     """
     centres = [(2 * np.arange(count) + 1) / count - 1 for count in grid]
     places = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1).reshape(-1, 2, 1)
