@@ -20,7 +20,7 @@ def randomise(model, seed=0, scale=0.3):
     kept = model.state_dict().keys()  # what is in no file is computed from the configuration: frequencies, say
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if not tensor.is_floating_point() or name not in kept:
+            if not tensor.is_floating_point() or name not in kept or not tensor.numel():
                 continue
             drawn = torch.randn(tensor.shape, generator=generator) * scale
             if tensor.ndim >= 2:
@@ -37,6 +37,14 @@ def saved(model, folder):
     """The folder to which torch wrote the model, as its own save_pretrained does."""
     model.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+@nnx.jit
+def run(encoder, inputs, mask=None):
+    """All hidden states, the output, and the vector of the head: compiled at once, which is cheaper than one by one."""
+    states = encoder.hidden_states(inputs, mask)
+    valid = encoder.sequence_mask(inputs, mask)
+    return states, encoder(inputs, mask), encoder.head.pooled(list(states.values())[-1], valid)
 
 
 def assert_close(ours, theirs, what="", tolerance=TOLERANCE, where=None):

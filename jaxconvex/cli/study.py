@@ -75,10 +75,10 @@ LAYOUTS = {
 }
 
 ENCODERS = {
-    "images": "ENCODER is a folder or hub id of EfficientNet-lite0, ViT, BEiT, data2vec-vision or DINOv2.",
-    "medical": "ENCODER is a folder or hub id of EfficientNet-lite0, ViT, BEiT, data2vec-vision or DINOv2.",
+    "images": "ENCODER is a folder or hub id of EfficientNet-lite0, ViT, BEiT, data2vec, DINOv2, DINOv3, CLIP or SigLIP.",
+    "medical": "ENCODER is a folder or hub id of EfficientNet-lite0, ViT, BEiT, data2vec, DINOv2, DINOv3, CLIP or SigLIP.",
     "speech": "ENCODER is a folder or hub id of Whisper, wav2vec2, HuBERT, data2vec-audio or WavLM.",
-    "text": "ENCODER is a folder or hub id of BERT, RoBERTa, LUKE, DistilBERT or another text family.",
+    "text": "ENCODER is a folder or hub id of BERT, RoBERTa, ModernBERT, CLIP or another text family.",
     "activity": "Without ENCODER a 1-D residual network is pretrained on the training volunteers, without labels.",
 }
 
@@ -117,7 +117,12 @@ app = typer.Typer(
 
 OPTIONS = {  # field of a domain, or an option of its preprocessing -> type, name, value, help
     "encoder": (str, "--encoder", "DIR|ID", "The checkpoint: a folder, or owner/name on the hub."),
-    "family": (str, "--family", "NAME", "The family of a checkpoint without config.json."),
+    "family": (
+        str,
+        "--family",
+        "NAME",
+        "The family of a checkpoint without config.json, or the part of a CLIP or SigLIP.",
+    ),
     "classes": (int, "--classes", "N", "The N classes with most points, or all that there are."),
     "fewest": (
         int,

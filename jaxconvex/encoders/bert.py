@@ -16,17 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxconvex.encoders.attention import Attention
 from jaxconvex.encoders.encoder import Encoder, Head
-from jaxconvex.encoders.modules import (
-    PRECISION,
-    Attention,
-    Block,
-    FeedForward,
-    activation,
-    layer_norm,
-    linear,
-    looked_up,
-)
+from jaxconvex.encoders.modules import PRECISION, Block, FeedForward, activation, layer_norm, linear, looked_up
 from jaxconvex.encoders.naming import Family, Shapes
 
 __all__ = ["FAMILIES", "GroupedLinear", "TextEmbedding"]

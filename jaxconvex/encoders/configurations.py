@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxconvex.encoders.naming import Family, Shapes
 
-__all__ = ["check_config", "check_count", "check_labels", "has_own_head", "square"]
+__all__ = ["check_config", "check_count", "check_labels", "config_of_part", "has_own_head", "patch_grid"]
 
 # Settings whose other values make another network: the value that is computed here, and what another one means.
 PLAIN: dict[str, tuple[Any, str]] = {
@@ -30,15 +30,30 @@ ACTIVATIONS = (
     "activation",
     "activation_function",
     "pooler_act",
+    "classifier_activation",
+)
+BIASES = (
+    "attention_bias",
+    "mlp_bias",
+    "norm_bias",
+    "classifier_bias",
+    "query_bias",
+    "key_bias",
+    "value_bias",
+    "proj_bias",
 )
 OPTIONAL: dict[str, Any] = {  # settings that some families read, and others do not have
     **dict.fromkeys(ACTIVATIONS, "gelu"),
     **dict.fromkeys(("qkv_bias", "use_swiglu_ffn", "use_mean_pooling", "use_absolute_position_embeddings"), True),
     **dict.fromkeys(("use_relative_position_bias", "use_shared_relative_position_bias"), True),
-    **dict.fromkeys(("attention_bias", "mlp_bias", "use_parallel_residual", "tie_word_embeddings"), True),
+    **dict.fromkeys((*BIASES, "use_parallel_residual", "tie_word_embeddings", "vision_use_head"), True),
     **dict.fromkeys(("use_sliding_window", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"), False),
     **dict.fromkeys(("head_dim", "num_key_value_heads", "sliding_window", "max_window_layers", "n_inner"), 4),
     **dict.fromkeys(("rope_theta", "rope_local_base_freq", "rotary_emb_base"), 10000.0),
+    **dict.fromkeys(("global_rope_theta", "local_rope_theta"), 10000.0),
+    **dict.fromkeys(("local_attention", "global_attn_every_n_layers", "num_register_tokens"), 4),
+    **dict.fromkeys(("projection_dim", "projection_size"), 512),
+    "use_gated_mlp": False,
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"), 50.0),
     **dict.fromkeys(("sliding_window_pattern", "_sliding_window_pattern"), 6),
     **dict.fromkeys(("rotary_pct", "partial_rotary_factor"), 0.25),
@@ -54,9 +69,10 @@ MAY_BE_ZERO: tuple[str, ...] = (
     "pad_token_id",
     "layer_scale_init_value",
     "max_window_layers",
+    "num_register_tokens",
 )
 MAY_BE_NONE: tuple[str, ...] = ("pad_token_id", "head_dim", "num_key_value_heads", "sliding_window", "n_inner")
-MAY_BE_NONE += ("attn_logit_softcapping", "final_logit_softcapping")
+MAY_BE_NONE += ("attn_logit_softcapping", "final_logit_softcapping", "projection_dim", "projection_size")
 BASES = r"Model|Encoder|Backbone|LMHeadModel|PreTrainedModel|For[A-Z]\w*"  # what follows a family in a class's name
 
 
@@ -111,12 +127,34 @@ def check_count(count: int, shapes: Shapes, what: str) -> None:
         )
 
 
-def square(value: Any, name: str) -> int:
-    """The side of a square that is given by one number or by two equal ones."""
-    sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if sides[0] != sides[1]:
-        raise ValueError(f"{name} must be square; {value!r} is not supported here.")
-    return sides[0]
+def patch_grid(config: Mapping[str, Any], usual: int = 16) -> tuple[int, tuple[int, int]]:
+    """The side of a patch, and how many rows and columns of patches the checkpoint's images have.
+
+    usual: the side where the configuration says none.
+
+    >>> patch_grid({"image_size": [32, 20], "patch_size": 8})
+    (8, (4, 2))
+    """
+    (patch, other), size = (
+        value if isinstance(value, (list, tuple)) else (value, value)
+        for value in (config.get("patch_size", usual), config.get("image_size", 224))
+    )
+    if patch != other:
+        raise ValueError(f"patch_size must be square; {config['patch_size']!r} is not supported here.")
+    return patch, (size[0] // patch, size[1] // patch)
+
+
+def config_of_part(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The configuration of a part, from that of the whole; what the whole says counts. Another configuration as it is."""
+    entry = "-" if family.part_of is None else family.part_of.entry
+    if entry not in config:
+        return dict(config)
+    own, older = config[entry] or {}, config.get(f"{entry}_dict")
+    if not isinstance(own, dict) or not isinstance(older or {}, dict):
+        raise ValueError(f"{entry} in the configuration must be an object; got {own!r:.80}.")
+    if older:  # a second spelling in files of 2022, which counts
+        own = own | dict(family.config) | older
+    return own | {key: value for key, value in config.items() if not key.endswith(("_config", "_config_dict"))}
 
 
 def has_own_head(config: Mapping[str, Any], family: Family, *, strict: bool) -> bool:
@@ -127,7 +165,8 @@ def has_own_head(config: Mapping[str, Any], family: Family, *, strict: bool) -> 
     named = config.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise ValueError(f"architectures in the configuration must be a list of names; got {named!r:.80}.")
-    known = rf"(TF|Flax)?({family.model}({BASES})|{family.language_model or '-'})"
+    models = family.model if family.part_of is None else f"({family.model}|{family.part_of.model})"
+    known = rf"(TF|Flax)?({models}({BASES})|{family.projects or '-'})"
     strange = [name for name in named if not re.fullmatch(known, name)]
     if strict and family.model and strange:
         kind = config["model_type"]

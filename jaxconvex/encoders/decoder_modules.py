@@ -1,7 +1,8 @@
-"""The parts of decoders: what goes before attention, attention to earlier tokens, and normalisation by mean squares."""
+"""The parts of what a `Plan` describes: words, attention to earlier tokens or all, normalisation by mean squares, blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,21 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxconvex.encoders.attention import Attention
 from jaxconvex.encoders.decoder_plans import Plan
-from jaxconvex.encoders.modules import PRECISION, attend, linear, looked_up
-from jaxconvex.encoders.rotary import positions_of, turned, visible
+from jaxconvex.encoders.modules import (
+    PRECISION,
+    Block,
+    FeedForward,
+    GatedFeedForward,
+    activation,
+    layer_norm,
+    linear,
+    looked_up,
+)
+from jaxconvex.encoders.rotary import positions_of, visible
 
-__all__ = ["Conv1D", "DecoderAttention", "DecoderEmbedding", "RootMeanSquare"]
+__all__ = ["Conv1D", "DecoderAttention", "DecoderEmbedding", "RootMeanSquare", "blocks_of", "norm_of"]
 
 
 class RootMeanSquare(nnx.Module):
@@ -42,10 +53,13 @@ class Conv1D(nnx.Module):
 
 
 class DecoderEmbedding(nnx.Module):
-    """Words, scaled in some families, and in GPT-2 learnt positions."""
+    """Words, scaled or normalised in some families, and in some learnt positions.
 
-    def __init__(self, plan: Plan, *, rngs: nnx.Rngs):
-        self.factor = plan.embedding_scale
+    They count valid tokens; but where tokens see later ones, and so padding without a mask, they count all.
+    """
+
+    def __init__(self, plan: Plan, *, norm: nnx.Module | None = None, rngs: nnx.Rngs):
+        self.factor, self.norm, self.causal = plan.embedding_scale, norm, plan.causal
         self.words = nnx.Embed(plan.vocabulary, plan.width, rngs=rngs)
         self.positions = nnx.Embed(plan.positions, plan.width, rngs=rngs) if plan.positions else None
 
@@ -54,15 +68,16 @@ class DecoderEmbedding(nnx.Module):
         h = looked_up(self.words, ids, most)
         if self.factor is not None:
             h = h * jnp.asarray(self.factor, h.dtype)
-        return h if self.positions is None else h + self.positions.embedding[...][positions_of(h, mask)]
+        if self.positions is not None:
+            h = h + self.positions.embedding[...][positions_of(h, mask if self.causal else None)]
+        return h if self.norm is None else self.norm(h)
 
 
-class DecoderAttention(nnx.Module):
+class DecoderAttention(Attention):
     """Attention with what the plan says of block i: causal or not, groups, rotary positions, a window, a cap."""
 
     def __init__(self, plan: Plan, i: int, *, rngs: nnx.Rngs):
-        self.heads, self.key_heads, self.size = plan.heads, plan.key_heads, plan.size
-        self.fused, self.cap, self.scale = plan.fused, plan.cap, plan.scales[i]
+        self.size, self.fused, self.cap, self.scale = plan.size, plan.fused, plan.cap, plan.scales[i]
         self.causal, self.window, self.rotary = plan.causal, plan.windows[i], plan.rotaries[i]
         wide, narrow = plan.heads * plan.size, plan.key_heads * plan.size
         dense: Any = Conv1D if plan.kept_turned else partial(linear, use_bias=plan.bias)
@@ -76,36 +91,49 @@ class DecoderAttention(nnx.Module):
         self.query_norm: Any = norm() if plan.key_norms else None
         self.key_norm: Any = norm() if plan.key_norms else None
 
-    def _parts(self, h: Float[Array, "b t d"]) -> tuple[Array, Array, Array]:
+    def parts(self, h: Float[Array, "b t d"]) -> tuple[Array, Array, Array]:
         """Queries, keys and values, (b, t, heads, size)."""
-        batch, tokens, _ = h.shape
         if self.qkv is None:
-            parts = self.query(h), self.key(h), self.value(h)
-            query, key, value = (part.reshape(batch, tokens, -1, self.size) for part in parts)
-            return query, key, value
-        made = self.qkv(h)
-        if self.fused == "by head":
-            query, key, value = jnp.split(made.reshape(batch, tokens, self.heads, 3 * self.size), 3, axis=-1)
+            query, key, value = super().parts(h)
+        elif self.fused == "by head":
+            query, key, value = jnp.split(self.qkv(h).reshape(*h.shape[:2], -1, 3 * self.size), 3, axis=-1)
         else:
-            query, key, value = jnp.split(made.reshape(batch, tokens, 3 * self.heads, self.size), 3, axis=2)
-        return query, key, value
+            query, key, value = jnp.split(self.qkv(h).reshape(*h.shape[:2], -1, self.size), 3, axis=2)
+        return (query, key, value) if self.query_norm is None else (self.query_norm(query), self.key_norm(key), value)
 
-    def __call__(
-        self,
-        h: Float[Array, "b t d"],
-        mask: Bool[Array, "b t"] | None = None,
-        bias: Float[Array, "#b heads t t"] | None = None,
-    ) -> Float[Array, "b t d"]:
-        query, key, value = self._parts(h)
-        if self.query_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
+    def seen(
+        self, h: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None
+    ) -> tuple[Bool[Array, "#b 1 #t t"] | None, Float[Array, "#b t half"] | None]:
+        """Which tokens each may look at, and by what angles queries and keys turn."""
         positions = positions_of(h, mask)
-        if self.rotary is not None:
-            angles = positions[..., None] * self.rotary.frequencies().astype(np.float32)
-            query, key = turned(query, angles), turned(key, angles)
-        query, key, value = (
-            part.swapaxes(1, 2) for part in (query * np.float32(self.scale).astype(h.dtype), key, value)
-        )
         allowed = visible(positions, mask, causal=self.causal, window=self.window)
-        gathered = attend(query, key, value, allowed=allowed, bias=bias, cap=self.cap)
-        return self.output(gathered.swapaxes(1, 2).reshape(*h.shape[:2], -1))
+        if self.rotary is None:
+            return allowed, None
+        return allowed, positions[..., None] * self.rotary.frequencies().astype(np.float32)
+
+
+def norm_of(plan: Plan) -> Callable[..., nnx.Module]:
+    """Makes a normalisation of a width and an epsilon."""
+    if plan.root_mean_square:
+        return partial(RootMeanSquare, offset=plan.norm_offset)
+    return partial(layer_norm, use_bias=plan.norm_bias)
+
+
+def blocks_of(plan: Plan, rngs: nnx.Rngs) -> list[Block]:
+    """The blocks of a plan, normalised before their parts."""
+    dense: Any = Conv1D if plan.kept_turned else partial(linear, use_bias=plan.feed_forward_bias)
+    inner: Any = partial(GatedFeedForward, fused=bool(plan.fused)) if plan.gated else FeedForward
+    return [
+        Block(
+            DecoderAttention(plan, i, rngs=rngs),
+            inner(plan.width, plan.hidden, activation(plan.activation), dense=dense, rngs=rngs),
+            width=plan.width,
+            epsilon=plan.epsilon,
+            before=True,
+            norm=norm_of(plan),
+            sandwich=plan.sandwich,
+            parallel=plan.parallel,
+            rngs=rngs,
+        )
+        for i in range(plan.depth)
+    ]

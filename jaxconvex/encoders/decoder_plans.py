@@ -1,12 +1,13 @@
-"""What a decoder's configuration says, in the same words for all families."""
+"""What the configuration of a decoder, or of a network like it, says, in the same words for all families."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+from jaxconvex.encoders.attention import head_size
 from jaxconvex.encoders.rotary import Rotary, rotary_of
 
-__all__ = ["FULL", "SLIDING", "Plan", "checked_kinds", "head_size", "plan_of"]
+__all__ = ["FULL", "SLIDING", "Plan", "checked_kinds", "plan_of", "sizes_of"]
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -23,10 +24,12 @@ class Plan(NamedTuple):
     positions: how many learnt positions there are; 0 for none.
     embedding_scale: what the words are multiplied by.
     cap, final_cap: soft limits of the attention's scores and of the next word's logits.
-    fused: whether queries, keys and values are one matrix, in three parts or in three parts a head.
+    fused: whether queries, keys and values are one matrix, in three parts or in three parts a head; so are then a gate and
+        its inner layer.
     bias, output_bias, feed_forward_bias: of the dense layers.
     kept_turned: whether dense layers stand in the file as (in, out).
-    root_mean_square: the normalisation; else it is by mean and variance. norm_offset: what is added to its scale.
+    root_mean_square: the normalisation; else it is by mean and variance. norm_offset: what is added to the scale of the
+        first. norm_bias: whether the second has a bias.
     key_norms: whether each head's queries and keys are normalised.
     gated, sandwich, parallel: of the blocks.
     """
@@ -54,6 +57,7 @@ class Plan(NamedTuple):
     kept_turned: bool = False
     root_mean_square: bool = False
     norm_offset: float = 0.0
+    norm_bias: bool = True
     key_norms: bool = False
     gated: bool = False
     sandwich: bool = False
@@ -85,17 +89,6 @@ def plan_of(config: dict[str, Any]) -> Plan:
     return plan
 
 
-def head_size(width: int, heads: int) -> int:
-    """The coordinates of a head. Raises ValueError if the heads do not divide the width.
-
-    >>> head_size(12, 3)
-    4
-    """
-    if width % heads:
-        raise ValueError(f"the number of heads must divide the width; got {heads} heads and width {width}.")
-    return width // heads
-
-
 def _gpt2(config: dict[str, Any]) -> Plan:
     width, heads, depth = config["n_embd"], config["n_head"], config["n_layer"]
     size = head_size(width, heads)
@@ -119,22 +112,35 @@ def _gpt2(config: dict[str, Any]) -> Plan:
     )
 
 
-def _neox(config: dict[str, Any]) -> Plan:
-    width, heads, depth = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
+def sizes_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The sizes of a plan whose heads all have keys of their own, in the words that most configurations have.
+
+    >>> sizes_of({"vocab_size": 9, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
+    ...           "num_attention_heads": 2})["size"]
+    4
+    """
+    width, heads = config["hidden_size"], config["num_attention_heads"]
     size = head_size(width, heads)
+    return {
+        "vocabulary": config["vocab_size"],
+        "width": width,
+        "hidden": config["intermediate_size"],
+        "heads": heads,
+        "key_heads": heads,
+        "size": size,
+        "scales": (size**-0.5,) * config["num_hidden_layers"],
+    }
+
+
+def _neox(config: dict[str, Any]) -> Plan:
+    sizes, depth = sizes_of(config), config["num_hidden_layers"]
     bias = config.get("attention_bias", True)
     return Plan(
-        vocabulary=config["vocab_size"],
-        width=width,
-        hidden=config["intermediate_size"],
-        heads=heads,
-        key_heads=heads,
-        size=size,
+        **sizes,
         epsilon=config.get("layer_norm_eps", 1e-5),
         activation=config.get("hidden_act", "gelu"),
-        scales=(size**-0.5,) * depth,
         windows=(None,) * depth,
-        rotaries=(rotary_of(config, size, base=10000.0, share=0.25),) * depth,
+        rotaries=(rotary_of(config, sizes["size"], base=10000.0, share=0.25),) * depth,
         fused="by head",
         bias=bias,
         output_bias=bias,

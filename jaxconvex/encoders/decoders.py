@@ -9,7 +9,6 @@ Sources: Radford et al. 2019 (GPT-2); Black et al. 2022 (arXiv 2204.06745); Touv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,10 +16,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from jaxconvex.encoders.decoder_modules import Conv1D, DecoderAttention, DecoderEmbedding, RootMeanSquare
+from jaxconvex.encoders.decoder_modules import DecoderEmbedding, blocks_of, norm_of
 from jaxconvex.encoders.decoder_plans import plan_of
 from jaxconvex.encoders.encoder import Encoder, Head
-from jaxconvex.encoders.modules import Block, FeedForward, GatedFeedForward, activation, layer_norm, linear
+from jaxconvex.encoders.modules import linear
 from jaxconvex.encoders.naming import Family, Shapes
 
 __all__ = ["FAMILIES", "Decoder", "DecoderHead", "next_token_head"]
@@ -119,33 +118,15 @@ def _tied(config: dict[str, Any]) -> bool:
 
 def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs: nnx.Rngs) -> Decoder:
     plan = plan_of(config)
-    norm: Any = partial(RootMeanSquare, offset=plan.norm_offset) if plan.root_mean_square else layer_norm
-    dense: Any = Conv1D if plan.kept_turned else partial(linear, use_bias=plan.feed_forward_bias)
-    act = activation(plan.activation)
-
-    def block(i: int) -> Block:
-        gated: Any = partial(GatedFeedForward, fused=False) if plan.gated else FeedForward
-        return Block(
-            DecoderAttention(plan, i, rngs=rngs),
-            gated(plan.width, plan.hidden, act, dense=dense, rngs=rngs),
-            width=plan.width,
-            epsilon=plan.epsilon,
-            before=True,
-            norm=norm,
-            sandwich=plan.sandwich,
-            parallel=plan.parallel,
-            rngs=rngs,
-        )
-
     classes = num_classes or shapes.get("score.weight", (None,))[0]
-    own = not _tied(config) and (not shapes or f"{FAMILIES[config['model_type']].language_head}.weight" in shapes)
+    own = not _tied(config) and (not shapes or f"{FAMILIES[config['model_type']].projection}.weight" in shapes)
     head = DecoderHead(
-        norm=norm(plan.width, plan.epsilon, rngs=rngs),
+        norm=norm_of(plan)(plan.width, plan.epsilon, rngs=rngs),
         classifier=linear(plan.width, classes, use_bias=False, rngs=rngs) if classes else None,
         words=nnx.Embed(plan.vocabulary, plan.width, rngs=rngs) if own else None,
         cap=plan.final_cap,
     )
-    return Decoder(DecoderEmbedding(plan, rngs=rngs), [block(i) for i in range(plan.depth)], head, config)
+    return Decoder(DecoderEmbedding(plan, rngs=rngs), blocks_of(plan, rngs), head, config)
 
 
 GPT2 = {
@@ -244,7 +225,7 @@ GEMMA2_BASE = _sizes(256000, 2304, 9216, 26, 8, 4, sliding_window=4096, **GEMMA,
 GEMMA3_BASE = _sizes(262144, 640, 2048, 18, 4, 1, sliding_window=512, **GEMMA)
 
 
-def _family(model: str, prefix: str, names: dict[str, str], config: dict[str, Any], language_model: str = "") -> Family:
+def _family(model: str, prefix: str, names: dict[str, str], config: dict[str, Any], projects: str = "") -> Family:
     return Family(
         _build,
         names,
@@ -253,8 +234,8 @@ def _family(model: str, prefix: str, names: dict[str, str], config: dict[str, An
         ignored=IGNORED,
         config=config,
         model=model,
-        language_head=names["head.words"],
-        language_model=language_model or f"{model}ForCausalLM",
+        projection=names["head.words"],
+        projects=projects or f"{model}ForCausalLM",
     )
 
 

@@ -19,6 +19,7 @@ __all__ = ["Encoder", "Head"]
 TAKES: dict[str, Callable[[Array, Array | None], Array]] = {
     "first": lambda h, mask: h[:, 0],
     "last": last_valid,
+    "end": lambda h, mask: h[:, -1],
     "mean": masked_mean,
     "patches": lambda h, mask: h[:, 1:].mean(axis=1),  # all but the class token
     "first and patches": lambda h, mask: jnp.concatenate([h[:, 0], h[:, 1:].mean(axis=1)], axis=-1),
@@ -29,8 +30,8 @@ class Head(nnx.Module):
     """What follows the last block: normalisation, one vector a point, and a classifier, as far as the checkpoint has them.
 
     Args:
-        take: how the tokens become one vector: "first", "last" (of those that are valid), "mean" (of them), "patches",
-            "first and patches".
+        take: how the tokens become one vector: "first", "last" (of those that are valid), "end" (the last, valid or not),
+            "mean" (of those that are valid), "patches", "first and patches", or a module, (h, mask) -> vectors.
         norm: a normalisation of every token, or None.
         project: a dense layer of every token before they are taken, or None.
         pooled_norm: a normalisation of the vector taken, or None.
@@ -40,7 +41,7 @@ class Head(nnx.Module):
 
     def __init__(
         self,
-        take: str,
+        take: str | nnx.Module,
         *,
         norm: nnx.Module | None = None,
         project: nnx.Module | None = None,
@@ -49,7 +50,7 @@ class Head(nnx.Module):
         activation: Callable[[Array], Array] = jnp.tanh,
         classifier: nnx.Module | None = None,
     ):
-        self.take = take
+        self.take: Any = take
         self.activation = activation
         self.norm = norm
         self.project = project
@@ -66,7 +67,7 @@ class Head(nnx.Module):
         h = self.normalised(h)
         if self.project is not None:
             h = self.project(h)
-        vector = TAKES[self.take](h, mask)
+        vector = (TAKES[self.take] if isinstance(self.take, str) else self.take)(h, mask)
         if self.pooled_norm is not None:
             vector = self.pooled_norm(vector)
         return vector if self.dense is None else self.activation(self.dense(vector))

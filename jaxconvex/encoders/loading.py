@@ -14,24 +14,32 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxconvex.encoders.checkpoints import find_checkpoint, open_weights, read_config, write_checkpoint
-from jaxconvex.encoders.configurations import check_config, check_labels, has_own_head
+from jaxconvex.encoders.configurations import check_config, check_labels, config_of_part, has_own_head
 from jaxconvex.encoders.encoder import Encoder
 from jaxconvex.encoders.naming import Family, Shapes, canonical_shapes, fill, tensors_of, without_head
 from jaxconvex.encoders.preprocessing import preprocessor
 from jaxconvex.encoders.preprocessing.byte_pairs import DECODERS
 from jaxconvex.encoders.preprocessing.inputs import whole
 
-__all__ = ["families", "initialise", "load", "save"]
+__all__ = ["WHOLES", "families", "initialise", "load", "save"]
 
 MODULES = {  # where each family stands
     "bert": ("bert", "roberta", "data2vec-text", "luke", "distilbert", "squeezebert"),
     "decoders": DECODERS,
     "vit": ("vit", "beit", "data2vec-vision", "dinov2"),
+    "dinov3": ("dinov3_vit",),
+    "modernbert": ("modernbert",),
+    "towers": ("clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model"),
     "wav2vec2": ("wav2vec2", "hubert", "data2vec-audio", "wavlm"),
     "whisper": ("whisper",),
     "efficientnet": ("efficientnet-lite0",),
     "resnet1d": ("resnet1d",),
 }
+WHOLES = {  # networks of several parts, each a family
+    "clip": ("clip_vision_model", "clip_text_model"),
+    "siglip": ("siglip_vision_model", "siglip_text_model"),
+}
+OF_WHOLES = ("architectures", "id2label", "label2id", "num_labels", "problem_type")  # what stands beside the parts
 COMPANIONS = ("*.json", "*.txt")  # tokenizers and settings of preprocessing, which save() carries along
 
 
@@ -55,7 +63,8 @@ def load(
         path_or_id: a folder with config.json and model.safetensors (or shards), or "owner/name" of a checkpoint on the
             Hugging Face hub, which huggingface_hub fetches once and keeps.
         family: one of `families()`, for a folder without config.json, with the family's documented configuration and
-            preprocessing; else it is read from config.json.
+            preprocessing; else it is read from config.json. Of a network of images and texts (CLIP, SigLIP) it names the
+            one to load: "clip_vision_model", say.
         num_classes: asks for a new classifier of so many classes, drawn with `rngs`; one in the checkpoint is left out.
             Needed to fine-tune a checkpoint that has none, or for other classes.
         dtype: of the weights, and so of the computation: jnp.float32 or jnp.bfloat16.
@@ -90,9 +99,9 @@ def load(
     config = read_config(folder)
     if config is None and family is None:
         raise ValueError(f"{folder} has no config.json, so name the family: one of {', '.join(families())}.")
-    kind = family or _model_type(config or {}, folder)
+    kind = _part(family or _model_type(config or {}, folder), folder)
     known = _family(kind)
-    config = (dict(known.config) if config is None else config) | {"model_type": kind}
+    config = (dict(known.config) if config is None else config_of_part(config, known)) | {"model_type": kind}
     own = has_own_head(config, known, strict=family is None)
     weights = open_weights(folder)
     if num_classes is not None or not own:
@@ -152,18 +161,38 @@ def save(encoder: Encoder, folder: str | Path, source: str | Path | None = None)
         ]
     config = encoder.config
     known = _family(config["model_type"])
-    classifier = encoder.head.classifier
+    tensors = tensors_of(encoder, known)
+    classifier, network = encoder.head.classifier, known.part_of
     if known.model:
-        speaks = getattr(encoder.head, "words", None) is not None
-        headless = known.language_model if speaks else f"{known.model}Model"
-        config["architectures"] = [headless if classifier is None else f"{known.model}For{known.task}"]
+        headless = known.projects if f"{known.projection}.weight" in tensors else f"{known.model}Model"
+        config["architectures"] = [headless if classifier is None else f"{(network or known).model}For{known.task}"]
     if classifier is not None:
         number = int(classifier.out_features)
         if len(config.get("id2label") or {}) != number:  # names of other classes would be wrong
             config = {key: value for key, value in config.items() if key not in ("id2label", "label2id")}
             config["num_labels"] = number
             config["id2label"] = {str(i): f"LABEL_{i}" for i in range(number)}
-    write_checkpoint(Path(folder), tensors_of(encoder, known), config, companions)
+        if network is not None:  # torch's classes with a classifier read the configuration of the whole
+            config = {key: config[key] for key in OF_WHOLES if key in config} | {
+                "model_type": network.kind,
+                network.entry: config,
+            }
+    write_checkpoint(Path(folder), tensors, config, companions)
+
+
+def _part(kind: str, folder: Path) -> str:
+    """The family itself; of a network of several parts the only one whose tensors the file has."""
+    parts = WHOLES.get(kind, (kind,))
+    if len(parts) == 1:
+        return kind
+    names = open_weights(folder)
+    held = [part for part in parts if any(name.startswith(_family(part).prefixes[0]) for name in names)]
+    if len(held) != 1:
+        raise ValueError(
+            f"{folder} holds a network of images and one of texts; name the one to load: family={parts[0]!r} or "
+            f"family={parts[1]!r}."
+        )
+    return held[0]
 
 
 def _abstract(family: Family, config: dict[str, Any], shapes: Shapes, num_classes: int | None) -> Encoder:
@@ -186,6 +215,8 @@ def _family(kind: str) -> Family:
     for module, kinds in MODULES.items():
         if kind in kinds:
             return importlib.import_module(f"jaxconvex.encoders.{module}").FAMILIES[kind]
+    if kind in WHOLES:
+        raise ValueError(f"{kind!r} is a network of images and one of texts; name one of {', '.join(WHOLES[kind])}.")
     near = get_close_matches(kind, families(), n=1, cutoff=0.5)
     raise ValueError(
         f"no family {kind!r} is known{f' (did you mean {near[0]!r}?)' if near else ''}; known are {', '.join(families())}. "

@@ -1,4 +1,4 @@
-"""The parts that transformer encoders share: attention, dense layers, blocks normalised before or after."""
+"""The parts that transformer encoders share: dense layers, words, feed-forward parts, blocks normalised before or after."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 __all__ = [
-    "Attention",
     "Block",
     "FeedForward",
     "GatedFeedForward",
     "activation",
     "as_mask",
-    "attend",
     "layer_norm",
     "linear",
     "looked_up",
@@ -36,6 +34,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_fast": partial(jax.nn.gelu, approximate=True),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "linear": lambda h: h,
+    "quick_gelu": lambda h: h * jax.nn.sigmoid(1.702 * h),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
@@ -96,94 +96,6 @@ def looked_up(words: nnx.Embed, ids: Int[Array, "b t"], most: int | None = None)
     size = words.num_embeddings
     ids = np.clip(ids, -1, size) if isinstance(ids, np.ndarray) else ids
     return words.embedding[...].at[jnp.where(ids < 0, size, ids)].get(mode="fill", fill_value=jnp.nan)
-
-
-def attend(
-    query: Float[Array, "b h t d"],
-    key: Float[Array, "b k s d"],
-    value: Float[Array, "b k s d"],
-    *,
-    allowed: Bool[Array, "#b #h #t s"] | None = None,
-    bias: Float[Array, "#b h t s"] | None = None,
-    cap: float | None = None,
-) -> Float[Array, "b h t d"]:
-    """What each query gathers from the values, by the softmax of its products with the keys.
-
-    Args:
-        query: scaled already.
-        key, value: of as many heads, or of fewer, each of which serves a group of heads that follow one another.
-        allowed: which keys a query may look at; one that may look at none gathers their mean.
-        bias: added before the softmax.
-        cap: a soft limit c of the products x: c tanh(x / c).
-
-    >>> attend(jnp.ones((1, 2, 1, 1)), jnp.ones((1, 1, 2, 1)), jnp.array([[[[1.0], [3.0]]]])).ravel().tolist()
-    [2.0, 2.0]
-    """
-    batch, heads, tokens, size = query.shape
-    groups = (batch, key.shape[1], heads // key.shape[1] * tokens)
-    wide = jnp.promote_types(query.dtype, jnp.float32)  # the softmax of bfloat16 would lose small weights
-    grouped = query.reshape(*groups, size)
-    scores = jnp.einsum("bhqd,bhkd->bhqk", grouped, key, precision=PRECISION, preferred_element_type=wide)
-    scores = scores.reshape(batch, heads, tokens, -1)
-    if cap is not None:
-        scores = cap * jnp.tanh(scores / cap)
-    if bias is not None:
-        scores = scores + bias.astype(wide)
-    if allowed is not None:
-        scores = jnp.where(allowed, scores, jnp.finfo(wide).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype).reshape(*groups, -1)
-    return jnp.einsum("bhqk,bhkd->bhqd", weights, value, precision=PRECISION).reshape(query.shape)
-
-
-class Attention(nnx.Module):
-    """Self-attention of several heads.
-
-    Args:
-        width: the size of a token, in and out.
-        num_heads: divides `width`.
-        key_bias: whether the keys have a bias. It changes no attention, but checkpoints have it or not.
-        bias: whether queries and values have one.
-        dense: makes the four dense layers, as `linear` does.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        *,
-        key_bias: bool = True,
-        bias: bool = True,
-        dense: Callable[..., nnx.Module] = linear,
-        rngs: nnx.Rngs,
-    ):
-        if width % num_heads:
-            raise ValueError(f"the number of heads must divide the width; got {num_heads} heads and width {width}.")
-        self.num_heads = num_heads
-        self.query = dense(width, width, use_bias=bias, rngs=rngs)
-        self.key = dense(width, width, use_bias=key_bias and bias, rngs=rngs)
-        self.value = dense(width, width, use_bias=bias, rngs=rngs)
-        self.output = dense(width, width, rngs=rngs)
-
-    def __call__(
-        self,
-        h: Float[Array, "b t d"],
-        mask: Bool[Array, "b t"] | None = None,
-        bias: Float[Array, "#b heads t t"] | None = None,
-    ) -> Float[Array, "b t d"]:
-        """What each token gathers from the tokens that the mask allows; `bias` is added before the softmax."""
-        batch, tokens, width = h.shape
-        size = width // self.num_heads
-
-        def heads(
-            h: Array,
-        ) -> Array:  # one after another in memory: XLA's products for CPU are then up to a quarter faster
-            return h.reshape(batch, tokens, self.num_heads, size).swapaxes(1, 2)
-
-        query = heads(self.query(h) * np.float32(size**-0.5).astype(h.dtype))
-        key, value = heads(self.key(h)), heads(self.value(h))
-        allowed = None if mask is None else mask[:, None, None, :]
-        gathered = attend(query, key, value, allowed=allowed, bias=bias)
-        return self.output(gathered.swapaxes(1, 2).reshape(h.shape))
 
 
 class FeedForward(nnx.Module):
@@ -274,14 +186,12 @@ class Block(nnx.Module):
         self.output_scale = nnx.Param(jnp.ones(width)) if scale else None
 
     def __call__(
-        self,
-        h: Float[Array, "b t d"],
-        mask: Bool[Array, "b t"] | None = None,
-        bias: Float[Array, "#b heads t t"] | None = None,
+        self, h: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None = None, **side: Any
     ) -> Float[Array, "b t d"]:
-        """The tokens after the block. `mask` tells which tokens may be looked at; `bias` is added to the attention."""
+        """The tokens after the block. `mask` tells which tokens are valid; `side`: what the attention takes beside."""
         if self.before:
-            gathered = self.attention(self.attention_norm(h), mask, bias)
+            normal = h if self.attention_norm is None else self.attention_norm(h)
+            gathered = self.attention(normal, mask, **side)
             if self.after_attention is not None:
                 gathered = self.after_attention(gathered)
             seen = h
@@ -290,7 +200,7 @@ class Block(nnx.Module):
             if self.after_output is not None:
                 made = self.after_output(made)
             return h + _scaled(made, self.output_scale)
-        h = self.attention_norm(h + self.attention(h, mask, bias))
+        h = self.attention_norm(h + self.attention(h, mask, **side))
         return self.output_norm(h + self.feed_forward(h))
 
 

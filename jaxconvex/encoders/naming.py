@@ -25,7 +25,7 @@ from jaxtyping import Array
 from jaxconvex.encoders.checkpoints import Weights
 from jaxconvex.encoders.encoder import Encoder
 
-__all__ = ["Family", "Shapes", "canonical_shapes", "fill", "tensors_of", "without_head"]
+__all__ = ["Family", "Shapes", "Whole", "canonical_shapes", "fill", "tensors_of", "without_head"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -39,6 +39,14 @@ OLD = {  # spellings of old files
 }
 LENGTH, DIRECTION = OLD[".weight_g"], OLD[".weight_v"]
 FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class Whole(NamedTuple):
+    """A network of several parts, each an encoder of its own."""
+
+    kind: str  # its model_type
+    entry: str  # of its configuration, which holds the part's
+    model: str  # what the names of torch's classes begin with
 
 
 class Family(NamedTuple):
@@ -55,9 +63,10 @@ class Family(NamedTuple):
     bare: what is written before the names of the base network in files without a head.
     model: what the names of torch's classes begin with: BertModel, BertForMaskedLM. Empty if there are none.
     task: the one with our head: BertForSequenceClassification.
-    language_head: the name of the matrix that makes logits of the next word, which stands beside the base network and stays,
-        whatever classifier there is.
-    language_model: torch's class with it: LlamaForCausalLM.
+    projection: the name of a matrix that stands beside the base network and stays, whatever classifier there is: of the
+        next word's logits, or into a space that texts and images share.
+    projects: torch's class with it: LlamaForCausalLM, CLIPVisionModelWithProjection.
+    part_of: the network of which it is a part that is loaded alone, or None.
     """
 
     build: Callable[[dict[str, Any], Shapes, int | None, nnx.Rngs], Encoder]
@@ -69,13 +78,14 @@ class Family(NamedTuple):
     bare: str = ""
     model: str = ""
     task: str = "SequenceClassification"
-    language_head: str = "-"  # of no tensor
-    language_model: str = ""
+    projection: str = "-"  # of no tensor
+    projects: str = ""
+    part_of: Whole | None = None
 
     @property
     def beside(self) -> tuple[str, ...]:
         """How the names begin of what stands beside the base network."""
-        return (*self.top, self.language_head)
+        return (*self.top, self.projection)
 
 
 class Inside(NamedTuple):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxconvex.encoders.convolutions import check_unmasked
 from jaxconvex.encoders.modules import PRECISION
 
-__all__ = ["Grid", "PatchEmbedding", "RelativePositions", "interpolation"]
+__all__ = ["Grid", "PatchEmbedding", "RelativePositions", "grid_of", "interpolation"]
 
 Grid = tuple[int, int]
 
@@ -50,19 +50,45 @@ def _resample(grid: Float[Array, "h w d"], size: Grid, kind: str) -> Float[Array
 
 
 class PatchEmbedding(nnx.Module):
-    """Square patches through a dense layer, a class token before them, and positions added where there are any.
+    """Square patches through a dense layer, a class token and registers before them, and positions where there are any.
+
+    Args:
+        width, patch, channels, grid: sizes; `grid` of the patches in the checkpoint's images.
+        positions, class_token, bias: whether there are some.
+        registers: how many; None where the file has no tensor of them. A tensor of none stands there as such.
+        flat: whether class token and positions stand in the file as rows, without axes of length one before.
+        norm: of the tokens, or None.
 
     Images of another size than the checkpoint's are taken too: the positions are then interpolated.
     """
 
-    def __init__(self, width: int, *, patch: int, channels: int, grid: Grid, positions: bool, rngs: nnx.Rngs):
-        self.patch, self.grid = patch, grid
-        normal = nnx.initializers.normal(0.02)
+    def __init__(
+        self,
+        width: int,
+        *,
+        patch: int,
+        channels: int,
+        grid: Grid,
+        positions: bool,
+        class_token: bool = True,
+        registers: int | None = None,
+        bias: bool = True,
+        flat: bool = False,
+        norm: nnx.Module | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.patch, self.grid, self.prefix = patch, grid, class_token + (registers or 0)
+
+        def drawn(*shape: int) -> nnx.Param:
+            return nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), shape))
+
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (patch, patch, channels, width)))
-        self.bias = nnx.Param(jnp.zeros(width))
-        self.class_token = nnx.Param(normal(rngs.params(), (1, 1, width)))
-        count = grid[0] * grid[1] + 1
-        self.positions = nnx.Param(normal(rngs.params(), (1, count, width))) if positions else None
+        self.bias = nnx.Param(jnp.zeros(width)) if bias else None
+        self.class_token = drawn(*(() if flat else (1, 1)), width) if class_token else None
+        self.registers = None if registers is None else drawn(1, registers, width)
+        count = grid[0] * grid[1] + self.prefix
+        self.positions = drawn(*(() if flat else (1,)), count, width) if positions else None
+        self.norm = norm
 
     def __call__(self, images: Float[Array, "b h w c"], mask: None = None) -> Float[Array, "b t d"]:
         check_unmasked(mask)
@@ -72,16 +98,40 @@ class PatchEmbedding(nnx.Module):
         images = images[:, : rows * self.patch, : columns * self.patch].astype(kernel.dtype)
         cut = images.reshape(batch, rows, self.patch, columns, self.patch, channels).swapaxes(2, 3)
         flat = cut.reshape(batch, rows * columns, -1)
-        h = jnp.dot(flat, kernel.reshape(-1, kernel.shape[-1]), precision=PRECISION) + self.bias[...]
-        first = jnp.broadcast_to(self.class_token[...], (batch, 1, h.shape[-1]))
-        h = jnp.concatenate([first, h], axis=1)
-        if self.positions is None:
-            return h
-        positions = self.positions[...]
-        if (rows, columns) != self.grid:
-            grid = _resample(positions[0, 1:].reshape(*self.grid, -1), (rows, columns), "cubic")
-            positions = jnp.concatenate([positions[:, :1], grid.reshape(1, rows * columns, -1)], axis=1)
-        return h + positions
+        h = jnp.dot(flat, kernel.reshape(-1, kernel.shape[-1]), precision=PRECISION)
+        if self.bias is not None:
+            h = h + self.bias[...]
+        first = [
+            token[...].reshape(-1, h.shape[-1]) for token in (self.class_token, self.registers) if token is not None
+        ]
+        h = jnp.concatenate([*(jnp.broadcast_to(token, (batch, *token.shape)) for token in first), h], axis=1)
+        if self.positions is not None:
+            h = h + self._resized(self.positions[...].reshape(-1, h.shape[-1]), (rows, columns))
+        return h if self.norm is None else self.norm(h)
+
+    def _resized(self, positions: Float[Array, "s d"], grid: Grid) -> Float[Array, "t d"]:
+        """The positions for a grid of patches."""
+        if grid == self.grid:
+            return positions
+        patches = _resample(positions[self.prefix :].reshape(*self.grid, -1), grid, "cubic")
+        return jnp.concatenate([positions[: self.prefix], patches.reshape(grid[0] * grid[1], -1)])
+
+
+def grid_of(patches: int, usual: Grid) -> Grid:
+    """The rows and columns of so many patches: the usual ones, or a square.
+
+    >>> grid_of(9, (2, 4))
+    (3, 3)
+    """
+    if patches == usual[0] * usual[1]:
+        return usual
+    side = round(patches**0.5)
+    if side * side != patches:
+        raise ValueError(
+            f"{patches} patches are no square, so the grid is not known: pass grid=(rows, columns) to block, as "
+            "encoder.side(images) gives it."
+        )
+    return side, side
 
 
 def _image_shape(images: Array, channels: int, patch: int) -> tuple[int, int, int, int]:

@@ -75,7 +75,7 @@ def rotary_of(
     if layers is not None and layers in (config.get("rope_parameters") or {}):
         said = config["rope_parameters"][layers] or {}
     elif layers == "sliding_attention":  # older files scale the layers of full attention only
-        said = {"rope_theta": config.get("rope_local_base_freq", base)}
+        said = {}
     kind = said.get("rope_type", said.get("type", "default"))
     if kind not in KEYS:
         raise ValueError(
@@ -87,8 +87,9 @@ def rotary_of(
         raise ValueError(
             f"the configuration's rotary positions have {unknown[0]}={said[unknown[0]]!r:.80}, not known here."
         )
+    theta = config.get("rotary_emb_base", config.get("rope_theta", base))
     said = {
-        "rope_theta": config.get("rotary_emb_base", config.get("rope_theta", base)),
+        "rope_theta": config.get("rope_local_base_freq", base) if layers == "sliding_attention" else theta,
         "partial_rotary_factor": config.get("rotary_pct", config.get("partial_rotary_factor", share)),
         "original_max_position_embeddings": config.get("max_position_embeddings"),
         **said,

@@ -14,21 +14,14 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from jaxconvex.encoders.configurations import square
+from jaxconvex.encoders.attention import Attention
+from jaxconvex.encoders.configurations import patch_grid
 from jaxconvex.encoders.encoder import Encoder, Head
-from jaxconvex.encoders.modules import (
-    Attention,
-    Block,
-    FeedForward,
-    GatedFeedForward,
-    activation,
-    layer_norm,
-    linear,
-)
+from jaxconvex.encoders.modules import Block, FeedForward, GatedFeedForward, activation, layer_norm, linear
 from jaxconvex.encoders.naming import Family, Shapes
-from jaxconvex.encoders.patches import Grid, PatchEmbedding, RelativePositions
+from jaxconvex.encoders.patches import Grid, PatchEmbedding, RelativePositions, grid_of
 
-__all__ = ["FAMILIES", "VisionBlock", "VisionEncoder"]
+__all__ = ["BASE", "FAMILIES", "VisionBlock", "VisionEncoder"]
 
 
 class VisionBlock(Block):
@@ -42,13 +35,15 @@ class VisionBlock(Block):
         self,
         h: Float[Array, "b t d"],
         mask: Bool[Array, "b t"] | None = None,
+        *,
         bias: Float[Array, "#b heads t t"] | None = None,
         grid: Grid | None = None,
+        **side: Any,
     ) -> Float[Array, "b t d"]:
         if self.positions is not None:
-            own = self.positions(grid or _grid_of(h, self.positions.grid))
+            own = self.positions(grid or grid_of(h.shape[1] - 1, self.positions.grid))
             bias = own if bias is None else own + bias
-        return super().__call__(h, mask, bias)
+        return super().__call__(h, mask, bias=bias, **side)
 
 
 class VisionEncoder(Encoder):
@@ -81,33 +76,21 @@ class VisionEncoder(Encoder):
         grid: Grid | None = None,
         **_: Any,
     ) -> Float[Array, "b t d"]:
+        return super().block(i, h, mask, **self.places(h, grid))
+
+    def places(self, h: Float[Array, "b t d"], grid: Grid | None) -> dict[str, Any]:
+        """What a block takes beside its state, of the places of the patches."""
         bias = None
         if self.shared_positions is not None:
-            bias = self.shared_positions(grid or _grid_of(h, self.shared_positions.grid))
-        return super().block(i, h, mask, bias=bias, grid=grid)
-
-
-def _grid_of(h: Array, usual: Grid) -> Grid:
-    patches = h.shape[1] - 1
-    if patches == usual[0] * usual[1]:
-        return usual
-    side = round(patches**0.5)
-    if side * side != patches:
-        raise ValueError(
-            f"{patches} patches are no square, so the grid is not known: pass grid=(rows, columns) to block, as "
-            "encoder.side(images) gives it."
-        )
-    return side, side
+            bias = self.shared_positions(grid or grid_of(h.shape[1] - 1, self.shared_positions.grid))
+        return {"bias": bias, "grid": grid}
 
 
 def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs: nnx.Rngs) -> VisionEncoder:
     kind = config["model_type"]
     beit, dino = kind in ("beit", "data2vec-vision"), kind == "dinov2"
     width, heads = config["hidden_size"], config["num_attention_heads"]
-    patch = square(config.get("patch_size", 14 if dino else 16), "patch_size")
-    size = config.get("image_size", 224)
-    size = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-    grid = (size[0] // patch, size[1] // patch)
+    patch, grid = patch_grid(config, 14 if dino else 16)
     hidden = int(width * config.get("mlp_ratio", 4)) if dino else config["intermediate_size"]
     epsilon = config.get("layer_norm_eps", 1e-6 if dino else 1e-12)
     act = activation(config.get("hidden_act", "gelu"))
@@ -124,7 +107,7 @@ def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs
             feed_forward = GatedFeedForward(width, (int(hidden * 2 / 3) + 7) // 8 * 8, rngs=rngs)
         else:
             feed_forward = FeedForward(width, hidden, act, rngs=rngs)
-        attention = Attention(width, heads, bias=qkv_bias, key_bias=not beit, rngs=rngs)
+        attention = Attention(width, heads, biases=(qkv_bias, qkv_bias and not beit, qkv_bias, True), rngs=rngs)
         return VisionBlock(
             attention,
             feed_forward,

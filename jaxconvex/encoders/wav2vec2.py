@@ -20,9 +20,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from jaxconvex.encoders.attention import Attention
 from jaxconvex.encoders.configurations import check_count
 from jaxconvex.encoders.encoder import Encoder, Head
-from jaxconvex.encoders.modules import Attention, Block, FeedForward, activation, layer_norm, linear
+from jaxconvex.encoders.modules import Block, FeedForward, activation, layer_norm, linear
 from jaxconvex.encoders.naming import Family, Shapes
 from jaxconvex.encoders.speech import (
     Convolution,
@@ -40,22 +41,18 @@ class GatedAttention(Attention):
 
     def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs):
         super().__init__(width, num_heads, rngs=rngs)
-        self.gate = linear(width // num_heads, 8, rngs=rngs)
+        self.gate = linear(self.size, 8, rngs=rngs)
         self.gate_scale = nnx.Param(jnp.ones((1, num_heads, 1, 1)))
 
-    def __call__(
-        self,
-        h: Float[Array, "b t d"],
-        mask: Bool[Array, "b t"] | None = None,
-        bias: Float[Array, "#b heads t t"] | None = None,
-    ) -> Float[Array, "b t d"]:
+    def biased(
+        self, h: Float[Array, "b t d"], bias: Float[Array, "#b heads t t"] | None
+    ) -> Float[Array, "b heads t t"]:
         if bias is None:
             raise ValueError("WavLM's blocks need the bias of distances; call encoder.block(i, h, mask) instead.")
-        batch, tokens, _ = h.shape
-        gates = self.gate(h.reshape(batch, tokens, self.num_heads, -1)).reshape(batch, tokens, self.num_heads, 2, 4)
+        heads = h.reshape(*h.shape[:2], -1, self.size)
+        gates = self.gate(heads).reshape(*heads.shape[:3], 2, 4)
         first, second = jnp.split(jax.nn.sigmoid(gates.sum(axis=-1)).swapaxes(1, 2), 2, axis=-1)
-        gate = first * (second * self.gate_scale[...] - 1) + 2
-        return super().__call__(h, mask, gate * bias)
+        return (first * (second * self.gate_scale[...] - 1) + 2) * bias
 
 
 class WavLM(SpeechEncoder):

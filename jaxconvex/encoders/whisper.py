@@ -17,8 +17,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from jaxconvex.encoders.attention import Attention
 from jaxconvex.encoders.encoder import Encoder, Head
-from jaxconvex.encoders.modules import PRECISION, Attention, Block, FeedForward, activation, as_mask, layer_norm, linear
+from jaxconvex.encoders.modules import PRECISION, Block, FeedForward, activation, as_mask, layer_norm, linear
 from jaxconvex.encoders.naming import Family, Shapes
 from jaxconvex.encoders.speech import first_tokens, refuse_weighted_sum
 
@@ -109,7 +110,7 @@ def _build(config: dict[str, Any], shapes: Shapes, num_classes: int | None, rngs
     embed = MelEmbedding(config["num_mel_bins"], width, positions, rngs=rngs)
     blocks = [
         Block(
-            Attention(width, config["encoder_attention_heads"], key_bias=False, rngs=rngs),
+            Attention(width, config["encoder_attention_heads"], biases=(True, False, True, True), rngs=rngs),
             FeedForward(width, hidden, activation(config["activation_function"]), rngs=rngs),
             width=width,
             epsilon=EPSILON,

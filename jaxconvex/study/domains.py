@@ -21,7 +21,7 @@ class Domain(NamedTuple):
         modality: "images", "medical", "speech", "text" or "activity": how the data are read. See `study.datasets`.
         data: the folder or file of the data.
         encoder: a checkpoint: a folder, or "owner/name" on the hub. None where the network is pretrained here.
-        family: of a checkpoint that has no config.json.
+        family: of a checkpoint that has no config.json, or the part of CLIP or SigLIP to read, as clip_vision_model.
         configuration: of the encoder that is pretrained here, as in config.json.
         pretraining: "masked patches" or "movement tasks", without labels, on the training part; None with a checkpoint.
         pretraining_epochs, pretraining_rate, unlabelled: its epochs, its learning rate, and the most points it takes.

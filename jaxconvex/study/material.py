@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,9 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxconvex import encoders
+from jaxconvex.encoders.checkpoints import read_config
 from jaxconvex.encoders.encoder import Encoder
+from jaxconvex.encoders.loading import WHOLES
 from jaxconvex.encoders.preprocessing import preprocessor
 from jaxconvex.evaluation.report import FEWEST_UNITS
 from jaxconvex.layers.calls import array_hash
@@ -111,8 +114,7 @@ def _encoder(domain: Domain, key: jax.Array) -> tuple[Encoder, Callable[..., Any
     from flax import nnx
 
     if domain.encoder is not None:
-        family = domain.family if _lacks_config(domain.encoder) else None
-        encoder, preprocess = encoders.load(domain.encoder, family)
+        encoder, preprocess = encoders.load(domain.encoder, _family(domain))
     elif domain.pretraining is not None and domain.configuration is not None:
         encoder = encoders.initialise(domain.configuration, rngs=nnx.Rngs(key))
         preprocess = preprocessor(None, domain.configuration["model_type"], encoder.config)
@@ -126,10 +128,14 @@ def _encoder(domain: Domain, key: jax.Array) -> tuple[Encoder, Callable[..., Any
     return encoder, preprocess
 
 
-def _lacks_config(path: str) -> bool:
-    from pathlib import Path
-
-    return Path(path).is_dir() and not (Path(path) / "config.json").is_file()
+def _family(domain: Domain) -> str | None:
+    """The domain's family where the checkpoint's files do not tell it: without config.json, or of a network of two parts."""
+    folder = Path(domain.encoder or "")
+    if not folder.is_dir():
+        return None
+    config = read_config(folder)
+    told = config is not None and domain.family not in WHOLES.get(config.get("model_type", ""), ())
+    return None if told else domain.family
 
 
 def _inputs(

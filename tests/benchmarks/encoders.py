@@ -6,6 +6,10 @@ Random weights go from torch's save_pretrained through encoders.load, so both si
 are timed in turn in one process, ours compiled before, torch in inference_mode with its scaled_dot_product_attention. Peak
 memory is that of a process which has only one side, loads the weights and computes the states twice: the whole process, and
 what came on top of the weights and the imports. Ratios are torch's number by ours, so more than 1 is faster, or less memory.
+The load average of the last minute stands beside them, before and after.
+
+--loading reads a file of the same weights in float16: the peak of a process of its own beyond the imports, on either side,
+beside the size of the weights in float32.
 
 --rate leaves torch out and compares with the device's own rate for a product of two large matrices, in either type: the
 share of it that the encoder reaches by XLA's count of operations. For accelerators, with --batch as large as is sensible.
@@ -14,6 +18,7 @@ share of it that the encoder reaches by XLA's count of operations. For accelerat
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
@@ -27,25 +32,27 @@ import engine
 import numpy as np
 
 SECONDS = 5  # of each waveform
-BATCH = {"bert": 8, "vit": 8, "wav2vec2": 2}
-NAMES = {"bert": "Bert", "vit": "ViT", "wav2vec2": "Wav2Vec2"}
-SHAPES = {"bert": "tokens 128", "vit": "image 224", "wav2vec2": f"{SECONDS} s at 16 kHz"}
+BATCH = {"bert": 8, "llama": 8, "vit": 8, "wav2vec2": 2}
+NAMES = {"bert": "Bert", "llama": "Llama", "vit": "ViT", "wav2vec2": "Wav2Vec2"}
+SHAPES = {"bert": "tokens 128", "llama": "tokens 128", "vit": "image 224", "wav2vec2": f"{SECONDS} s at 16 kHz"}
+TEXTS = ("bert", "llama")
 
 
 def inputs_of(family: str, batch: int) -> np.ndarray:
     rng = np.random.default_rng(0)
-    if family == "bert":
+    if family in TEXTS:
         return rng.integers(1, 30000, (batch, 128)).astype(np.int32)
     shape = (batch, 224, 224, 3) if family == "vit" else (batch, SECONDS * 16000)
     return rng.normal(size=shape).astype(np.float32)
 
 
-def write(family: str, folder: str) -> None:
-    """A model of torch at base size, its documented default, with random weights."""
+def write(family: str, folder: str, narrow: bool = False) -> None:
+    """A model of torch at base size, its documented default, with random weights; for Llama one of 100M parameters."""
     import transformers
 
-    config = getattr(transformers, f"{NAMES[family]}Config")()
-    getattr(transformers, f"{NAMES[family]}Model")(config).save_pretrained(folder)
+    config = getattr(transformers, f"{NAMES[family]}Config")(**LLAMA if family == "llama" else {})
+    model = getattr(transformers, f"{NAMES[family]}Model")(config)
+    (model.half() if narrow else model).save_pretrained(folder)
 
 
 def in_torch(family: str, folder: str, inputs: np.ndarray, threads: int) -> Callable[[], Any]:
@@ -55,11 +62,12 @@ def in_torch(family: str, folder: str, inputs: np.ndarray, threads: int) -> Call
     torch.set_num_threads(threads)
     model = getattr(transformers, f"{NAMES[family]}Model").from_pretrained(folder, attn_implementation="sdpa").eval()
     tensor = torch.tensor(inputs.transpose(0, 3, 1, 2) if family == "vit" else inputs)
-    tensor = tensor.long() if family == "bert" else tensor.contiguous()
+    tensor = tensor.long() if family in TEXTS else tensor.contiguous()
+    options = {"use_cache": False} if family == "llama" else {}
 
     def states() -> Any:
         with torch.inference_mode():
-            return model(tensor, output_hidden_states=True).hidden_states
+            return model(tensor, output_hidden_states=True, **options).hidden_states
 
     return states
 
@@ -85,6 +93,7 @@ def compare(family: str, batch: int, threads: int, repeats: int) -> None:
     import jax.numpy as jnp
 
     inputs = inputs_of(family, batch)
+    load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
         write(family, folder)
         start = time.perf_counter()
@@ -105,13 +114,14 @@ def compare(family: str, batch: int, threads: int, repeats: int) -> None:
                 times[name].append(time.perf_counter() - start)
         middle = {name: float(np.median(values)) for name, values in times.items()}
         pairs = np.divide(times["torch"], times["ours"])
+        load.append(os.getloadavg()[0])
         torch_memory, own_memory = (alone(side, family, batch, threads, folder) for side in ("torch", "jax"))
     print(
         f"| {family}, {batch} x {SHAPES[family]} | {middle['torch']:.3f} | {middle['ours']:.3f} | "
         f"{np.median(pairs):.2f} ({pairs.min():.2f} to {pairs.max():.2f}) | {flops / middle['ours'] / 1e9:.0f} | "
         f"{middle['bfloat16']:.3f} | {torch_memory[0]:.0f}, {torch_memory[1]:.0f} | "
         f"{own_memory[0]:.0f}, {own_memory[1]:.0f} | "
-        f"{torch_memory[0] / own_memory[0]:.2f} | {max(differences):.0e} | {compiled:.0f} |",
+        f"{torch_memory[0] / own_memory[0]:.2f} | {max(differences):.0e} | {compiled:.0f} | {load[0]:.1f}, {load[1]:.1f} |",
         flush=True,
     )
 
@@ -137,7 +147,43 @@ def memory(kind: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 2**10
 
 
+def loading(family: str, threads: int) -> None:
+    """Print what either side takes to load weights that are stored in half their size, in float32."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(family, folder, narrow=True)
+        size = 2 * (Path(folder) / "model.safetensors").stat().st_size / 2**20  # in float32
+        for side in ("torch", "jax"):
+            _, beyond = alone(side, family, 0, threads, folder)
+            print(
+                f"{family} in float16, loaded by {side}: {beyond:.0f} MB, {beyond / size:.2f} of {size:.0f} MB",
+                flush=True,
+            )
+
+
+def measure_loading(side: str, family: str, folder: str) -> None:
+    if side == "torch":
+        import torch
+        import transformers
+
+        load = getattr(transformers, f"{NAMES[family]}Model").from_pretrained
+        before = memory("VmRSS")
+        model = load(folder, dtype=torch.float32)
+    else:
+        import jax
+
+        from jaxconvex import encoders
+
+        jax.block_until_ready(jax.numpy.ones(3) + 1)
+        before = memory("VmRSS")
+        model, _ = encoders.load(folder)
+    assert model is not None
+    print(memory("VmHWM"), memory("VmHWM") - before)
+
+
 def measure_one(side: str, family: str, batch: int, threads: int, folder: str) -> None:
+    if not batch:
+        measure_loading(side, family, folder)
+        return
     inputs = inputs_of(family, batch)
     states = in_torch(family, folder, inputs, threads) if side == "torch" else in_jax(folder, inputs)[0]
     before = memory("VmRSS")
@@ -164,7 +210,7 @@ def rate(family: str, batch: int, repeats: int, size: int) -> None:
         from jaxconvex import encoders
         from jaxconvex.encoders import loading
 
-        config = {"bert": BERT, "vit": VIT, "wav2vec2": {}}[family] | {"model_type": family}
+        config = {"bert": BERT, "llama": LLAMA, "vit": VIT, "wav2vec2": {}}[family] | {"model_type": family}
         from flax import nnx
 
         loading.save(encoders.initialise(config, rngs=nnx.Rngs(0)), folder)
@@ -189,6 +235,15 @@ BERT = {
     "num_attention_heads": 12,
     "intermediate_size": 3072,
 }
+LLAMA = {  # 100M parameters, a quarter of them words
+    "vocab_size": 32000,
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 2048,
+}
 VIT = {key: BERT[key] for key in BERT if key not in ("vocab_size", "max_position_embeddings")} | {
     "image_size": 224,
     "patch_size": 16,
@@ -202,6 +257,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--rate", action="store_true", help="beside the device's own products, without torch")
+    parser.add_argument("--loading", action="store_true", help="the memory that loading takes, and nothing else")
     parser.add_argument("--size", type=int, default=2048, help="of the matrices for --rate; 8192 on an accelerator")
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "FAMILY"), help="the memory of one side: torch or jax")
     parser.add_argument("--folder", help="the weights for --one")
@@ -209,18 +265,20 @@ def main() -> None:
     engine.use_threads(options.threads)
     if options.one:
         side, family = options.one
-        measure_one(side, family, options.batch or BATCH[family], options.threads, options.folder)
+        measure_one(side, family, options.batch, options.threads, options.folder)
         return
-    if not options.rate:
+    if not options.rate and not options.loading:
         print(
             "| all states of | torch s | ours s | torch by ours, median (range) of pairs | ours GFLOP/s | ours bfloat16 s | "
-            "torch MB: all, states | ours MB: all, states | torch by ours, all | difference | load and compile s |\n"
-            "|---|---|---|---|---|---|---|---|---|---|---|",
+            "torch MB: all, states | ours MB: all, states | torch by ours, all | difference | load and compile s | load |\n"
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
             flush=True,
         )
     for family in options.families:
         batch = options.batch or BATCH[family]
-        if options.rate:
+        if options.loading:
+            loading(family, options.threads)
+        elif options.rate:
             rate(family, batch, options.repeats, options.size)
         else:
             compare(family, batch, options.threads, options.repeats)

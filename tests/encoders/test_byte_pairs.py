@@ -1,4 +1,4 @@
-"""Texts for decoders: against the tokenizers of transformers, and files that contradict their class."""
+"""Texts for decoders, CLIP and SigLIP 2: against the tokenizers of transformers, and files that contradict their class."""
 
 from __future__ import annotations
 
@@ -24,27 +24,31 @@ CLASSES = {
     ),
     "gemma2": ("GemmaTokenizer", {"add_bos_token": True}),
     "gemma3_text": ("GemmaTokenizer", {"add_bos_token": True}),
+    "clip_text_model": ("CLIPTokenizer", {}),
+    "siglip_text_model": ("Siglip2Tokenizer", {"add_eos_token": True}),
 }
 
 
 @pytest.fixture(scope="module")
 def pieces():
-    """Vocabulary and merges of bytes (as GPT-2's), and of characters with bytes for those that are unknown (as Gemma's)."""
+    """Vocabulary and merges of bytes (as GPT-2's), of characters with bytes for those that are unknown (as Gemma's), and of
+    bytes with ends of words (as CLIP's)."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     made = {}
-    for name in ("bytes", "characters"):
-        tokenizer = Tokenizer(models.BPE())
-        special = ["<|endoftext|>", "<|padding|>"]
+    for name in ("bytes", "characters", "words"):
+        end = {"end_of_word_suffix": "</w>"} if name == "words" else {}
+        tokenizer = Tokenizer(models.BPE(**end))
+        special = ["<|endoftext|>", "<|startoftext|>" if name == "words" else "<|padding|>"]
         letters = pre_tokenizers.ByteLevel.alphabet()
-        if name == "bytes":
+        if name != "characters":
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         else:
             tokenizer.normalizer = normalizers.Replace(" ", "▁")
             special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{i:02X}>" for i in range(256))]
             letters = []
         trainer = trainers.BpeTrainer(
-            vocab_size=600, special_tokens=special, initial_alphabet=letters, show_progress=False
+            vocab_size=600, special_tokens=special, initial_alphabet=letters, show_progress=False, **end
         )
         tokenizer.train_from_iterator([text for text in CORPUS if text.isascii()], trainer)
         model = json.loads(tokenizer.to_str())["model"]
@@ -55,13 +59,14 @@ def pieces():
 def written(family, pieces, folder):
     transformers = pytest.importorskip("transformers")
     name, options = CLASSES[family]
-    vocabulary, merges = pieces["characters" if name in ("LlamaTokenizer", "GemmaTokenizer") else "bytes"]
+    kinds = dict.fromkeys(("LlamaTokenizer", "GemmaTokenizer", "Siglip2Tokenizer"), "characters")
+    vocabulary, merges = pieces[kinds.get(name, "words" if name == "CLIPTokenizer" else "bytes")]
     tokenizer = getattr(transformers, name)(vocab=vocabulary, merges=merges, model_max_length=50, **options)
     tokenizer.save_pretrained(folder)
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("family", CLASSES)
+@pytest.mark.parametrize("family", [family for family in CLASSES if family != "siglip_text_model"])
 def test_ids_are_those_of_transformers(family, pieces, tmp_path):
     theirs = written(family, pieces, tmp_path)
     found = preprocessor(tmp_path, family, {})(SPOKEN)
@@ -75,6 +80,19 @@ def test_ids_are_those_of_transformers(family, pieces, tmp_path):
         assert ids[mask].tolist() == theirs(text, truncation=True, max_length=50)["input_ids"], text
     if family != "gpt2":
         same(found, expected(theirs, SPOKEN, 50))
+
+
+def test_texts_for_siglip_have_one_length_and_no_mask(pieces, tmp_path):
+    theirs = expected(written("siglip_text_model", pieces, tmp_path), SPOKEN, 50, padding="max_length")
+    run = preprocessor(tmp_path, "siglip_text_model", {})
+    same(run(SPOKEN, mask=True), theirs)
+    assert run(SPOKEN).mask is None
+    np.testing.assert_array_equal(run(SPOKEN).inputs, theirs[0])
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "SiglipTokenizer"}))
+    (tmp_path / "spiece.model").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"SentencePiece model only.* Make the ids with transformers"):
+        preprocessor(tmp_path, "siglip_text_model", {})
 
 
 @pytest.mark.parametrize(

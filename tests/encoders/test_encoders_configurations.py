@@ -253,7 +253,9 @@ ctc_loss_reduction ctc_zero_infinity tdnn_dim tdnn_kernel tdnn_dilation xvector_
 num_adapter_layers output_hidden_size num_feat_extract_layers num_ctc_classes decoder_layers decoder_attention_heads
 decoder_ffn_dim decoder_start_token_id scale_embedding max_target_positions suppress_tokens begin_suppress_tokens
 median_filter_width attn_pdrop embd_pdrop resid_pdrop reorder_and_upcast_attn summary_activation summary_first_dropout
-summary_proj_to_labels summary_type summary_use_proj pretraining_tp
+summary_proj_to_labels summary_type summary_use_proj pretraining_tp initializer_cutoff_factor embedding_dropout mlp_dropout
+decoder_bias deterministic_flash_attn sparse_prediction sparse_pred_ignore_index pos_embed_shift pos_embed_jitter
+pos_embed_rescale _out_features _out_indices initializer_factor cls_token_id sep_token_id
 """.split()  # noqa: SIM905
 READ = """
 q_groups k_groups v_groups post_attention_groups intermediate_groups output_groups hidden_act activation qkv_bias
@@ -263,6 +265,8 @@ activation_function n_inner scale_attn_weights scale_attn_by_inverse_layer_idx a
 rope_parameters head_dim num_key_value_heads layer_types max_window_layers sliding_window use_sliding_window
 hidden_activation
 use_bidirectional_attention _sliding_window_pattern attn_logit_softcapping final_logit_softcapping
+norm_bias classifier_bias classifier_activation classifier_pooling query_bias key_bias value_bias proj_bias use_gated_mlp
+num_register_tokens projection_dim projection_size vision_use_head
 """.split()  # noqa: SIM905
 
 

@@ -15,7 +15,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from jaxconvex import encoders
-from jaxconvex.encoders import bert, vit
+from jaxconvex.encoders import bert, modernbert, towers, vit
 
 TINY = {
     "model_type": "bert",
@@ -247,12 +247,23 @@ def test_a_folder_without_configuration_has_that_of_its_family(folder, monkeypat
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("bert", "Bert"), ("distilbert", "DistilBert"), ("squeezebert", "SqueezeBert"), ("vit", "ViT"), ("beit", "Beit")],
+    [
+        ("bert", "Bert"),
+        ("distilbert", "DistilBert"),
+        ("squeezebert", "SqueezeBert"),
+        ("vit", "ViT"),
+        ("beit", "Beit"),
+        ("modernbert", "ModernBert"),
+        ("clip_vision_model", "CLIPVision"),
+        ("clip_text_model", "CLIPText"),
+        ("siglip_vision_model", "SiglipVision"),
+        ("siglip_text_model", "SiglipText"),
+    ],
 )
 def test_documented_sizes_are_those_of_transformers(kind, name):
     transformers = pytest.importorskip("transformers")
     theirs = getattr(transformers, f"{name}Config")().to_dict()
-    ours = (bert.FAMILIES | vit.FAMILIES)[kind].config
+    ours = (bert.FAMILIES | vit.FAMILIES | modernbert.FAMILIES | towers.FAMILIES)[kind].config
     assert {key: theirs.get(key, ours[key]) for key in ours} == ours
 
 
@@ -265,6 +276,9 @@ SIZES = {
     "beit": IMAGES | {"use_relative_position_bias": True},
     "data2vec-vision": IMAGES | {"use_shared_relative_position_bias": True},
     "dinov2": IMAGES | {"use_swiglu_ffn": True},
+    "dinov3_vit": IMAGES | {"hidden_size": 16, "num_register_tokens": 2},
+    "clip_vision_model": IMAGES,
+    "siglip_vision_model": IMAGES,
     "wav2vec2": SOUNDS | {"do_stable_layer_norm": True, "feat_extract_norm": "layer"},
     "hubert": SOUNDS,
     "data2vec-audio": SOUNDS,
@@ -281,7 +295,8 @@ SIZES = {
     "resnet1d": {"epoch_len": 5},
 }
 SHAPES = {"whisper": (2, 40, 4), "resnet1d": (2, 150, 3)} | dict.fromkeys(["vit", "beit"], (2, 8, 8, 3))
-SHAPES |= dict.fromkeys(["data2vec-vision", "dinov2"], (2, 8, 8, 3))
+SHAPES |= dict.fromkeys(["data2vec-vision", "dinov2", "dinov3_vit"], (2, 8, 8, 3))
+SHAPES |= dict.fromkeys(["clip_vision_model", "siglip_vision_model"], (2, 8, 8, 3))
 
 
 @pytest.mark.long(after=4)

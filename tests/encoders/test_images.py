@@ -32,7 +32,8 @@ def original(family: str, **settings):
         for module in (utils, utils.import_utils):
             patch.setattr(module, "is_torchvision_available", lambda: False)
         module = importlib.import_module(f"transformers.models.{family}.image_processing_pil_{family}")
-    return getattr(module, f"{family.capitalize() if family != 'vit' else 'ViT'}ImageProcessorPil")(**settings)
+    name = {"vit": "ViT", "clip": "CLIP"}.get(family, family.capitalize())
+    return getattr(module, f"{name}ImageProcessorPil")(**settings)
 
 
 def saved(processor, folder):
@@ -57,6 +58,8 @@ CASES = {
         {"size": {"shortest_edge": 64}, "crop_size": {"height": 56, "width": 50}, "image_std": [0.2, 0.3, 0.4]},
     ),
     "dinov2, old spelling": ("dinov2", "bit", {"size": 33, "crop_size": 34}),
+    "clip": ("clip_vision_model", "clip", {"size": {"shortest_edge": 40}, "crop_size": 36}),
+    "siglip": ("siglip_vision_model", "siglip", {"size": {"height": 30, "width": 30}}),
 }
 
 
@@ -82,10 +85,25 @@ def test_the_documented_defaults_are_those_of_transformers():
         image_std=[0.229, 0.224, 0.225],
     )
     config = {"image_size": 32}
-    for model_type, processor in [("vit", vit), ("beit", beit), ("data2vec-vision", beit), ("dinov2", dinov2)]:
+    clip = original("clip", size={"shortest_edge": 32}, crop_size=32)
+    siglip = original("siglip", size={"height": 32, "width": 32})
+    cases = [("vit", vit), ("beit", beit), ("data2vec-vision", beit), ("dinov2", dinov2)]
+    for model_type, processor in [*cases, ("clip_vision_model", clip), ("siglip_vision_model", siglip)]:
         expected = processor(pictures(), return_tensors="np")["pixel_values"]
         found = preprocessor(None, model_type, config)(pictures()).inputs
         np.testing.assert_allclose(found, np.moveaxis(expected, 1, -1), atol=1e-6)
+
+
+def test_dinov3_resizes_floats():
+    """As its processor in transformers: scaled, resized by torch with antialiasing, normalised."""
+    torch = pytest.importorskip("torch")
+    mean, deviation = (np.array(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for picture in pictures():
+        pixels = torch.tensor(np.asarray(picture).transpose(2, 0, 1)[None] / np.float32(255))
+        resized = torch.nn.functional.interpolate(pixels, (32, 24), mode="bilinear", antialias=True)[0].numpy()
+        found = preprocessor(None, "dinov3_vit", {"image_size": [32, 24]})([picture]).inputs[0]
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, ((resized - mean) / deviation).transpose(1, 2, 0), atol=1e-5)
 
 
 def test_arrays_and_files_are_as_their_pictures(tmp_path):

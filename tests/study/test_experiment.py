@@ -22,7 +22,7 @@ from jaxconvex.evaluation.report import only, read_report
 from jaxconvex.layers import read_activations
 from jaxconvex.study.domains import domain, read_domains
 from jaxconvex.study.experiment import run_study
-from jaxconvex.study.material import prepare
+from jaxconvex.study.material import _family, prepare
 from jaxconvex.study.results import TABLES, read_study
 from jaxconvex.study.steps import kept
 
@@ -289,3 +289,15 @@ def test_a_real_domain_runs_small(name, data, tmp_path):
     study = run_study(made._replace(**sizes, pruning=False), tmp_path, progress=sys.stderr.isatty())
     assert study.networks[0].accuracy > 1.5 / len(study.domain["classes"])
     check_by_oracle(tmp_path, k=10)
+
+
+def test_a_family_counts_where_no_file_tells_it(tmp_path):
+    """Without config.json, and for one of the two networks of a CLIP; the family of a preset is for the first only."""
+    images = domain("images", encoder=str(tmp_path))
+    clip = images._replace(family="clip_vision_model")
+    assert _family(images) == images.family
+    for kind, found in (("clip", "clip_vision_model"), ("vit", None)):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        assert _family(images) is None
+        assert _family(clip) == found
+    assert _family(clip._replace(encoder="owner/name")) is None

@@ -12,8 +12,14 @@ from jaxconvex.encoders.preprocessing.inputs import Inputs, read
 
 __all__ = ["Inputs", "preprocessor"]
 
-IMAGES = ("vit", "beit", "data2vec-vision", "dinov2", "efficientnet-lite0")
-TEXTS = ("bert", "roberta", "data2vec-text", "distilbert", "luke", "squeezebert")
+IMAGES = (
+    *("vit", "beit", "data2vec-vision", "dinov2", "dinov3_vit", "efficientnet-lite0"),
+    *("clip_vision_model", "siglip_vision_model"),
+)
+TEXTS = (
+    *("bert", "roberta", "data2vec-text", "distilbert", "luke", "squeezebert", "modernbert"),
+    *("clip_text_model", "siglip_text_model"),
+)
 WAVEFORMS = ("wav2vec2", "hubert", "data2vec-audio", "wavlm")
 
 

@@ -1,4 +1,4 @@
-"""The tokenizers of decoders: byte pairs, each class with a way of its own to prepare and cut a text.
+"""The tokenizers of decoders, and of SigLIP 2: byte pairs, each class with a way of its own to prepare and cut a text.
 
 In transformers 5 a class builds that way anew, and takes from tokenizer.json vocabulary, merges and what is added around a
 text. Where the file describes the same way, there is nothing to choose between them; where not, it is refused.
@@ -13,20 +13,16 @@ from typing import Any
 __all__ = ["BYTE_PAIRS", "DECODERS", "PIECES", "check_way"]
 
 DECODERS = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3_text")
-PIECES = ("LlamaTokenizer", "GemmaTokenizer")  # of SentencePiece once; they put padding on the left
+PIECES = ("LlamaTokenizer", "GemmaTokenizer", "Siglip2Tokenizer")  # of SentencePiece once; they put padding on the left
 END = "<|endoftext|>"
+GEMMA = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
 BYTE_PAIRS: dict[str, dict[str, str]] = {  # the tokens that a class names where no file does
     "GPT2Tokenizer": {"bos_token": END, "eos_token": END, "unk_token": END},
     "GPTNeoXTokenizer": {"bos_token": END, "eos_token": END, "unk_token": END, "pad_token": "<|padding|>"},
     "Qwen2Tokenizer": {"eos_token": END, "unk_token": END, "pad_token": END},
     "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
-    "GemmaTokenizer": {
-        "bos_token": "<bos>",
-        "eos_token": "<eos>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-        "mask_token": "<mask>",
-    },
+    "GemmaTokenizer": GEMMA,
+    "Siglip2Tokenizer": GEMMA,
 }
 # Qwen's words: contractions, letters with one sign before them, single digits, signs, line ends, spaces.
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -56,8 +52,10 @@ def _built(kind: str, said: dict[str, Any]) -> Any:
     prefix = said.get("add_prefix_space")
     if kind in ("GPTNeoXTokenizer", "Qwen2Tokenizer"):
         tokenizer.normalizer = normalizers.NFC()
-    if kind == "GemmaTokenizer":
-        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    if kind in ("GemmaTokenizer", "Siglip2Tokenizer"):
+        spaces = normalizers.Replace(" ", "▁")
+        lower = kind == "Siglip2Tokenizer"
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), spaces]) if lower else spaces
         tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     elif kind == "LlamaTokenizer":
         scheme = "never" if prefix is False else "always" if said.get("legacy", False) else "first"

@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, Shaped, UInt8
 
 from jaxconvex.encoders.preprocessing.inputs import (
     Inputs,
@@ -27,24 +27,17 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers
 
 # What a processor does where its file says nothing.
-COMMON: dict[str, Any] = {
-    "do_resize": True,
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "do_center_crop": False,
-}
 PLAIN: dict[str, Any] = {
-    **COMMON,
+    **dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), True),
+    "do_center_crop": False,
+    "rescale_factor": 1 / 255,
     "size": {"height": 224, "width": 224},
     "crop_size": 224,
     "image_mean": HALF,
     "image_std": HALF,
 }
-CROPPED: dict[str, Any] = {
-    **COMMON,
+CROPPED: dict[str, Any] = PLAIN | {
     "size": {"shortest_edge": 224},
-    "crop_size": 224,
     "do_center_crop": True,
     "image_mean": CLIP[0],
     "image_std": CLIP[1],
@@ -56,12 +49,16 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "BeitImageProcessor": {**PLAIN, "resample": BICUBIC},
     "BitImageProcessor": CROPPED,
     "CLIPImageProcessor": CROPPED,
+    "SiglipImageProcessor": {**PLAIN, "resample": BICUBIC, "default_to_square": False},
+    "DINOv3ViTImageProcessor": {**PLAIN, "resample": BILINEAR, "image_mean": IMAGENET[0], "image_std": IMAGENET[1]},
 }
 FAMILIES = {  # whose processor each family has
+    **dict.fromkeys(("beit", "data2vec-vision"), "BeitImageProcessor"),
     "vit": "ViTImageProcessor",
-    "beit": "BeitImageProcessor",
-    "data2vec-vision": "BeitImageProcessor",
     "dinov2": "BitImageProcessor",
+    "dinov3_vit": "DINOv3ViTImageProcessor",
+    "clip_vision_model": "CLIPImageProcessor",
+    "siglip_vision_model": "SiglipImageProcessor",
 }
 DINOV2: dict[str, Any] = {"size": {"shortest_edge": 256}, "image_mean": IMAGENET[0], "image_std": IMAGENET[1]}
 
@@ -82,6 +79,7 @@ class ImageSettings(NamedTuple):
     scale: float  # of a pixel value 0 to 255, before
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    rounded: bool = True  # whether what is resized has 8 bits
 
 
 def preprocess_images(items: Any, settings: ImageSettings, *, size: int | tuple[int, int] | None = None) -> Inputs:
@@ -95,7 +93,8 @@ def preprocess_images(items: Any, settings: ImageSettings, *, size: int | tuple[
         size: another height and width of the result, or an int for a square. A resizing to the shorter side before a
             crop keeps its proportion to the crop. By default the checkpoint's.
 
-    Resizing is Pillow's, on 8 bits, as in the PIL image processors of transformers, with which the result agrees to 1e-6.
+    Resizing is Pillow's, on 8 bits, as in the PIL image processors of transformers, with which the result agrees to 1e-6;
+    for DINOv3 on floats, as its processor does.
 
     Raises:
         ValueError: an item is no image, cannot be read to its end, has 16 or 32 bits, or the images come out with different
@@ -124,15 +123,18 @@ def preprocess_images(items: Any, settings: ImageSettings, *, size: int | tuple[
             f"the images of a batch must come out with one size; got {shapes}. This checkpoint does not crop them: pass "
             "size=(height, width), or images of one shape."
         )
-    return Inputs(np.stack([table[image, channel] for image in pixels]), None)
+    if settings.rounded:
+        return Inputs(np.stack([table[image, channel] for image in pixels]), None)
+    return Inputs((np.stack(pixels) * np.float32(settings.scale) - mean) / deviation, None)
 
 
 def image_settings(file: dict[str, Any], model_type: str, config: dict[str, Any]) -> ImageSettings:
     """The settings of an image processor's file, or, if it is empty, the family's documented ones.
 
-    The documented ones: ViT, BEiT and data2vec-vision: to the config's image_size (224), mean and standard deviation 0.5;
-    DINOv2: shorter side to 256, centre 224, ImageNet's mean and deviation; EfficientNet-lite0: the centre square of
-    0.875 of the shorter side, bicubic to 224, (x - 127) / 128.
+    The documented ones: ViT, BEiT, data2vec-vision and SigLIP: to the config's image_size (224), mean and standard
+    deviation 0.5; CLIP: shorter side to image_size, the centre, mean and deviation of its own; DINOv2: shorter side to 256,
+    centre 224, ImageNet's mean and deviation; DINOv3: to image_size, the same mean and deviation; EfficientNet-lite0: the
+    centre square of 0.875 of the shorter side, bicubic to 224, (x - 127) / 128.
 
     Source: the image processors of transformers; for EfficientNet-lite, the constants that its authors published with it.
     """
@@ -147,8 +149,9 @@ def image_settings(file: dict[str, Any], model_type: str, config: dict[str, Any]
         raise ValueError(
             f"images are prepared in RGB, with 3 channels; this checkpoint's config says num_channels={channels}."
         )
-    if not file:
-        file = DINOV2 if model_type == "dinov2" else {"size": config.get("image_size", 224)}
+    size = config.get("image_size", 224)
+    usual = {"dinov2": DINOV2, "clip_vision_model": {"size": size, "crop_size": size}}
+    file = file or usual.get(model_type, {"size": _pair(size)})
     name = str(file.get("image_processor_type") or file.get("feature_extractor_type") or FAMILIES[model_type])
     name = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
     if name not in PROCESSORS:
@@ -168,6 +171,7 @@ def image_settings(file: dict[str, Any], model_type: str, config: dict[str, Any]
         scale=said["rescale_factor"] if said["do_rescale"] else 1.0,
         mean=_channels(said["image_mean"]) if normalised else (0.0,) * 3,
         std=_deviations(said["image_std"]) if normalised else (1.0,) * 3,
+        rounded=name != "DINOv3ViTImageProcessor",
     )
 
 
@@ -272,8 +276,8 @@ def _as_bytes(item: Any, i: int) -> UInt8[np.ndarray, ...]:
     return np.round(array * 255).astype(np.uint8)
 
 
-def _pixels(image: Any, settings: ImageSettings) -> UInt8[np.ndarray, "h w 3"]:
-    """The image resized and cropped."""
+def _pixels(image: Any, settings: ImageSettings) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]:
+    """The image resized and cropped, with values to 255."""
     size = settings.size
     if settings.square is not None:
         length = max(1, int(settings.square * min(image.size)))
@@ -283,13 +287,14 @@ def _pixels(image: Any, settings: ImageSettings) -> UInt8[np.ndarray, "h w 3"]:
         short, long = sorted(image.size)
         other = int(size * long / short)
         size = (other, size) if image.width <= image.height else (size, other)
+    bands = [image] if settings.rounded else [band.convert("F") for band in image.split()]
     if size is not None:
-        image = image.resize((size[1], size[0]), resample=settings.resample)
-    pixels = np.asarray(image)
+        bands = [band.resize((size[1], size[0]), resample=settings.resample) for band in bands]
+    pixels = np.asarray(bands[0]) if settings.rounded else np.stack(bands, axis=-1)
     return pixels if settings.crop is None else _centre(pixels, settings.crop)
 
 
-def _centre(pixels: UInt8[np.ndarray, "h w 3"], crop: tuple[int, int]) -> UInt8[np.ndarray, "a b 3"]:
+def _centre(pixels: Shaped[np.ndarray, "h w 3"], crop: tuple[int, int]) -> Shaped[np.ndarray, "a b 3"]:
     """The centre of an image, with black around it where the image is too small."""
     short = [max(target - side, 0) for target, side in zip(crop, pixels.shape, strict=False)]
     if any(short):

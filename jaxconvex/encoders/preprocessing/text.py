@@ -14,6 +14,7 @@ from jaxconvex.encoders.preprocessing.tokenizer_files import read_tokenizer
 
 __all__ = ["TextSettings", "preprocess_texts", "text_settings"]
 
+FULL = ("siglip_text_model",)  # trained on texts of one length, padding and all
 COUNTED_FROM_PADDING = ("roberta", "data2vec-text", "luke")  # their position ids begin after the padding's id
 
 
@@ -26,10 +27,16 @@ class TextSettings(NamedTuple):
     vocabulary: int | None = None  # ids that the model knows
     cut: str = "right"  # the side of a text that is too long
     padded: str = "right"  # the side of padding
+    full: bool = False  # whether every text has the most tokens, and padding counts as text
 
 
 def preprocess_texts(
-    items: Sequence[str], settings: TextSettings, *, max_length: int | None = None, length: int | None = None
+    items: Sequence[str],
+    settings: TextSettings,
+    *,
+    max_length: int | None = None,
+    length: int | None = None,
+    mask: bool | None = None,
 ) -> Inputs:
     """The texts as int32 token ids (b, t), and a bool mask (b, t) that is True on tokens and False on padding.
 
@@ -41,7 +48,8 @@ def preprocess_texts(
             smaller of tokenizer_config.json's model_max_length and the positions of the model (RoBERTa and its kin use
             max_position_embeddings - padding id - 1 of them).
         length: pads all to this many tokens (and cuts at it), so that a compiled function sees one shape. By default the
-            longest text of the batch.
+            longest text of the batch; for SigLIP what the model takes, as in training.
+        mask: whether to return a mask. By default for all but SigLIP, which was trained to read the padding too.
 
     Special tokens are added as the tokenizer says; padding is on the right, or as the checkpoint's padding_side says. The
     ids are those of transformers 5, but for the lengths in a tokenizer.json with truncation or padding baked in, which are
@@ -57,7 +65,7 @@ def preprocess_texts(
     >>> ids.tolist(), mask.tolist()
     ([[1, 0], [2, 0]], [[True, False], [True, False]])
     """
-    tokenizer, pad, limit, vocabulary, cut, padded = settings
+    tokenizer, pad, limit, vocabulary, cut, padded, full = settings
     special = tokenizer.num_special_tokens_to_add(False)
     most = limit
     for name, asked in (("max_length", max_length), ("length", length)):
@@ -84,11 +92,11 @@ def preprocess_texts(
         rows.append(tokenizer.post_process(encoding).ids)
         if not rows[-1]:
             raise ValueError(f"item {len(rows) - 1} has no token: {texts[len(rows) - 1]!r:.40}. Leave it out.")
-    width = max(map(len, rows)) if length is None else length
+    width = length or (limit if full else None) or max(map(len, rows))
     counts = np.array([len(row) for row in rows])[:, None]
-    mask = np.arange(width) < counts if padded == "right" else np.arange(width) >= width - counts
-    ids = np.full(mask.shape, pad, np.int32)
-    ids[mask] = np.concatenate(rows)
+    valid = np.arange(width) < counts if padded == "right" else np.arange(width) >= width - counts
+    ids = np.full(valid.shape, pad, np.int32)
+    ids[valid] = np.concatenate(rows)
     if vocabulary is not None and ids.max() >= vocabulary:
         row = int(ids.max(axis=1).argmax())
         token = tokenizer.id_to_token(int(ids.max()))
@@ -96,7 +104,7 @@ def preprocess_texts(
             f"item {row} has the token {token!r} with id {ids.max()}, but the model knows ids up to {vocabulary - 1}. The "
             "tokenizer is of another checkpoint, or the token was added to it and not to the model: take it out of the text."
         )
-    return Inputs(ids, mask)
+    return Inputs(ids, valid if (not full if mask is None else mask) else None)
 
 
 def text_settings(folder: Path | None, model_type: str, config: dict[str, Any]) -> TextSettings | None:
@@ -140,4 +148,5 @@ def text_settings(folder: Path | None, model_type: str, config: dict[str, Any]) 
         config.get("vocab_size"),
         said.get("truncation_side", "right"),
         said.get("padding_side", "right"),
+        model_type in FULL,
     )

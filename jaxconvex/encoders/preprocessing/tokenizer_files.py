@@ -18,9 +18,12 @@ from jaxconvex.encoders.preprocessing.inputs import missing
 __all__ = ["read_tokenizer"]
 
 WORD_PIECE = ("BertTokenizer", "DistilBertTokenizer", "SqueezeBertTokenizer", "ElectraTokenizer")
-BYTE_LEVEL = ("RobertaTokenizer", "LongformerTokenizer", "LukeTokenizer")
+BYTE_LEVEL = ("RobertaTokenizer", "LongformerTokenizer", "LukeTokenizer", "CLIPTokenizer")
 WHOLE = ("PreTrainedTokenizer", "TokenizersBackend")  # the first without its ending "Fast"
-UNASKED = ("qwen2",)  # families whose class transformers does not ask, as their files often name a wrong one
+UNASKED = (
+    "qwen2",
+    "modernbert",
+)  # families whose class transformers does not ask, as their files often name a wrong one
 USUAL = {  # the class of a family whose files name none
     "bert": "BertTokenizer",
     "distilbert": "DistilBertTokenizer",
@@ -28,6 +31,9 @@ USUAL = {  # the class of a family whose files name none
     "roberta": "RobertaTokenizer",
     "data2vec-text": "RobertaTokenizer",
     "luke": "LukeTokenizer",
+    "modernbert": "TokenizersBackend",
+    "clip_text_model": "CLIPTokenizer",
+    "siglip_text_model": "SiglipTokenizer",
     "gpt2": "GPT2Tokenizer",
     "gpt_neox": "GPTNeoXTokenizer",
     "llama": "TokenizersBackend",
@@ -39,6 +45,11 @@ USUAL = {  # the class of a family whose files name none
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 BRACKETS = dict(zip(NAMED[2:], ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"), strict=True))
 ANGLES = dict(zip(NAMED, ("<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>", "<mask>"), strict=True))
+CLIP = {"bos_token": "<|startoftext|>", **dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")}
+# The tokens that a class names where no file does.
+UNNAMED = dict.fromkeys(WORD_PIECE, BRACKETS) | dict.fromkeys(BYTE_LEVEL, ANGLES) | BYTE_PAIRS | {"CLIPTokenizer": CLIP}
+# CLIP's words: its own two tokens, contractions, letters, single digits, signs.
+CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 ENTITIES = {  # LUKE's; those of its other sequence become tokens of the text all the same
     "entity_1_token": "<ent>",
     "entity_2_token": "<ent2>",
@@ -51,6 +62,11 @@ MAY_BE_NULL = ("strip_accents", "add_prefix_space")
 ADVICE = (
     "Write a tokenizer.json with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder). If that file "
     'says all that the tokenizer does, set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json.'
+)
+
+OWN_IDS = (
+    "Make the ids with transformers, as the encoder takes them all the same: "
+    'AutoTokenizer.from_pretrained(folder)(texts, padding="max_length", return_tensors="np")["input_ids"].'
 )
 
 
@@ -78,7 +94,8 @@ def read_tokenizer(folder: Path, model_type: str, config: Mapping[str, Any]) -> 
     if file is None and not (needed and all((folder / part).is_file() for part in needed)):
         names = [path.name for path in sorted(folder.iterdir())] if folder.is_dir() else []
         if any(part.endswith(".model") for part in names):
-            raise ValueError(f"{folder} holds a SentencePiece model only, which is not read here. {ADVICE}")
+            advice = OWN_IDS if kind == "SiglipTokenizer" else ADVICE  # no tokenizer.json has what it does to a text
+            raise ValueError(f"{folder} holds a SentencePiece model only, which is not read here. {advice}")
         if pieces := [part for part in names if part in ("vocab.txt", "vocab.json", "merges.txt")]:
             raise ValueError(f"a {name} cannot be built from {', '.join(pieces)} here. {ADVICE}")
         return None
@@ -114,12 +131,12 @@ def _built(folder: Path, kind: str, said: dict[str, Any], file: dict[str, Any] |
     if kind in WORD_PIECE:
         tokenizer = _word_piece(folder, said, file, tokens.named.get("unk_token"))
     elif kind in BYTE_LEVEL:
-        tokenizer = _byte_level(folder, said, file)
+        tokenizer = _byte_level(folder, kind, said, file, tokens.named.get("unk_token"))
     else:
         if kind in BYTE_PAIRS:
             check_way(folder, kind, said, file or {}, ADVICE)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    frame = _frame(tokenizer, tokens) if kind in (*WORD_PIECE, *BYTE_LEVEL) else None
+    frame = _frame(tokenizer, tokens, kind) if kind in (*WORD_PIECE, *BYTE_LEVEL) else None
     _add(tokenizer, tokens, folder)
     if frame is not None:
         _surround(tokenizer, *frame, kind, bool(said.get("add_prefix_space")))
@@ -154,8 +171,8 @@ def _word_piece(folder: Path, said: dict[str, Any], file: dict[str, Any] | None,
     return tokenizer
 
 
-def _byte_level(folder: Path, said: dict[str, Any], file: dict[str, Any] | None) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
+def _byte_level(folder: Path, kind: str, said: dict[str, Any], file: dict[str, Any] | None, unknown: Any) -> Any:
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     if file is None:
         vocabulary = read_json(folder / "vocab.json") or {}
@@ -164,6 +181,15 @@ def _byte_level(folder: Path, said: dict[str, Any], file: dict[str, Any] | None)
         model = _model(folder, file, "BPE")
         vocabulary = model["vocab"]
         merges = [(*(pair.split(" ") if isinstance(pair, str) else pair),) for pair in model["merges"]]
+    if kind == "CLIPTokenizer":
+        unk = None if unknown is None else unknown.content
+        tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token=unk, end_of_word_suffix="</w>"))
+        spaces = normalizers.Replace(Regex(r"\s+"), " ")
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+        words = pre_tokenizers.Split(Regex(CLIP_WORDS), "removed", invert=True)
+        letters = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
+        return tokenizer
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(said.get("add_prefix_space")))
     return tokenizer
@@ -178,10 +204,11 @@ def _model(folder: Path, file: dict[str, Any], kind: str) -> dict[str, Any]:
     return model
 
 
-def _frame(tokenizer: Any, tokens: Tokens) -> tuple[str, str]:
+def _frame(tokenizer: Any, tokens: Tokens, kind: str) -> tuple[str, str]:
     """The tokens around a text. The vocabulary has them, or some file names them, and they are added to it."""
     known = tokenizer.get_vocab().keys() | {token.content for token in tokens.declared.values()}
-    first, last = (tokens.named[part].content if part in tokens.named else None for part in ("cls_token", "sep_token"))
+    parts = ("bos_token", "eos_token") if kind == "CLIPTokenizer" else ("cls_token", "sep_token")
+    first, last = (tokens.named[part].content if part in tokens.named else None for part in parts)
     named = {token.content for part, token in tokens.named.items() if part not in tokens.usual}
     if first is None or last is None or not {first, last} <= known | named:
         raise ValueError(f"the vocabulary must hold the special tokens {first!r} and {last!r}; one of them is missing.")
@@ -220,9 +247,7 @@ def _tokens(folder: Path, kind: str, said: dict[str, Any], file: dict[str, Any])
             own = content in special
             declared[i] = _token({"content": content, "special": own, "normalized": not own})
         declared |= {token["id"]: _token(token) for token in file.get("added_tokens", ())}
-    named: dict[str, Any] = dict.fromkeys(NAMED) | (
-        BRACKETS if kind in WORD_PIECE else ANGLES if kind in BYTE_LEVEL else BYTE_PAIRS.get(kind, {})
-    )
+    named: dict[str, Any] = dict.fromkeys(NAMED) | UNNAMED.get(kind, {})
     if kind == "LukeTokenizer":
         said |= {f"entity_{i}_token": said.pop(f"entity_token_{i}") for i in (1, 2) if f"entity_token_{i}" in said}
         named |= ENTITIES
