@@ -13,10 +13,18 @@ from jaxtyping import Array, Float, Int
 
 from jaxconvex._internal.checks import is_concrete
 from jaxconvex._internal.devices import in_mesh, outside_meshes
-from jaxconvex._internal.loops import while_loop
 from jaxconvex.neighbors.knn import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph, undirected
-from jaxconvex.paths.search import CHUNK, UNREACHED, WIDTH, distances_from, from_sources, rows_of
+from jaxconvex.paths.search import (
+    CHUNK,
+    UNREACHED,
+    WIDTH,
+    components,
+    distances_from,
+    from_sources,
+    hops_to_root,
+    rows_of,
+)
 
 __all__ = ["SMALL", "bucket", "pack"]
 
@@ -156,16 +164,11 @@ def _laid_out(edges: Edges) -> PackedGraph:
 def _components(packed: PackedGraph) -> Int[Array, " rows"]:
     """The first row of each row's connected component; -1 where the row pads."""
     rows = len(packed.first)
-    numbers = jnp.arange(rows, dtype=jnp.int32)
 
-    def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        root, _ = state
-        lowest = root.at[packed.owner].min(jnp.min(rows_of(root, packed.neighbors), axis=1), mode="drop")
-        lowest = lowest[lowest]
-        return lowest, jnp.any(lowest != root)
+    def least(name: Array) -> Array:
+        return name.at[packed.owner].min(jnp.min(rows_of(name, packed.neighbors), axis=1), mode="drop")
 
-    root, _ = while_loop(lambda state: state[1], spread, (numbers, jnp.array(True)))
-    return jnp.where(numbers < len(packed.position), root, -1)
+    return jnp.where(jnp.arange(rows) < len(packed.position), components(least, rows), -1)
 
 
 def _surveyed(packed: PackedGraph) -> tuple[Float[Array, "rows m"], PackedGraph]:
@@ -198,15 +201,8 @@ def _hops(packed: PackedGraph, near: Float[Array, " rows"]) -> Int[Array, ""]:
     chosen = (offer == rows_of(best, jnp.minimum(packed.owner, rows - 1))[:, None]) & (offer < jnp.inf)
     parent = jnp.max(jnp.where(chosen, packed.neighbors, -1), axis=1)
     parent = jnp.full(rows, -1, jnp.int32).at[packed.owner].max(parent, mode="drop")
-
-    def double(
-        state: tuple[Array, Array, Array],
-    ) -> tuple[Array, Array, Array]:  # hops to the ancestor, and on from there
-        hops, ancestor, _ = state
-        return hops + hops[ancestor], ancestor[ancestor], jnp.any(hops[ancestor] > 0)
-
-    start = (parent >= 0).astype(jnp.int32), jnp.where(parent >= 0, parent, jnp.arange(rows)), jnp.array(True)
-    return jnp.max(while_loop(lambda state: state[2], double, start)[0])
+    parent = jnp.where(parent >= 0, parent, jnp.arange(rows, dtype=jnp.int32))
+    return jnp.max(hops_to_root(parent)[1])
 
 
 def _power_of_two_quantum(eccentricity: Array) -> Array:

@@ -30,6 +30,17 @@ __all__ = ["Segments", "euclidean_convexity", "euclidean_segments", "summarise_s
 SEGMENT_BYTES, MOST_POINTS = 16 * 2**20, 4096
 
 
+class Work(NamedTuple):
+    """What the shares of segments are computed from: pairs by batch, device and place; all batches if `steps` is None."""
+
+    predict: Partial
+    x: PyTree[Float[Array, "n ..."]]
+    labels: Int[Array, " n"]
+    first: Int[Array, "batches devices together"]
+    second: Int[Array, "batches devices together"]
+    steps: Int[Array, ""] | None
+
+
 class Segments(NamedTuple):
     """Pairs of points and the share of each segment that lies inside the class; `keep` tells pairs from padding."""
 
@@ -93,14 +104,8 @@ def euclidean_convexity(
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 1.
     """
     checked = as_labels(labels, shared_length(x), num_classes)
-    options: Any = {
-        "num_points": num_points,
-        "max_pairs": max_pairs,
-        "key": key,
-        "batch_size": batch_size,
-        "mesh": mesh,
-    }
-    segments = euclidean_segments(predict_fn, x, checked, num_classes=num_classes, **options)
+    options: Any = {"max_pairs": max_pairs, "key": key, "batch_size": batch_size, "mesh": mesh}
+    segments = euclidean_segments(predict_fn, x, checked, num_classes=num_classes, num_points=num_points, **options)
     return summarise_segments(segments, checked, num_classes)
 
 
@@ -155,12 +160,12 @@ def euclidean_segments(
         steps = None
         first, second, keep = (jnp.pad(p.ravel(), (0, -p.size % step)) for p in pairs)
     shape = (-1, step // together, together)
-    first, second = first.reshape(shape), second.reshape(shape)
+    work = Work(predict, points, checked, first.reshape(shape), second.reshape(shape), steps)
     if mesh is not None and steps is not None:
         with outside_meshes():  # from all devices of the mesh to the default one
-            shares = np.asarray(_segment_shares(predict, points, checked, first, second, steps, num_points, mesh))
+            shares = np.asarray(_segment_shares(work, num_points, mesh))
     else:
-        shares = _segment_shares(predict, points, checked, first, second, steps, num_points, mesh)
+        shares = _segment_shares(work, num_points, mesh)
     complete = sizes.astype(float) * (sizes - 1).astype(float) / 2 <= pairs.valid.shape[1]
     found = first.ravel(), second.ravel(), keep, shares.ravel(), complete
     return Segments(*map(jnp.asarray, found))
@@ -173,43 +178,27 @@ def _activations(path: Any, leaf: Any) -> Array:
 
 
 @partial(jax.jit, static_argnames=("num_points", "mesh"))
-def _segment_shares(
-    predict: Partial,
-    x: PyTree[Float[Array, "n ..."]],
-    labels: Int[Array, " n"],
-    first: Int[Array, "batches devices together"],
-    second: Int[Array, "batches devices together"],
-    steps: Int[Array, ""] | None,
-    num_points: int,
-    mesh: Mesh | None,
-) -> Float[Array, "batches devices together"]:
-    """The shares of pairs, a batch at a time on every device; only the first `steps` batches, if that is given."""
+def _segment_shares(work: Work, num_points: int, mesh: Mesh | None) -> Float[Array, "batches devices together"]:
+    """The shares of pairs, a batch at a time on every device."""
     # Under vmap one after the other, so that the memory stays that of one. A score is constant, but for jumps.
-    shares = sequential_vmap(in_mesh(partial(_device_shares, num_points=num_points)))
-    predict, x = lax.stop_gradient((predict, x))
+    shares: Any = sequential_vmap(in_mesh(partial(_device_shares, num_points=num_points)))
+    predict, x = lax.stop_gradient((work.predict, work.x))
+    work = work._replace(predict=predict, x=x)
     if mesh is None:
-        return shares(predict, x, labels, first, second, steps)
+        return shares(work)
 
-    def gathered(*arguments: Any) -> Array:
-        return lax.all_gather(shares(*arguments), "pairs", axis=1, tiled=True)
+    def gathered(work: Work) -> Array:
+        return lax.all_gather(shares(work), "pairs", axis=1, tiled=True)
 
     everywhere, parted = PartitionSpec(), PartitionSpec(None, "pairs")
-    specs = (everywhere, everywhere, everywhere, parted, parted, everywhere)
+    specs = Work(everywhere, everywhere, everywhere, parted, parted, everywhere)  # type: ignore[arg-type]
     # What predict_fn computes is not known to be the same on all devices or not, so that is not checked.
-    over_devices = jax.shard_map(gathered, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
-    return over_devices(predict, x, labels, first, second, steps)
+    return jax.shard_map(gathered, mesh=mesh, in_specs=(specs,), out_specs=everywhere, check_vma=False)(work)
 
 
-def _device_shares(
-    predict: Partial,
-    x: Any,
-    labels: Array,
-    first: Array,
-    second: Array,
-    steps: Array | None,
-    num_points: int,
-) -> Array:
+def _device_shares(work: Work, num_points: int) -> Array:
     """`_segment_shares` on one device."""
+    predict, x, labels, first, second, steps = work
     together = first.shape[-1]
     between = jax.vmap(partial(segment_points, num_points=num_points))
     leaves = jax.tree.leaves(x)
