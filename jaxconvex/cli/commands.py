@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from jaxconvex._internal.messages import say
-from jaxconvex.cli.options import SETTINGS, option, require_extras, say_found, say_where, seed_in_range
+from jaxconvex.cli.options import (
+    SETTINGS,
+    Options,
+    Seed,
+    declared,
+    option,
+    options_of,
+    require_extras,
+    say_found,
+    say_where,
+)
 from jaxconvex.cli.study import app as study
 
 __all__ = ["command"]
@@ -89,100 +99,6 @@ app = typer.Typer(
 )
 
 
-Names = list[str] | None
-Labels = Annotated[
-    Names,
-    option(
-        "--labels",
-        "NAME",
-        "Array or column of labels, or a file of them (.npy, .txt, .csv); again for more labelings. "
-        "[default: labels, label, targets, target or y]",
-    ),
-]
-Predictions = Annotated[
-    str | None, option("--predictions", "NAME", "Labels as the model predicts them: scored too, with recall.")
-]
-Groups = Annotated[
-    str | None,
-    option(
-        "--groups",
-        "NAME",
-        "Array, column or file that says which points were sampled together (speaker, text): intervals leave out whole "
-        "groups.",
-    ),
-]
-Layers = Annotated[
-    Names,
-    option(
-        "--layer",
-        "NAME",
-        "Take only this layer, or column of a table of one layer; again for more. NAME may have * and ?.",
-    ),
-]
-Skip = Annotated[Names, option("--skip", "NAME", "Leave out this array or column; again for more. NAME may have *.")]
-Axis = Annotated[
-    int | None, option("--axis", "N", "The axis that counts layers in arrays (points, layers, features): 1.")
-]
-Pool = Annotated[str | None, option("--pool", "mean|cls", "How to pool arrays (points, tokens, features) over tokens.")]
-Background = Annotated[
-    str | None, option("--background", "LABEL", "Points with this label shape the graph but are in no class.")
-]
-MaxPoints = Annotated[
-    int | None, option("--max-points", "N", "Take N points at random, stratified by the first labels. [default: all]")
-]
-ClassSize = Annotated[
-    int | None,
-    option(
-        "--class-size", "N", "Score each labeling on N random points of each class: for classes that differ in size."
-    ),
-]
-Holm = Annotated[bool, option("--holm", None, "Adjust p-values for their number, over classes and layers.")]
-Neighbors = Annotated[
-    list[int] | None, option("--k", "K", "Nearest neighbours of a point; again for more. [default: 10]")
-]
-Metric = Annotated[str, option("--metric", "euclidean|cosine|manhattan", "The distance. [default: euclidean]")]
-GraphMode = Annotated[
-    str,
-    option("--graph", "union|mutual", "Join two points if one, or both, is a neighbour of the other. [default: union]"),
-]
-Duplicates = Annotated[
-    str, option("--duplicates", "link|drop", "Join equal points, or drop the edges of length 0. [default: link]")
-]
-Pairs = Annotated[int | None, option("--pairs", "N", "Draw about N pairs of each class. [default: all pairs]")]
-Sources = Annotated[
-    int | None,
-    option(
-        "--sources",
-        "N",
-        "Draw N points of each class and score their pairs with all others. [default: all, 64 above 100,000 points]",
-    ),
-]
-Tolerance = Annotated[
-    float | None,
-    option(
-        "--tolerance",
-        "T",
-        "Draw points until the 95% interval of each class is, approximately, T to either side, e.g. 0.01.",
-    ),
-]
-Memory = Annotated[
-    float | None, option("--memory", "GB", "Gigabytes that the work may take beyond the data. [default: no limit]")
-]
-Protocol = Annotated[
-    str | None,
-    option(
-        "--protocol", "paper", "All choices as in the paper: k = 10, duplicates dropped, 5,000 pairs of each class."
-    ),
-]
-Jackknife = Annotated[
-    bool | None,
-    option("--jackknife/--no-jackknife", None, "Intervals, by leaving out points. [default: up to 10,000 points]"),
-]
-Permutations = Annotated[
-    int,
-    option("--permutations", "N", "Permutations of the labels for the null. [default: 100 in score, 0 in compare]"),
-]
-Seed = Annotated[int, option("--seed", "N", "Seed of all that is random. [default: 0]", callback=seed_in_range)]
 Out = Annotated[
     Path | None, option("--out -o", "FOLDER", "Where the results are written. [default: named after the input]")
 ]
@@ -206,104 +122,51 @@ def _about(
 app.callback(invoke_without_command=True)(_about)
 
 
-def _options(context: typer.Context) -> Any:
-    """The options given, the rest by default."""
-    from jaxconvex.cli.scoring import Options
-
-    given = {name: context.params.get(name) for name in Options._fields}
-    values: dict[str, Any] = {
-        name: tuple(dict.fromkeys(value)) if isinstance(value, list) else value for name, value in given.items()
-    }
-    return Options(**{name: value for name, value in values.items() if value is not None and value != ()})
-
-
 def _print(result: Any, classes: bool, **beside: Any) -> None:
     from jaxconvex.evaluation.sentences import findings
 
     say_found(findings(result, **beside), result.tables() + (result.tables(classes=True) if classes else []))
 
 
-@app.command("score", help=SCORE, short_help="Score every layer of your representations.")
-def _score(
-    context: typer.Context,
-    file: File,
-    labels: Labels = None,
-    predictions: Predictions = None,
-    groups: Groups = None,
-    layers: Layers = None,
-    skip: Skip = None,
-    axis: Axis = None,
-    pool: Pool = None,
-    background: Background = None,
-    max_points: MaxPoints = None,
-    class_size: ClassSize = None,
-    k: Neighbors = None,
-    metric: Metric = "euclidean",
-    graph: GraphMode = "union",
-    duplicates: Duplicates = "link",
-    max_pairs: Pairs = None,
-    max_sources: Sources = None,
-    tolerance: Tolerance = None,
-    memory: Memory = None,
-    protocol: Protocol = None,
-    jackknife: Jackknife = None,
-    permutations: Permutations = 100,
-    holm: Holm = False,
-    seed: Seed = 0,
-    out: Out = None,
-    classes: Classes = False,
-) -> None:
+def _score(file: Path, out: Path | None, classes: bool, **given: Any) -> None:
     from jaxconvex.cli import scoring, writing
 
     require_extras()
-    data = scoring.read(file, _options(context))
+    options = options_of(given)
+    data = scoring.read(file, options)
     with writing.output_folder(out or writing.free_folder("convexity", [file])) as folder:
-        report = scoring.score(data, _options(context), folder / writing.CACHE)
+        report = scoring.score(data, options, folder / writing.CACHE)
         paths = writing.write_scores(report, folder, [file])
         _print(report, classes)
         say_where(paths, folder)
 
 
-@app.command("compare", help=COMPARE, short_help="Compare two models on the same points.")
-def _compare(
-    context: typer.Context,
-    a: First,
-    b: Second,
-    labels: Labels = None,
-    predictions: Predictions = None,
-    groups: Groups = None,
-    layers: Layers = None,
-    skip: Skip = None,
-    axis: Axis = None,
-    pool: Pool = None,
-    background: Background = None,
-    max_points: MaxPoints = None,
-    class_size: ClassSize = None,
-    k: Neighbors = None,
-    metric: Metric = "euclidean",
-    graph: GraphMode = "union",
-    duplicates: Duplicates = "link",
-    max_pairs: Pairs = None,
-    max_sources: Sources = None,
-    tolerance: Tolerance = None,
-    memory: Memory = None,
-    permutations: Permutations = 0,
-    seed: Seed = 0,
-    out: Out = None,
-    classes: Classes = False,
-) -> None:
+def _compare(a: Path, b: Path, out: Path | None, classes: bool, **given: Any) -> None:
     from jaxconvex.cli import scoring, writing
 
     require_extras()
-    sides = scoring.read_sides(a, b, _options(context))
+    options = options_of(given)
+    sides = scoring.read_sides(a, b, options)
     with writing.output_folder(out or writing.free_folder("comparison", [a, b], list(sides))) as folder:
-        comparison, reports = scoring.compare(sides, _options(context), folder / writing.CACHE)
+        comparison, reports = scoring.compare(sides, options, folder / writing.CACHE)
         paths = writing.write_comparison(comparison, reports, folder, [a, b])
         for name, file in zip(sides, (a, b), strict=True):
             if sides[name] is not reports[name]:
                 paths += writing.write_scores(reports[name], folder / name, [file])
         _print(comparison, classes, reports=reports)
         say_where(paths, folder)
+
+
+HINTS: dict[str, Any] = get_type_hints(Options, include_extras=True) | {"out": Out, "classes": Classes}
+DEFAULTS: dict[str, Any] = Options._field_defaults | {"out": None, "classes": False}
+app.command("score", help=SCORE, short_help="Score every layer of your representations.")(
+    declared(_score, {"file": File, **HINTS}, DEFAULTS | {"permutations": 100})
+)
+# A comparison always has the jackknife, which the protocol leaves out.
+OF_BOTH = {name: hint for name, hint in HINTS.items() if name not in ("protocol", "jackknife", "holm")}
+app.command("compare", help=COMPARE, short_help="Compare two models on the same points.")(
+    declared(_compare, {"a": First, "b": Second, **OF_BOTH}, DEFAULTS)
+)
 
 
 @app.command("demo", help=DEMO, short_help="The whole study on real digits.")

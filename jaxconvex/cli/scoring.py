@@ -7,50 +7,28 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from jaxconvex._internal.messages import is_terminal, say
 from jaxconvex.cli.files import Representations, read_representations
+from jaxconvex.cli.options import Options
 from jaxconvex.cli.writing import RESULT
 from jaxconvex.evaluation.comparison import Comparison, compare_reports
 from jaxconvex.evaluation.report import Report, read_report
 
-__all__ = ["Interrupted", "Options", "compare", "demonstrate", "interruptible", "keep_compiled_code", "read"]
+__all__ = ["Interrupted", "compare", "demonstrate", "interruptible", "keep_compiled_code", "read"]
 __all__ += ["read_sides", "score"]
 
 T = TypeVar("T")
 
-
-class Options(NamedTuple):
-    """What is scored and how: the options of `read_representations` and of `evaluate`."""
-
-    labels: tuple[str, ...] = ()
-    predictions: str | None = None
-    groups: str | None = None
-    layers: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    axis: int | None = None
-    pool: str | None = None
-    background: str | None = None
-    k: tuple[int, ...] = (10,)
-    metric: str = "euclidean"
-    graph: str = "union"
-    duplicates: str = "link"
-    max_pairs: int | None = None
-    max_sources: int | None = None
-    tolerance: float | None = None
-    memory: float | None = None  # gigabytes
-    max_points: int | None = None
-    class_size: int | None = None
-    jackknife: bool | None = None
-    permutations: int = 0
-    protocol: str | None = None
-    holm: bool = False
-    seed: int = 0
+# The options that `read_representations` takes, and those that `evaluate` takes as they are.
+READ = ("labels", "predictions", "groups", "layers", "skip", "axis", "pool")
+SCORED = tuple(name for name in Options._fields if name not in (*READ, "k", "memory", "holm", "seed") or name == "pool")
 
 
 class Interrupted(Exception):
@@ -59,16 +37,8 @@ class Interrupted(Exception):
 
 def read(path: Path, options: Options) -> Representations:
     """The data of a file, after telling on stderr what was found in it."""
-    data = read_representations(
-        path,
-        labels=options.labels,
-        predictions=options.predictions,
-        groups=options.groups,
-        layers=options.layers,
-        skip=options.skip,
-        axis=options.axis,
-        pool=options.pool,
-    )
+    given = {name: value for name in READ if (value := getattr(options, name)) is not None}
+    data = read_representations(path, **given)
     say(f"{path}: {_summary(data)}", stream="stderr")
     for note in data.notes:
         say(f"  {note}", stream="stderr")
@@ -93,51 +63,43 @@ def _classes(labels: np.ndarray) -> str:
 
 def score(data: Representations, options: Options, cache: Path) -> Report:
     """The report of the data. Finished layers are kept in the folder `cache` and reused; an interrupt stops at once."""
-    keep_compiled_code()
 
     def work() -> Report:
         import jax
 
         from jaxconvex.evaluation.evaluation import evaluate
 
+        # Importing the plotting code takes as long as some of the work: do it meanwhile, in the background.
+        threading.Thread(target=import_module, args=("jaxconvex.reporting.plots",), daemon=True).start()
         report = evaluate(
             data.layers,
             data.labels,
-            k=options.k[0] if len(options.k) == 1 else options.k,
-            metric=options.metric,
-            graph=options.graph,
-            duplicates=options.duplicates,
             predictions=data.predictions,
             groups=data.groups,
-            pool=options.pool,
-            max_pairs=options.max_pairs,
-            max_sources=options.max_sources,
-            tolerance=options.tolerance,
+            k=options.k or 10,
             memory=None if options.memory is None else options.memory * 1e9,
-            max_points=options.max_points,
-            class_size=options.class_size,
-            jackknife=options.jackknife,
-            permutations=options.permutations,
             key=jax.random.key(options.seed),
-            background=options.background,
-            protocol=options.protocol,
             cache=cache,
             progress=is_terminal(sys.stderr),
+            **{name: getattr(options, name) for name in SCORED},
         )
         return report.adjusted() if options.holm else report
 
-    # Importing the plotting code takes as long as some of the work: do it meanwhile, in the background.
-    threading.Thread(target=import_module, args=("jaxconvex.reporting.plots",), daemon=True).start()
-    try:
-        return interruptible(work)
-    except KeyboardInterrupt:
-        finished = any(cache.glob("*.json"))
-        what = f"Finished layers are kept in {cache}; the same command goes on from there."
-        raise Interrupted(f"Interrupted. {what}" if finished else "Interrupted before a layer was finished.") from None
+    return interruptible(work, partial(_kept_in, cache))
 
 
-def interruptible(work: Callable[[], T]) -> T:
-    """What `work` returns or raises. It runs in a thread of its own, since compiled code heeds no interrupt."""
+def _kept_in(cache: Path) -> str:
+    if any(cache.glob("*.json")):
+        return f"Interrupted. Finished layers are kept in {cache}; the same command goes on from there."
+    return "Interrupted before a layer was finished."
+
+
+def interruptible(work: Callable[[], T], told: Callable[[], str]) -> T:
+    """What `work` returns or raises. It runs in a thread of its own, since compiled code heeds no interrupt.
+
+    Raises Interrupted, with what is then told, where the user interrupts it.
+    """
+    keep_compiled_code()
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -149,32 +111,30 @@ def interruptible(work: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    while thread.is_alive():
-        # Without a limit, waiting could not be interrupted on Windows.
-        thread.join(0.2)
-    if errors:
-        raise errors[0]
+    try:
+        while thread.is_alive():
+            # Without a limit, waiting could not be interrupted on Windows.
+            thread.join(0.2)
+        if errors:
+            raise errors[0]
+    except KeyboardInterrupt:
+        raise Interrupted(told()) from None
     return results[0]
 
 
 def demonstrate(folder: Path, seed: int) -> Any:
     """Run the demonstration, which writes to the folder; the result says what it found and where, also as text."""
-    keep_compiled_code()
 
     def work() -> Any:
         from jaxconvex.study.demo import run_demo
 
         return run_demo(folder, seed=seed, progress=is_terminal(sys.stderr))
 
-    try:
-        return interruptible(work)
-    except KeyboardInterrupt:
-        raise Interrupted("Interrupted.") from None
+    return interruptible(work, lambda: "Interrupted.")
 
 
 def study_domain(domain: Any, folder: Path, seed: int) -> tuple[Any, list[Path]]:
     """The study of the domain and the paths of what was written to the folder. Finished steps are kept and reused."""
-    keep_compiled_code()
 
     def work() -> tuple[Any, list[Path]]:
         from jaxconvex.study.experiment import run_study
@@ -183,10 +143,8 @@ def study_domain(domain: Any, folder: Path, seed: int) -> tuple[Any, list[Path]]
         study = run_study(domain, folder, seed=seed)
         return study, [folder / "study.json", *write_domain_page(study, folder)]
 
-    try:
-        return interruptible(work)
-    except KeyboardInterrupt:
-        raise Interrupted(f"Interrupted. Finished steps are kept in {folder}; the same command goes on.") from None
+    kept = f"Interrupted. Finished steps are kept in {folder}; the same command goes on."
+    return interruptible(work, lambda: kept)
 
 
 def keep_compiled_code() -> None:

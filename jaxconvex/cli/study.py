@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 
 from jaxconvex._internal.formats import require
 from jaxconvex._internal.messages import in_red, say
-from jaxconvex.cli.options import SETTINGS, option, require_extras, say_found, say_where, seed_in_range
+from jaxconvex.cli.options import SETTINGS, declared, option, require_extras, say_found, say_where, seed_in_range
 from jaxconvex.study.domains import DOMAINS, METRICS
 
 __all__ = ["app"]
@@ -231,7 +230,7 @@ def _default(value: Any) -> str:
 def _command(name: str) -> None:
     own = _options_of(name)
 
-    def run(context: typer.Context, **given: Any) -> None:
+    def run(**given: Any) -> None:
         changes = {field: given[field] for field in ("data", "protocol", *own)}
         lengths = {field: changes.pop(field) for field in _lengths(name)}
         chosen = {field: value for field, value in lengths.items() if value is not None}
@@ -241,15 +240,8 @@ def _command(name: str) -> None:
             changes |= QUICK
         _run_one(name, changes, given["seed"], given["out"] or Path("studies") / name)
 
-    declared = {"data": Data, **own, "protocol": Protocol, "quick": Quick, "seed": Seed, "out": Out}
-    starts = dict.fromkeys(declared) | {"data": Parameter.empty, "quick": False, "seed": 0}
-    parameters = [
-        Parameter(field, Parameter.KEYWORD_ONLY, default=starts[field], annotation=hint)
-        for field, hint in declared.items()
-    ]
-    whole = [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context), *parameters]
-    run.__signature__ = Signature(whole)  # type: ignore[attr-defined]
-    run.__annotations__ = {"context": typer.Context, **declared}
+    hints = {"data": Data, **own, "protocol": Protocol, "quick": Quick, "seed": Seed, "out": Out}
+    declared(run, hints, {**dict.fromkeys(own), "protocol": None, "quick": False, "seed": 0, "out": None})
     modality = name.split("-")[0]
     encoder = VIT if name == "images-vit" else ENCODERS[modality]
     lines = [f"The study of one domain. {SHORT[name]}", LAYOUTS[modality], encoder]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +14,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 from tqdm import tqdm
 
-from jaxconvex._internal.checks import one_of, positive_integer
+from jaxconvex._internal.checks import positive_integer
+from jaxconvex._internal.kept import array_hash
 from jaxconvex.evaluation.kept_rows import keep_rows, kept_rows, metric_hash, place_of_rows, setting_name
 from jaxconvex.evaluation.labelings import (
     Labeling,
@@ -29,7 +27,6 @@ from jaxconvex.evaluation.labelings import (
 )
 from jaxconvex.evaluation.layer_scores import (
     Sampled,
-    Settings,
     columns_of,
     graph_rows,
     pooled,
@@ -37,30 +34,23 @@ from jaxconvex.evaluation.layer_scores import (
     segment_rows,
 )
 from jaxconvex.evaluation.layer_sources import LayerSource, check_columns, check_source, open_source, predicted_labels
-from jaxconvex.evaluation.report import FEWEST_UNITS, Report, Row
+from jaxconvex.evaluation.report import Report, Row
+from jaxconvex.evaluation.settings import (
+    Settings,
+    checked_settings,
+    made_by,
+    recorded_settings,
+    settled,
+    version_of,
+)
 from jaxconvex.layers.activations import Activations
-from jaxconvex.layers.calls import array_hash
 from jaxconvex.layers.model_sources import ModelSource
 from jaxconvex.neighbors.distances import Metric
-from jaxconvex.scores.packed import check_sampling, sources_by_default
 from jaxconvex.statistics.resampling import jackknife_groups
 
-__all__ = ["PROTOCOLS", "evaluate"]
+__all__ = ["evaluate"]
 
-JACKKNIFED = 10_000  # points up to which the jackknife is made without being asked for
 PARTS = 10  # that the jackknife leaves out in turn
-
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "k": (10,),
-        "metric": "euclidean",
-        "graph": "union",
-        "duplicates": "drop",
-        "max_pairs": 5000,
-        "max_segments": 5000,
-        "num_points": 10,
-    },
-}
 
 
 def evaluate(
@@ -151,71 +141,24 @@ def evaluate(
     >>> [(row.level, row.label, row.score) for row in report.rows][:2]
     [('class', 'a', 1.0), ('class', 'b', 1.0)]
     """
-    settings = _settings(
-        protocol,
-        k=tuple(k) if isinstance(k, Sequence) else (k,),
-        metric=metric,
-        graph=graph,
-        duplicates=duplicates,
-        max_pairs=max_pairs,
-        max_sources=max_sources,
-        tolerance=tolerance,
-        max_segments=max_segments,
-        num_points=num_points,
-        jackknife=jackknife,
-        permutations=permutations,
-        confidence=confidence,
-        class_size=None if class_size is None else positive_integer(class_size, "class_size"),
-    )
-    key = jax.random.key(0) if key is None else key
-    sample_key, group_key, score_key = jax.random.split(key, 3)
-    from_model = isinstance(predictions, str) and predictions == "model"
-    given = None if from_model else predictions
-    check_background(named_labels(labels) | ({} if given is None else {"predictions": given}), background)
-    labelings = encode_all(labels, given, background=background, classes=classes)
-    main = next(iter(labelings.values())).codes
-    n = len(main)
-    if groups is None and isinstance(representations, Activations):
-        groups = representations.groups
-    check_source(representations, n, pool, heads or {})
-    chosen = _chosen(main, max_points, settings, sample_key)
+    settings = checked_settings(**{name: value for name, value in locals().items() if name in Settings._fields})
     shown = progress is True
-    source = open_source(representations, chosen, heads=heads or {}, mesh=mesh, progress=shown)
-    labelings = {name: one._replace(codes=one.codes[chosen]) for name, one in labelings.items()}
-    if from_model:
-        of_chosen = {name: np.asarray(values)[chosen] for name, values in named_labels(labels).items()}
-        predicted = predicted_labels(source.outputs, classes)
-        labelings = encode_all(of_chosen, predicted, background=background, classes=classes)
-    _check_heads(source, labelings, classes)
-    sampled, num_groups = _sampled(next(iter(labelings.values())).codes, groups, chosen, n, group_key)
-    settings = _settled(settings, protocol, len(chosen), num_groups)
-
-    recorded = {**settings._asdict(), "k": list(settings.k), "protocol": protocol, "max_points": max_points}
-    recorded |= {"groups": num_groups, "key": np.asarray(jax.random.key_data(key)).tolist()}
-    drawn = str(jax.random.key_impl(key)), bool(jax.config.values["jax_enable_x64"])
-    label_hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
-    # The order of the labelings counts: the first one is the truth. What functions and background do is hashed elsewhere.
-    sampled_hashes = [array_hash(values) for values in sampled]
-    common = [*label_hashes.items(), *sampled_hashes, recorded | {"metric": None}, *drawn, _version()]
-    used = representations.pool if isinstance(representations, ModelSource) else pool
-    recorded |= {"metric": setting_name(metric), "pool": setting_name(used)}
-    recorded |= {"num_points_scored": len(chosen), "background": background}
-    recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
-    data = _Data(source, labelings, sampled, settings, classes, pool, score_key, mesh, memory)
-    kept = _Kept(cache, common, recorded)
-    total = len(source.names) + len(source.with_heads)
+    data = _opened(representations, (labels, predictions, groups), heads or {}, settings, shown)
+    kept = _kept(cache, data, representations.pool if isinstance(representations, ModelSource) else pool)
+    total = len(data.source.names) + len(data.source.with_heads)
     with tqdm(total=total, desc="layers", unit="layer", disable=not shown, leave=False) as bar:
         done = partial(_advance, bar, progress if callable(progress) else None)
         graph_scores, hashes = _graph_scores(data, kept, bar.set_postfix_str, done)
         segment_scores = _segment_scores(data, kept, bar.set_postfix_str, done)
     rows = [
         row._replace(layer=str(name), layer_index=index)
-        for index, name in enumerate(source.names)
+        for index, name in enumerate(data.source.names)
         for row in (*graph_scores[name], *segment_scores.get(name, ()))
     ]
-    return Report(
-        tuple(rows), recorded, _provenance(hashes, label_hashes, sampled_hashes[0] if settings.jackknife else None)
-    )
+    provenance = made_by("jax", "jaxlib", "numpy", "scipy", "jaxconvex")
+    provenance["sha256"] = {"layers": hashes, "labels": kept.hashes}
+    provenance["groups"] = array_hash(data.sampled.parts) if data.settings.jackknife else None
+    return Report(tuple(rows), kept.recorded, provenance)
 
 
 class _Data(NamedTuple):
@@ -224,20 +167,58 @@ class _Data(NamedTuple):
     source: LayerSource
     labelings: dict[str, Labeling]
     sampled: Sampled
+    num_groups: int | None
     settings: Settings
-    classes: Sequence[int | str] | None
-    pool: str | Callable[[Array], Array] | None
-    key: PRNGKeyArray
-    mesh: Mesh | None
-    memory: float | None
+    score_key: PRNGKeyArray
 
 
 class _Kept(NamedTuple):
-    """Where finished rows are kept, and what all of them depend on."""
+    """Where finished rows are kept, what all of them depend on, and what the report records."""
 
     folder: str | Path | None
     common: list[Any]
     recorded: dict[str, Any]
+    hashes: dict[str, str]  # of the labelings
+
+
+def _opened(
+    representations: Any, given: tuple[Any, Any, Any], heads: Mapping[str, Any], settings: Settings, shown: bool
+) -> _Data:
+    """The data, checked, and the points of them that are scored. A model runs here once."""
+    labels, predictions, groups = given
+    sample_key, group_key, score_key = jax.random.split(settings.key, 3)
+    from_model = isinstance(predictions, str) and predictions == "model"
+    told = None if from_model else predictions
+    named, encode = named_labels(labels), partial(encode_all, background=settings.background, classes=settings.classes)
+    check_background(named | ({} if told is None else {"predictions": told}), settings.background)
+    labelings = encode(labels, told)
+    main = next(iter(labelings.values())).codes
+    if groups is None and isinstance(representations, Activations):
+        groups = representations.groups
+    check_source(representations, len(main), settings.pool, heads)
+    chosen = _chosen(main, settings, sample_key)
+    source = open_source(representations, chosen, heads=heads, mesh=settings.mesh, progress=shown)
+    labelings = {name: one._replace(codes=one.codes[chosen]) for name, one in labelings.items()}
+    if from_model:
+        of_chosen = {name: np.asarray(values)[chosen] for name, values in named.items()}
+        labelings = encode(of_chosen, predicted_labels(source.outputs, settings.classes))
+    _check_heads(source, labelings, settings.classes)
+    sampled, num_groups = _sampled(next(iter(labelings.values())).codes, groups, chosen, len(main), group_key)
+    return _Data(source, labelings, sampled, num_groups, settled(settings, len(chosen), num_groups), score_key)
+
+
+def _kept(folder: str | Path | None, data: _Data, pool: Any) -> _Kept:
+    settings, source = data.settings, data.source
+    recorded = recorded_settings(settings, data.num_groups)
+    drawn = str(jax.random.key_impl(settings.key)), bool(jax.config.values["jax_enable_x64"])
+    hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in data.labelings.items()}
+    # The order of the labelings counts: the first one is the truth. What functions and background do is hashed elsewhere.
+    sampled = [array_hash(values) for values in data.sampled]
+    common = [*hashes.items(), *sampled, recorded | {"metric": None}, *drawn, version_of("jaxconvex")]
+    recorded |= {"metric": setting_name(settings.metric), "pool": setting_name(pool)}
+    recorded |= {"num_points_scored": len(data.sampled.units), "background": settings.background}
+    recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
+    return _Kept(folder, common, recorded, hashes)
 
 
 def _advance(bar: Any, told: Callable[[str], object] | None, name: Any) -> None:
@@ -257,14 +238,13 @@ def _graph_scores(
         begin(str(name))
         features = data.source.features(name)
         hashes[str(name)] = array_hash(features)
-        points, which = pooled(features, data.pool), f"layer {name!r}"
+        points, which = pooled(features, data.settings.pool), f"layer {name!r}"
         hashed = hashes[str(name)] if points is features else array_hash(points)
         told = hashed, metric_hash(data.settings.metric, points, which)
         place = place_of_rows(kept.folder, told, kept.common, f"the metric of {which}")
         found = kept_rows(place)
         if found is None:
-            options: dict[str, Any] = {"key": data.key, "mesh": data.mesh, "memory": data.memory, "name": which}
-            found = score(points, data.labelings, data.sampled, data.settings, **options)
+            found = score(points, data.labelings, data.sampled, data.settings, key=data.score_key, name=which)
             keep_rows(place, found, kept.recorded)
         rows[name] = found
         done(name)
@@ -275,7 +255,7 @@ def _segment_scores(
     data: _Data, kept: _Kept, begin: Callable[[str], object], done: Callable[[Any], None]
 ) -> dict[Any, Sequence[Row]]:
     """The rows of Euclidean convexity of each layer that has the rest of the network."""
-    source, classes = data.source, data.classes
+    source, classes = data.source, data.settings.classes
     places: dict[Any, Path | None] = dict.fromkeys(source.with_heads)
     if kept.folder is not None:
         identities = source.identities(source.with_heads)
@@ -288,35 +268,20 @@ def _segment_scores(
         done(name)
     for name, whole, head in source.wholes([name for name in places if name not in rows]):
         begin(f"{name}, Euclidean")
-        options: dict[str, Any] = {"classes": classes, "key": data.key, "mesh": data.mesh}
-        rows[name] = segment_rows(head, whole, data.labelings, data.sampled, data.settings, **options)
+        rows[name] = segment_rows(head, whole, data.labelings, data.sampled, data.settings, key=data.score_key)
         del whole  # before other layers are read
         keep_rows(places[name], rows[name], kept.recorded)
         done(name)
     return rows
 
 
-def _chosen(
-    main: np.ndarray, max_points: int | None, settings: Settings, key: PRNGKeyArray
-) -> Int[np.ndarray, " chosen"]:
+def _chosen(main: np.ndarray, settings: Settings, key: PRNGKeyArray) -> Int[np.ndarray, " chosen"]:
     """The rows that are scored: all, or a sample stratified by the first labeling."""
-    n = len(main)
+    n, max_points = len(main), settings.max_points
     scored = n if max_points is None else min(n, positive_integer(max_points, "max_points"))
     for each in settings.k:
         positive_integer(each, "k", most=scored - 1, why=f" for {scored} points (a point is no neighbour of itself)")
     return np.arange(n) if max_points is None else stratified_sample(main, max_points, key)
-
-
-def _settled(settings: Settings, protocol: str | None, num_points: int, num_groups: int | None) -> Settings:
-    """The settings, where they depend on the number of points and groups."""
-    few = protocol is None and num_points <= JACKKNIFED
-    if settings.jackknife is None:
-        settings = settings._replace(jackknife=few)
-    if num_groups is not None and num_groups < FEWEST_UNITS:
-        settings = settings._replace(jackknife=False)
-    if settings.max_pairs is None and settings.tolerance is None:
-        settings = settings._replace(max_sources=sources_by_default(num_points, settings.max_sources))
-    return settings._replace(cosine=few and settings.metric == "euclidean")
 
 
 def _check_heads(source: LayerSource, labelings: Mapping[str, Labeling], classes: Sequence[int | str] | None) -> None:
@@ -337,41 +302,3 @@ def _sampled(
     names, units = np.unique(values[chosen], return_inverse=True)
     parts = jackknife_groups(main, key, num_groups=PARTS, units=units) if len(names) > 1 else np.zeros_like(units)
     return Sampled(parts, units), len(names)
-
-
-def _settings(protocol: str | None, **given: Any) -> Settings:
-    if protocol is not None:
-        fixed = PROTOCOLS[one_of(protocol, tuple(PROTOCOLS), "protocol")]
-        usual = {"k": (10,), "metric": "euclidean", "graph": "union", "duplicates": "link"}
-        for name, value in fixed.items():
-            if given[name] not in (usual.get(name), None, value):
-                raise ValueError(
-                    f"protocol={protocol!r} fixes {name}={value!r}; got {given[name]!r}. Leave {name} or the protocol out."
-                )
-        given |= fixed
-    check_sampling(given["max_pairs"], given["max_sources"], given["tolerance"])
-    for each in given["k"]:
-        positive_integer(each, "k")
-    one_of(given["graph"], ("union", "mutual"), "graph")
-    one_of(given["duplicates"], ("link", "drop"), "duplicates")
-    if given["permutations"] != 0:
-        positive_integer(given["permutations"], "permutations")
-    return Settings(**given)
-
-
-def _provenance(hashes: dict[str, str], label_hashes: dict[str, str], groups: str | None) -> dict[str, Any]:
-    """By what, where and of what a report was made."""
-    return {
-        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "scipy")}
-        | {"jaxconvex": _version(), "python": platform.python_version()},
-        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "sha256": {"layers": hashes, "labels": label_hashes},
-        "groups": groups,
-    }
-
-
-def _version() -> str:
-    import jaxconvex
-
-    return jaxconvex.__version__

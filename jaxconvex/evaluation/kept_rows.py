@@ -13,11 +13,10 @@ import numpy as np
 
 from jaxconvex._internal.checks import as_points
 from jaxconvex._internal.formats import plain
-from jaxconvex._internal.functions import as_program
+from jaxconvex._internal.functions import as_program, program_hash
 from jaxconvex._internal.kept import found as kept_whole
 from jaxconvex._internal.kept import sealed, tell
 from jaxconvex.evaluation.report import Report, Row, read_report
-from jaxconvex.layers.calls import program_hash
 
 __all__ = ["keep_rows", "kept_rows", "metric_hash", "place_of_rows", "setting_name"]
 

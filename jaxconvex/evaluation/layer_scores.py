@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxconvex._internal.checks import as_points, local_values, one_of
@@ -16,8 +16,8 @@ from jaxconvex._internal.devices import outside_meshes
 from jaxconvex._internal.streams import in_background
 from jaxconvex.evaluation.labelings import Labeling
 from jaxconvex.evaluation.report import Row
-from jaxconvex.evaluation.score_rows import Replicates, score_rows
-from jaxconvex.neighbors.distances import Metric
+from jaxconvex.evaluation.score_rows import Without, score_rows
+from jaxconvex.evaluation.settings import Settings
 from jaxconvex.neighbors.knn import KNNGraph, knn_graph
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.layout import pack
@@ -28,26 +28,7 @@ from jaxconvex.statistics.measures import hubness, occurrences, random_label_sco
 from jaxconvex.statistics.permutation import permutation_null
 from jaxconvex.statistics.resampling import leave_group_out_graphs, spare_neighbors
 
-__all__ = ["Sampled", "Settings", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
-
-
-class Settings(NamedTuple):
-    """What the scores depend on beside the data."""
-
-    k: tuple[int, ...]
-    metric: Metric
-    graph: str
-    duplicates: str
-    max_pairs: int | None
-    max_sources: int | None
-    tolerance: float | None
-    max_segments: int
-    num_points: int
-    jackknife: bool
-    permutations: int
-    confidence: float
-    class_size: int | None
-    cosine: bool = False  # whether to score the cosine neighbours too, for comparison
+__all__ = ["Sampled", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
 
 
 class Sampled(NamedTuple):
@@ -83,8 +64,6 @@ def graph_rows(
     settings: Settings,
     *,
     key: PRNGKeyArray,
-    mesh: Mesh | None = None,
-    memory: float | None = None,
     name: str = "representations",
 ) -> list[Row]:
     """The graph convexity of one layer, a vector a point, for each k and labeling; rows name no layer.
@@ -92,29 +71,30 @@ def graph_rows(
     Arguments as for `evaluate`, already checked.
     """
     points = as_points(features, name)
-    search = _Search(labelings, settings, key, mesh, memory)
+    search: dict[str, Any] = {"mesh": settings.mesh, "memory": settings.memory}
     widest = max(settings.k)
     width = spare_neighbors(widest, len(points)) if settings.jackknife else min(widest + 1, len(points) - 1)
     kind = KNNGraph, (((len(points), widest), np.dtype(np.int32)), ((len(points), widest), np.dtype(points.dtype)))
     classes = max(len(labeling.classes) for labeling in labelings.values())
     drawn = settings.max_sources is not None or settings.tolerance is not None
     with in_background(compile_ahead, *kind, len(labelings), classes, drawn):
-        knn = knn_graph(features, k=width, metric=settings.metric, mesh=mesh, memory=memory)
+        knn = knn_graph(features, k=width, metric=settings.metric, **search)
     angles = None
     if settings.cosine and np.all(np.any(np.asarray(points) != 0, axis=1)):  # 0 has no direction
-        angles = knn_graph(features, k=widest, metric="cosine", mesh=mesh, memory=memory)
+        angles = knn_graph(features, k=widest, metric="cosine", **search)
+    scores = partial(_scores, labelings, settings, key)
     rows: list[Row] = []
     for k in settings.k:
-        beside = _scores(search, _packed(search, _nearest(angles, k))) if angles else {}
+        beside = scores(_packed(settings, _nearest(angles, k))) if angles else {}
         nearest = _nearest(knn, k)
-        packed = _packed(search, nearest)
-        without: dict[str, Replicates] = {labeling: ([], []) for labeling in labelings}
+        packed = _packed(settings, nearest)
+        without: dict[str, Without] = {labeling: ([], []) for labeling in labelings}
         for number, left_out in enumerate(_left_out(sampled, settings)):  # one group, or two
             for kept, graph in leave_group_out_graphs(knn, features, left_out, k=k, metric=settings.metric):
-                for labeling, score in _scores(search, _packed(search, graph), kept).items():
+                for labeling, score in scores(_packed(settings, graph), kept).items():
                     without[labeling][number].append(score)
         hubs = {"hubness": hubness(nearest), "tied": _tied(knn, k), "hub": int(occurrences(nearest).max())}
-        for labeling, score in _scores(search, packed).items():
+        for labeling, score in scores(packed).items():
             rows += score_rows(
                 score,
                 without[labeling],
@@ -123,49 +103,45 @@ def graph_rows(
                 units=sampled.units,
                 cosine=beside.get(labeling),
                 confidence=settings.confidence,
-                **_random_labels(search, packed, labelings[labeling]),
+                **_random_labels(settings, packed, labelings[labeling], key),
             )
     return rows
 
 
-class _Search(NamedTuple):
-    """What all searches in the graphs of a layer have in common."""
-
-    labelings: Mapping[str, Labeling]
-    settings: Settings
-    key: PRNGKeyArray
-    mesh: Mesh | None
-    memory: float | None
+def _packed(settings: Settings, knn: KNNGraph) -> PackedGraph:
+    check_packing(knn, settings.memory)
+    return pack(knn, mode=settings.graph, duplicates=settings.duplicates)
 
 
-def _packed(search: _Search, knn: KNNGraph) -> PackedGraph:
-    check_packing(knn, search.memory)
-    return pack(knn, mode=search.settings.graph, duplicates=search.settings.duplicates)
-
-
-def _scores(search: _Search, packed: PackedGraph, kept: np.ndarray | bool = True) -> dict[str, ConvexityScore]:
+def _scores(
+    labelings: Mapping[str, Labeling],
+    settings: Settings,
+    key: PRNGKeyArray,
+    packed: PackedGraph,
+    kept: np.ndarray | bool = True,
+) -> dict[str, ConvexityScore]:
     """The scores of all labelings, which share the paths; of the points that are kept."""
     scores = packed_scores(
         packed,
-        [np.where(kept, labeling.codes, -1) for labeling in search.labelings.values()],
-        [len(labeling.classes) for labeling in search.labelings.values()],
-        max_pairs=search.settings.max_pairs,
-        max_sources=search.settings.max_sources,
-        tolerance=search.settings.tolerance,
-        key=search.key,
-        devices=None if search.mesh is None else list(search.mesh.devices.flat),
-        memory=search.memory,
+        [np.where(kept, labeling.codes, -1) for labeling in labelings.values()],
+        [len(labeling.classes) for labeling in labelings.values()],
+        max_pairs=settings.max_pairs,
+        max_sources=settings.max_sources,
+        tolerance=settings.tolerance,
+        key=key,
+        devices=None if settings.mesh is None else list(settings.mesh.devices.flat),
+        memory=settings.memory,
     )
-    return dict(zip(search.labelings, scores, strict=True))
+    return dict(zip(labelings, scores, strict=True))
 
 
-def _random_labels(search: _Search, packed: PackedGraph, labeling: Labeling) -> dict[str, Any]:
+def _random_labels(settings: Settings, packed: PackedGraph, labeling: Labeling, key: PRNGKeyArray) -> dict[str, Any]:
     """What random labels give: the permutation null if it was asked for, otherwise the closed form of its mean."""
-    number, settings = len(labeling.classes), search.settings
+    number = len(labeling.classes)
     if settings.permutations:
         options: dict[str, Any] = {"num_permutations": settings.permutations, "confidence": settings.confidence}
         codes = jnp.asarray(labeling.codes)
-        return {"null": permutation_null(packed, codes, num_classes=number, key=search.key, **options)}
+        return {"null": permutation_null(packed, codes, num_classes=number, key=key, **options)}
     if (labeling.codes >= 0).all():  # with background the closed form would take another search of paths
         return {"expected": random_label_score(packed, labeling.codes, num_classes=number)}
     return {}
@@ -178,7 +154,7 @@ def rows_of_equal_classes(
     settings: Settings,
     *,
     key: PRNGKeyArray,
-    **options: Any,
+    name: str,
 ) -> list[Row]:
     """As `graph_rows`, each labeling on a sample of its own, the same number of points of each class.
 
@@ -186,19 +162,19 @@ def rows_of_equal_classes(
     Background is left out, as are classes of fewer points: they have no score.
     """
     rows: list[Row] = []
-    for name, labeling in labelings.items():
+    for own, labeling in labelings.items():
         number, size = len(labeling.classes), settings.class_size or 0
         places = np.asarray(places_in_class(jnp.asarray(labeling.codes), key, number))
         sizes = np.bincount(labeling.codes + 1, minlength=number + 1)[1:]
         taken = (labeling.codes >= 0) & (places < size) & (sizes >= size)[labeling.codes]
         if taken.sum() <= max(settings.k):
             raise ValueError(
-                f"class_size={size} leaves {taken.sum()} points of labeling {name!r}, whose classes have {sizes.tolist()} "
+                f"class_size={size} leaves {taken.sum()} points of labeling {own!r}, whose classes have {sizes.tolist()} "
                 f"points; k={max(settings.k)} needs more. Take a smaller class_size or k."
             )
         parts = np.unique(sampled.parts[taken], return_inverse=True)[1]
-        some = {name: labeling._replace(codes=labeling.codes[taken])}
-        rows += graph_rows(features[taken], some, Sampled(parts, sampled.units[taken]), settings, key=key, **options)
+        some = {own: labeling._replace(codes=labeling.codes[taken])}
+        rows += graph_rows(features[taken], some, Sampled(parts, sampled.units[taken]), settings, key=key, name=name)
     return rows
 
 
@@ -225,9 +201,7 @@ def segment_rows(
     sampled: Sampled,
     settings: Settings,
     *,
-    classes: Sequence[int | str] | None,
     key: PRNGKeyArray,
-    mesh: Mesh | None = None,
 ) -> list[Row]:
     """The Euclidean convexity of one layer, for the main labeling and its predictions; `points` may be a pytree.
 
@@ -240,7 +214,7 @@ def segment_rows(
         if name not in labelings:
             continue
         labeling = labelings[name]
-        columns = np.array(columns_of(labeling.classes, classes))
+        columns = np.array(columns_of(labeling.classes, settings.classes))
         codes = np.where(labeling.codes < 0, -1, columns[labeling.codes])
         number = int(columns.max()) + 1
         segments = euclidean_segments(
@@ -251,7 +225,7 @@ def segment_rows(
             num_points=settings.num_points,
             max_pairs=settings.max_segments,
             key=key,
-            mesh=mesh,
+            mesh=settings.mesh,
         )
 
         def summary(keep: Array, segments: Any = segments, codes: Any = codes, number: int = number) -> EuclideanScore:
@@ -261,7 +235,7 @@ def segment_rows(
             return EuclideanScore(*(field[columns] for field in score))
 
         found = of_classes(summary(segments.keep))
-        without: Replicates = ([], [])
+        without: Without = ([], [])
         for number, left_out in enumerate(_left_out(sampled, settings)):
             ends = left_out[np.asarray(segments.first)], left_out[np.asarray(segments.second)]
             for group in np.unique(left_out):

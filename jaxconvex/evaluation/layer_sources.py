@@ -12,12 +12,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jaxconvex._internal.checks import as_array, shared_length
-from jaxconvex._internal.functions import as_program
+from jaxconvex._internal.functions import as_program, program_hash
+from jaxconvex._internal.kept import array_hash
 from jaxconvex._internal.messages import names_apart
 from jaxconvex.evaluation.table import left_out_words
 from jaxconvex.layers import model_sources
 from jaxconvex.layers.activations import Activations
-from jaxconvex.layers.calls import array_hash, program_hash
 from jaxconvex.layers.model_sources import ModelSource
 
 __all__ = ["LayerSource", "check_columns", "check_source", "open_source", "predicted_labels"]
@@ -109,7 +109,7 @@ def _of_model(source: ModelSource, rows: np.ndarray, mesh: Any, progress: bool) 
     features = model_sources.pooled_features(source, rows, mesh=mesh, progress=progress)
     outputs, (heads, left_out) = features.outputs, model_sources.heads_of(source, features)
     if left_out and not source.asked:
-        warnings.warn(left_out_words(left_out) + ".", stacklevel=4)
+        warnings.warn(left_out_words(left_out) + ".", stacklevel=5)  # of evaluate
 
     def of(names: Iterable[str]) -> dict[str, Any]:
         return {name: heads[name] for name in names}

@@ -10,16 +10,15 @@ from jaxtyping import Float, Int
 
 from jaxconvex.evaluation.labelings import Labeling, recall
 from jaxconvex.evaluation.rows import FEWEST_UNITS, Row, too_few
-from jaxconvex.scores.aggregates import ConvexityScore, EuclideanScore
-from jaxconvex.statistics.intervals import Interval, score_interval
+from jaxconvex.scores.aggregates import ConvexityScore, Score
+from jaxconvex.statistics.intervals import Interval
 from jaxconvex.statistics.permutation import Null, NullScore, null_of_macro
-from jaxconvex.statistics.resampling import macro_of_kept
+from jaxconvex.statistics.resampling import JackknifeScore, jackknifed, stacked
 
-__all__ = ["Replicates", "score_rows"]
+__all__ = ["Without", "score_rows"]
 
 # The scores without each group of points, and without each two groups; both empty without a jackknife.
-Score = ConvexityScore | EuclideanScore
-Replicates = tuple[list[Score], list[Score]]
+Without = tuple[list[Score], list[Score]]
 
 SHARES = ("adjacent", "disconnected", "inside")
 ERRORS = ("sem_paper", "se_pairs", "se_sources")
@@ -27,7 +26,7 @@ ERRORS = ("sem_paper", "se_pairs", "se_sources")
 
 def score_rows(
     score: Score,
-    without: Replicates,
+    without: Without,
     labelings: Mapping[str, Labeling],
     common: Mapping[str, Any],
     *,
@@ -57,12 +56,17 @@ def score_rows(
     labeling = labelings[common["labeling"]]
     recalls, accuracy = _recalls(labelings, common["labeling"])
     number = len(labeling.classes)
-    num_units = np.array([len(np.unique(units[labeling.codes == c])) for c in range(number)])
-    singly, joint = (np.array([r.per_class for r in part]).reshape(len(part), number) for part in without)
-    apart = np.array([_field(one, "disconnected") for one in (score, *without[0], *without[1])])
+
+    def units_of(classes: np.ndarray) -> int:
+        return len(np.unique(units[np.isin(labeling.codes, np.flatnonzero(classes))]))
+
+    num_units = np.array([units_of(np.arange(number) == c) for c in range(number)])
+    singly, joint = (stacked(part, score) for part in without)
+    kept, found = jackknifed(score, singly, joint, units_of, num_points=num_units, confidence=confidence)
+    apart = np.concatenate([np.atleast_2d(_field(each, "disconnected")) for each in (score, singly, joint)])
     per_class = {
         **{field: _field(score, field) for field in (*SHARES, *ERRORS, "nonadjacent")},
-        **_interval(score.per_class, singly, joint, num_units, confidence),
+        **_interval(found.per_class, num_units),
         **_null(null.per_class if null else None, expected, number),
         "recall": recalls,
         "cut_off": np.fmax.reduce(apart) if without[0] else np.full(number, np.nan),
@@ -78,28 +82,24 @@ def score_rows(
             num_units=int(num_units[c]),
             num_pairs=int(score.num_pairs[c]),
             num_sources=int(_field(score, "num_sources", 0)[c]),
-            replicates=tuple(map(float, singly[:, c])),
-            joint=tuple(map(float, joint[:, c])),
+            **_replicates(found, "per_class", c),
         )
         for c, name in enumerate(labeling.classes)
     ]
     scored = score.num_pairs > 0
-    kept, *macro = macro_of_kept(score, singly, joint)
-    micro = [score.micro, *(np.array([r.micro for r in part]) for part in without)]
-    nulls = (null.micro, null_of_macro(null, kept, macro[0], confidence)) if null else (None, None)
+    of_kept = null_of_macro(null, kept, found.macro.estimate, confidence) if null else None
     expected = np.full(number, np.nan) if expected is None else expected
     means = _mean(expected, score.num_pairs), _mean(expected, kept)
     hits = accuracy, _mean(recalls, kept & ~np.isnan(recalls))
     angles = np.nan if cosine is None else cosine.micro, _mean(per_class["cosine"], kept)
-    for level, classes, values, of_level, mean, hit, angle in zip(
-        ("micro", "macro"), (scored, kept), (micro, macro), nulls, means, hits, angles, strict=True
+    nulls = null.micro if null else None, of_kept
+    for level, classes, of_level, mean, hit, angle in zip(
+        ("micro", "macro"), (scored, kept), nulls, means, hits, angles, strict=True
     ):
-        known = np.isin(labeling.codes, np.flatnonzero(classes))
-        whole = len(np.unique(units[known]))
-        fields = _interval(values[0], values[1], values[2], whole, confidence) | _null(of_level, mean) | {"recall": hit}
-        fields["cosine"] = angle
+        whole = units_of(classes)
+        fields = _interval(getattr(found, level), whole) | _null(of_level, mean) | {"recall": hit, "cosine": angle}
         fields["cut_off"] = np.max(per_class["cut_off"][classes], initial=0) if without[0] else np.nan
-        rows.append(_aggregate(score, classes, common, fields, level, whole, values))
+        rows.append(_aggregate(score, classes, common, fields, level, num_units=whole, **_replicates(found, level)))
     return rows
 
 
@@ -109,8 +109,7 @@ def _aggregate(
     common: Mapping[str, Any],
     fields: dict[str, Any],
     level: str,
-    num_units: int,
-    values: Any,
+    **more: Any,
 ) -> Row:
     """The row of these classes together."""
     pairs = np.where(classes, score.num_pairs, 0).astype(float)
@@ -127,11 +126,9 @@ def _aggregate(
         level=level,
         label=None,
         num_points=int(score.num_points[classes].sum()),
-        num_units=num_units,
         num_pairs=int(pairs.sum()),
         num_sources=int(_field(score, "num_sources", 0)[classes].sum()),
-        replicates=tuple(map(float, values[1])),
-        joint=tuple(map(float, values[2])),
+        **more,
     )
 
 
@@ -146,14 +143,15 @@ def _row(common: Mapping[str, Any], values: Mapping[str, Any], **more: Any) -> R
     return row._replace(lower=float("nan"), upper=float("nan")) if too_few(row) else row
 
 
-def _interval(score: Any, singly: np.ndarray, joint: np.ndarray, num_units: Any, confidence: float) -> dict[str, Any]:
-    interval = Interval(np.asarray(score), *(np.full(np.shape(score), np.nan) for _ in range(3)))
-    if len(singly) > 1:
-        pairs = joint if len(singly) >= 4 else None
-        computed = score_interval(score, singly, num_units, joint=pairs, confidence=confidence)
-        few = np.asarray(num_units) < FEWEST_UNITS
-        interval = Interval(computed[0], *(np.where(few, np.nan, values) for values in computed[1:]))
-    return dict(zip(("score", "se_jackknife", "lower", "upper"), interval, strict=True))
+def _interval(interval: Interval, num_units: Any) -> dict[str, Any]:
+    few = np.asarray(num_units) < FEWEST_UNITS
+    values = interval.estimate, *(np.where(few, np.nan, value) for value in interval[1:])
+    return dict(zip(("score", "se_jackknife", "lower", "upper"), values, strict=True))
+
+
+def _replicates(found: JackknifeScore, level: str, *places: int) -> dict[str, tuple[float, ...]]:
+    parts = (getattr(part, level)[:, *places] for part in (found.replicates, found.joint))
+    return {name: tuple(map(float, values)) for name, values in zip(("replicates", "joint"), parts, strict=True)}
 
 
 def _null(null: Null | None, expected: Any, *shape: int) -> dict[str, Any]:

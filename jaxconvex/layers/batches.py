@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxconvex._internal.checks import positive_integer, shared_length
-from jaxconvex.layers.calls import array_hash
+from jaxconvex._internal.kept import array_hash
 
 __all__ = ["Batches", "as_batches", "as_tree", "batch_hash", "checked_batch", "chosen_batches", "padded", "take"]
 

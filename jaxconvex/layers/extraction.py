@@ -14,16 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.tree_util import Partial
 from jaxtyping import Array
 from tqdm import tqdm
 
 from jaxconvex._internal.checks import one_of, shared_length
-from jaxconvex._internal.functions import as_program, compiled, digest
+from jaxconvex._internal.functions import as_program, compiled, digest, weights_hash
 from jaxconvex._internal.kept import lock
 from jaxconvex.layers import shards
 from jaxconvex.layers.activations import Activations, read_activations
 from jaxconvex.layers.batches import Batches, as_batches, batch_hash, checked_batch
-from jaxconvex.layers.calls import weights_hash
 from jaxconvex.layers.layer_reading import OUTPUTS, POOLS, RESERVED, Kind, Pool, kinds_of, read_layers, reasons
 from jaxconvex.layers.layered_model import of_arrays
 from jaxconvex.layers.passes import Found, checked_results, results, unfinished
@@ -144,18 +144,8 @@ def extract(
         before: shards.Before | None = None
         store: Callable[[Iterable[Found]], Activations] = partial(_to_memory, kinds, number_of_points)
         if folder is not None:
-            settings = {
-                "layers": list(kinds),
-                "pool": _named(pool),
-                "mask": _named(mask),
-                "kinds": {name: [list(kind.shape), kind.dtype] for name, kind in kinds.items()},
-                "batch size": shared_length(first, "batch 0"),
-                "points": given.points,
-                "batches": given.number,
-                "first batch": batch_hash(first),
-                "weights": weights_hash(program),
-                "program": digest(program),
-            }
+            settings = {"layers": list(kinds), "pool": _named(pool), "mask": _named(mask)}
+            settings |= _identity(kinds, first, given, program)
             folder = _folder(folder, kinds)
             stack.enter_context(lock(folder))
             before = shards.begin(folder, settings)
@@ -211,6 +201,19 @@ def _choice(points: str, where: Any, pool: Pool, first: Any, batches: Any, given
     elif not callable(where):
         check_entry(where, "where", first, ", or with batch_size= an array (n, t)")
     return partial(chosen_tokens, where)
+
+
+def _identity(kinds: Mapping[str, Kind], first: Any, given: Batches, program: Partial) -> dict[str, Any]:
+    """What tells this run from others, beside its settings."""
+    return {
+        "kinds": {name: [list(kind.shape), kind.dtype] for name, kind in kinds.items()},
+        "batch size": shared_length(first, "batch 0"),
+        "points": given.points,
+        "batches": given.number,
+        "first batch": batch_hash(first),
+        "weights": weights_hash(program),
+        "program": digest(program),
+    }
 
 
 def _named(value: Any) -> Any:

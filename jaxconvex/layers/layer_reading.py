@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxconvex._internal.functions import call_with
 from jaxconvex._internal.messages import listed, names_apart
-from jaxconvex.layers.calls import call_with
 from jaxconvex.layers.layered_model import reads_module
 from jaxconvex.layers.points import BESIDE, GROUPS, POSITIONS
 from jaxconvex.layers.selection import Logits, logits_of

@@ -15,10 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jaxconvex._internal.checks import positive_integer
-from jaxconvex._internal.functions import as_program
+from jaxconvex._internal.functions import as_program, call_with, program_hash
 from jaxconvex.layers.activations import Activations
 from jaxconvex.layers.batches import as_tree, batch_hash, chosen_batches, take
-from jaxconvex.layers.calls import call_with, program_hash
 from jaxconvex.layers.extraction import extract
 from jaxconvex.layers.layer_reading import OUTPUTS, Pool, read_layers
 from jaxconvex.layers.layered_model import LayeredModel, as_layered, of_arrays, read_module

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxconvex._internal.checks import shared_length
+from jaxconvex._internal.functions import call_with
 from jaxconvex._internal.messages import listed
-from jaxconvex.layers.calls import call_with
 
 __all__ = ["BESIDE", "GROUPS", "POSITIONS", "Choice", "Chosen", "check_entry", "chosen_tokens", "every_input"]
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxconvex.layers.calls import call_with
+from jaxconvex._internal.functions import call_with
 from jaxconvex.layers.layered_model import LayeredModel, as_layered
 from jaxconvex.layers.selection import Fixed, Logits, closed, is_array, logits_of
 from jaxconvex.layers.traces import run_on, with_batch

@@ -13,7 +13,7 @@ from jaxconvex._internal import loops
 from jaxconvex._internal.checks import lesser
 from jaxconvex.neighbors.distances import euclidean
 
-__all__ = ["ABSENT", "batch_graph", "components", "degrees", "in_mean_edges", "shifted"]
+__all__ = ["ABSENT", "batch_graph", "degrees", "in_mean_edges", "shifted"]
 
 ABSENT = jnp.inf  # the length of an edge that is not there
 FARTHEST = 100  # powers of two from the spread of the points to the largest entry, lest that overflows
@@ -47,20 +47,6 @@ def in_mean_edges(lengths: Float[Array, "n n"]) -> Float[Array, "n n"]:
 def degrees(edge: Bool[Array, "n n"], dtype: Any) -> Float[Array, " n"]:
     """How many edges each point has, but 1 at least."""
     return jnp.maximum(jnp.sum(edge, axis=1), 1).astype(dtype)
-
-
-def components(edge: Bool[Array, "n n"]) -> Int[Array, " n"]:
-    """The connected component of each point, named by its first point."""
-    n = edge.shape[0]
-
-    def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        name, _ = state
-        least = jnp.minimum(name, jnp.min(jnp.where(edge, name, n), axis=1))
-        least = least[least]  # names point at earlier points of the component, so this only hastens
-        return least, jnp.any(least != name)
-
-    start = jnp.arange(n, dtype=jnp.int32), jnp.array(True)
-    return loops.while_loop(lambda state: state[1], spread, start)[0]
 
 
 def _scaled(x: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Float[Array, "n d"]:

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float
 
 from jaxconvex._internal import loops
 from jaxconvex._internal.checks import lesser
-from jaxconvex.losses.batch_graph import components, degrees, in_mean_edges
+from jaxconvex.losses.batch_graph import degrees, in_mean_edges
+from jaxconvex.paths.search import components
 
 __all__ = ["Visits", "expected_visits", "log_weights"]
 
@@ -59,7 +60,8 @@ def expected_visits(
     Where the weights of all wanted pairs are numbers of the type, by some matrix products. Otherwise, at low
     temperatures or in long graphs, by about ten times n^3 exponentials, gradient included.
     """
-    name = components(log_w > NONE / 2)
+    edge, n = log_w > NONE / 2, log_w.shape[0]
+    name = components(lambda name: jnp.minimum(name, jnp.min(jnp.where(edge, name, n), axis=1)), n)
     linked = name[:, None] == name
     wanted = wanted & linked
     # Above it, the parts of a walk are numbers with half the lift, and so are reciprocals, summed over all points.

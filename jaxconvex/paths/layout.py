@@ -13,12 +13,20 @@ from jaxtyping import Array, Float, Int
 
 from jaxconvex._internal.checks import is_concrete
 from jaxconvex._internal.devices import in_mesh, outside_meshes
-from jaxconvex._internal.loops import while_loop
 from jaxconvex.neighbors.knn import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph, undirected
-from jaxconvex.paths.search import CHUNK, UNREACHED, WIDTH, distances_from, from_sources, rows_of
+from jaxconvex.paths.search import (
+    CHUNK,
+    UNREACHED,
+    WIDTH,
+    components,
+    distances_from,
+    from_sources,
+    hops_to_root,
+    rows_of,
+)
 
-__all__ = ["SMALL", "bucket", "components", "pack"]
+__all__ = ["SMALL", "bucket", "components_of", "pack"]
 
 FINE = 2**16  # quanta the median edge needs; with fewer the lengths stay floating-point
 LANDMARKS = 15  # with the roots, a search of 16 lanes
@@ -81,7 +89,7 @@ def _packed(edges: Graph) -> PackedGraph:
     broken = jnp.any(jnp.isnan(edges.lengths))
     listed = _by_receiver(edges._replace(lengths=jnp.where(jnp.isnan(edges.lengths), 1, edges.lengths)), there)
     packed = _laid_out(listed)
-    packed = packed._replace(component=components(packed), step=_median_of_some(listed))
+    packed = packed._replace(component=components_of(packed), step=_median_of_some(listed))
     away, packed = _surveyed(packed)
     return packed._replace(landmarks=away, quantum=jnp.where(broken, jnp.nan, packed.quantum))
 
@@ -153,23 +161,18 @@ def _laid_out(edges: Edges) -> PackedGraph:
     )
 
 
-def components(packed: PackedGraph, labels: Int[Array, " rows"] | None = None) -> Int[Array, " rows"]:
+def components_of(packed: PackedGraph, labels: Int[Array, " rows"] | None = None) -> Int[Array, " rows"]:
     """The first row of each row's connected component; -1 where the row pads. With labels only edges within one count."""
     rows = len(packed.first)
-    numbers = jnp.arange(rows, dtype=jnp.int32)
     joined: Any = True
     if labels is not None:
         joined = rows_of(labels, packed.neighbors) == rows_of(labels, jnp.minimum(packed.owner, rows - 1))[:, None]
 
-    def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        root, _ = state
-        beside = jnp.where(joined, rows_of(root, packed.neighbors), rows)
-        lowest = root.at[packed.owner].min(jnp.min(beside, axis=1), mode="drop")
-        lowest = lowest[lowest]
-        return lowest, jnp.any(lowest != root)
+    def least(name: Array) -> Array:
+        beside = jnp.where(joined, rows_of(name, packed.neighbors), rows)
+        return name.at[packed.owner].min(jnp.min(beside, axis=1), mode="drop")
 
-    root, _ = while_loop(lambda state: state[1], spread, (numbers, jnp.array(True)))
-    return jnp.where(numbers < len(packed.position), root, -1)
+    return jnp.where(jnp.arange(rows) < len(packed.position), components(least, rows), -1)
 
 
 def _surveyed(packed: PackedGraph) -> tuple[Float[Array, "rows m"], PackedGraph]:
@@ -202,15 +205,8 @@ def _hops(packed: PackedGraph, near: Float[Array, " rows"]) -> Int[Array, ""]:
     chosen = (offer == rows_of(best, jnp.minimum(packed.owner, rows - 1))[:, None]) & (offer < jnp.inf)
     parent = jnp.max(jnp.where(chosen, packed.neighbors, -1), axis=1)
     parent = jnp.full(rows, -1, jnp.int32).at[packed.owner].max(parent, mode="drop")
-
-    def double(
-        state: tuple[Array, Array, Array],
-    ) -> tuple[Array, Array, Array]:  # hops to the ancestor, and on from there
-        hops, ancestor, _ = state
-        return hops + hops[ancestor], ancestor[ancestor], jnp.any(hops[ancestor] > 0)
-
-    start = (parent >= 0).astype(jnp.int32), jnp.where(parent >= 0, parent, jnp.arange(rows)), jnp.array(True)
-    return jnp.max(while_loop(lambda state: state[2], double, start)[0])
+    parent = jnp.where(parent >= 0, parent, jnp.arange(rows, dtype=jnp.int32))
+    return jnp.max(hops_to_root(parent)[1])
 
 
 def _power_of_two_quantum(eccentricity: Array) -> Array:

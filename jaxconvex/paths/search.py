@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Int
 from jaxconvex._internal.loops import cond, fori_loop, while_loop
 from jaxconvex.paths.graph import PackedGraph
 
-__all__ = ["AHEAD", "CHUNK", "ONE", "SEVERAL", "UNREACHED", "WIDTH", "Rows", "chosen_rows", "distances_from"]
-__all__ += ["fold_groups", "fold_neighbors", "fold_rows", "from_sources", "in_lengths", "infinity", "parents_of"]
-__all__ += ["put_rows", "rows_of", "whole_lengths"]
+__all__ = ["AHEAD", "CHUNK", "ONE", "SEVERAL", "UNREACHED", "WIDTH", "Rows", "chosen_rows", "components"]
+__all__ += ["distances_from", "fold_groups", "fold_neighbors", "fold_rows", "from_sources", "hops_to_root"]
+__all__ += ["in_lengths", "infinity", "parents_of", "put_rows", "rows_of", "whole_lengths"]
 
 UNREACHED = 2**30 - 1  # infinity of whole lengths: two of them still add up without wrapping
 WIDTH = 4  # neighbours read at a time
@@ -28,6 +28,7 @@ CHUNK = 128  # rows handled together by a processor's core; their number is a mu
 WIDE_CHUNK = 4096  # rows of a chunk where launching a kernel costs more than reading beyond the caches
 AHEAD = 4  # median edges that one sweep looks ahead of the least change
 ONE, SEVERAL = 2**26, 2**27  # ONE is more than there are rows
+DOUBLINGS = 26  # of steps along parents: enough for as many rows
 
 
 class Rows(NamedTuple):
@@ -177,3 +178,42 @@ def _least(values: Array) -> Array:
         half = values.shape[1] // 2
         values = jnp.minimum(values[:, :half], values[:, half:])
     return jnp.min(values, axis=1)
+
+
+def components(least: Callable[[Array], Array], total: int) -> Int[Array, " rows"]:
+    """The connected component of each row, named by its first row.
+
+    `least` gives, from a number for each row, the least of its own and those of its neighbours.
+
+    >>> in_line = lambda name: jnp.minimum(name, jnp.array([name[1], name[0], name[3], name[2]]))
+    >>> components(in_line, 4).tolist()
+    [0, 0, 2, 2]
+    """
+
+    def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        name, _ = state
+        lowest = least(name)
+        lowest = lowest[lowest]  # names point at earlier rows of the component, so this only hastens
+        return lowest, jnp.any(lowest != name)
+
+    return while_loop(lambda state: state[1], spread, (jnp.arange(total, dtype=jnp.int32), jnp.array(True)))[0]
+
+
+def hops_to_root(parent: Int[Array, "*trees rows"]) -> tuple[Int[Array, "*trees rows"], Int[Array, "*trees rows"]]:
+    """The root that parents lead to from each row, and the hops there, by doubling the steps taken at once.
+
+    A root is its own parent. Where parents go in circles, what is told means nothing.
+
+    >>> root, hops = hops_to_root(jnp.array([0, 0, 1, 2]))
+    >>> root.tolist(), hops.tolist()
+    ([0, 0, 0, 0], [0, 1, 2, 3])
+    """
+
+    def double(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        ancestor, hops, _, count = state
+        beyond, more = (jnp.take_along_axis(part, ancestor, axis=-1, mode="clip") for part in (ancestor, hops))
+        return beyond, hops + more, jnp.any(beyond != ancestor), count + 1
+
+    away = (parent != jnp.arange(parent.shape[-1], dtype=jnp.int32)).astype(jnp.int32)
+    start = parent, away, jnp.array(True), jnp.int32(0)
+    return while_loop(lambda state: state[2] & (state[3] < DOUBLINGS), double, start)[:2]

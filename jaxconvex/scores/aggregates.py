@@ -18,6 +18,7 @@ __all__ = [
     "ConvexityScore",
     "EuclideanScore",
     "PairSums",
+    "Score",
     "Whole",
     "carried",
     "deficit_of",
@@ -100,18 +101,26 @@ class EuclideanScore(NamedTuple):
         return macro_mean(self.per_class, self.num_pairs)
 
 
+Score = ConvexityScore | EuclideanScore
+
+
 def micro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, " *batch"]:
     """The mean over all pairs, from the means of the classes."""
-    xp, dtype = (np, np.dtype(float)) if isinstance(per_class, np.ndarray) else (jnp, per_class.dtype)
+    xp, dtype = _module_of(per_class)
     weighted = xp.where(num_pairs > 0, per_class, 0) * num_pairs.astype(dtype)
     return weighted.sum(-1) / _or_nan(xp, num_pairs.sum(-1), dtype)
 
 
-def macro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, " *batch"]:
-    """The mean of the classes that have pairs."""
-    xp = np if isinstance(per_class, np.ndarray) else jnp
-    scored = num_pairs > 0
-    return xp.where(scored, per_class, 0).sum(-1) / _or_nan(xp, scored.sum(-1), per_class.dtype)
+def macro_mean(per_class: Float[Any, "*batch c"], counted: Any) -> Float[Any, " *batch"]:
+    """The mean of the classes that count: those with pairs, if `counted` is their number."""
+    xp, dtype = _module_of(per_class)
+    classes = counted > 0
+    return xp.where(classes, per_class, 0).sum(-1) / _or_nan(xp, classes.sum(-1), dtype)
+
+
+def _module_of(per_class: Any) -> tuple[Any, Any]:
+    """The module of arrays that computes with the scores, and its type: NumPy's float64, or that of JAX's array."""
+    return (np, np.dtype(float)) if isinstance(per_class, np.ndarray) else (jnp, per_class.dtype)
 
 
 class Whole(NamedTuple):

@@ -30,6 +30,17 @@ __all__ = ["Segments", "euclidean_convexity", "euclidean_segments", "summarise_s
 SEGMENT_BYTES, MOST_POINTS = 16 * 2**20, 4096
 
 
+class Work(NamedTuple):
+    """What the shares of segments are computed from: pairs by batch, device and place; all batches if `steps` is None."""
+
+    predict: Partial
+    x: PyTree[Float[Array, "n ..."]]
+    labels: Int[Array, " n"]
+    first: Int[Array, "batches devices together"]
+    second: Int[Array, "batches devices together"]
+    steps: Int[Array, ""] | None
+
+
 class Segments(NamedTuple):
     """Pairs of points and the share of each segment that lies inside the class; `keep` tells pairs from padding."""
 
@@ -94,14 +105,8 @@ def euclidean_convexity(
     Source: Tětková et al., "On convex decision regions in deep network representations", 2025, Definition 1.
     """
     checked = as_labels(labels, shared_length(x), num_classes)
-    options: Any = {
-        "num_points": num_points,
-        "max_pairs": max_pairs,
-        "key": key,
-        "batch_size": batch_size,
-        "mesh": mesh,
-    }
-    segments = euclidean_segments(predict_fn, x, checked, num_classes=num_classes, **options)
+    options: Any = {"max_pairs": max_pairs, "key": key, "batch_size": batch_size, "mesh": mesh}
+    segments = euclidean_segments(predict_fn, x, checked, num_classes=num_classes, num_points=num_points, **options)
     return summarise_segments(segments, checked, num_classes)
 
 
@@ -160,13 +165,13 @@ def euclidean_segments(
         steps = None
         first, second, keep = (jnp.pad(p.ravel(), (0, -p.size % step)) for p in pairs)
     shape = (-1, step // together, together)
-    first, second = first.reshape(shape), second.reshape(shape)
+    work = Work(predict, points, checked, first.reshape(shape), second.reshape(shape), steps)
     if mesh is not None and steps is not None:
         with outside_meshes():  # from all devices of the mesh to the default one
-            found = _segment_shares(predict, points, checked, first, second, steps, num_points, mesh, assigned)
+            found = _segment_shares(work, num_points, mesh, assigned)
             shares, classes = jax.tree.map(np.asarray, found)
     else:
-        shares, classes = _segment_shares(predict, points, checked, first, second, steps, num_points, mesh, assigned)
+        shares, classes = _segment_shares(work, num_points, mesh, assigned)
     complete = sizes.astype(float) * (sizes - 1).astype(float) / 2 <= pairs.valid.shape[1]
     if assigned:
         classes = jnp.asarray(classes.reshape(-1, num_points))
@@ -180,47 +185,31 @@ def _activations(path: Any, leaf: Any) -> Array:
     return as_points(leaf, name, rank=None, narrow=True)
 
 
-@partial(jax.jit, static_argnames=("num_points", "mesh", "assigned"))
-def _segment_shares(
-    predict: Partial,
-    x: PyTree[Float[Array, "n ..."]],
-    labels: Int[Array, " n"],
-    first: Int[Array, "batches devices together"],
-    second: Int[Array, "batches devices together"],
-    steps: Int[Array, ""] | None,
-    num_points: int,
-    mesh: Mesh | None,
-    assigned: bool,
-) -> tuple[Float[Array, "batches devices together"], Int[Array, "batches devices together m"] | None]:
-    """The shares of pairs, a batch at a time on every device; only the first `steps` batches, if that is given. And the
-    classes of the points inside, if asked for."""
-    # Under vmap one after the other, so that the memory stays that of one. A score is constant, but for jumps.
-    shares = sequential_vmap(in_mesh(partial(_device_shares, num_points=num_points, assigned=assigned)))
-    predict, x = lax.stop_gradient((predict, x))
-    if mesh is None:
-        return shares(predict, x, labels, first, second, steps)
+Shares = tuple[Float[Array, "batches devices together"], Int[Array, "batches devices together m"] | None]
 
-    def gathered(*arguments: Any) -> Any:
-        return jax.tree.map(lambda part: lax.all_gather(part, "pairs", axis=1, tiled=True), shares(*arguments))
+
+@partial(jax.jit, static_argnames=("num_points", "mesh", "assigned"))
+def _segment_shares(work: Work, num_points: int, mesh: Mesh | None, assigned: bool) -> Shares:
+    """The shares of pairs, a batch at a time on every device; and the classes of the points inside, if asked for."""
+    # Under vmap one after the other, so that the memory stays that of one. A score is constant, but for jumps.
+    shares: Any = sequential_vmap(in_mesh(partial(_device_shares, num_points=num_points, assigned=assigned)))
+    predict, x = lax.stop_gradient((work.predict, work.x))
+    work = work._replace(predict=predict, x=x)
+    if mesh is None:
+        return shares(work)
+
+    def gathered(work: Work) -> Any:
+        return jax.tree.map(lambda part: lax.all_gather(part, "pairs", axis=1, tiled=True), shares(work))
 
     everywhere, parted = PartitionSpec(), PartitionSpec(None, "pairs")
-    specs = (everywhere, everywhere, everywhere, parted, parted, everywhere)
+    specs = Work(everywhere, everywhere, everywhere, parted, parted, everywhere)  # type: ignore[arg-type]
     # What predict_fn computes is not known to be the same on all devices or not, so that is not checked.
-    over_devices = jax.shard_map(gathered, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
-    return over_devices(predict, x, labels, first, second, steps)
+    return jax.shard_map(gathered, mesh=mesh, in_specs=(specs,), out_specs=everywhere, check_vma=False)(work)
 
 
-def _device_shares(
-    predict: Partial,
-    x: Any,
-    labels: Array,
-    first: Array,
-    second: Array,
-    steps: Array | None,
-    num_points: int,
-    assigned: bool,
-) -> tuple[Array, Array | None]:
+def _device_shares(work: Work, num_points: int, assigned: bool) -> Shares:
     """`_segment_shares` on one device."""
+    predict, x, labels, first, second, steps = work
     together = first.shape[-1]
     between = jax.vmap(partial(segment_points, num_points=num_points))
     leaves = jax.tree.leaves(x)

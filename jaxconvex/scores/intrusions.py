@@ -16,7 +16,7 @@ from jaxconvex._internal.checks import as_labels, is_concrete, known_values, pos
 from jaxconvex._internal.devices import in_mesh, outside_meshes
 from jaxconvex.neighbors.knn import KNNGraph
 from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
-from jaxconvex.paths.layout import components, pack
+from jaxconvex.paths.layout import components_of, pack
 from jaxconvex.paths.order import labels_of_rows, most_lanes, plan
 from jaxconvex.paths.search import rows_of
 from jaxconvex.scores.aggregates import UNIT, PairSums, by_class
@@ -154,7 +154,7 @@ def _typed(found: Intrusions, broken: Any, dtype: Any, xp: Any) -> Intrusions:
 def _pieces(packed: PackedGraph, labels: Int[Array, " n"], *, num_classes: int) -> tuple[Array, Array, Array]:
     """How many pieces each class falls into, and of each point the number of its piece and its size."""
     n = len(labels)
-    roots = components(packed, labels_of_rows(packed, labels))
+    roots = components_of(packed, labels_of_rows(packed, labels))
     lowest = jnp.full(len(roots), n, jnp.int32).at[rows_of(roots, packed.position)].min(jnp.arange(n, dtype=jnp.int32))
     first = lowest[roots[packed.position]]  # the lowest point of each point's piece
     sizes = jnp.zeros(n, jnp.int32).at[first].add(1)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from jaxconvex._internal.checks import positive_integer
-from jaxconvex.scores.aggregates import ROUNDING
+from jaxconvex.scores.aggregates import ROUNDING, macro_mean, micro_mean
 from jaxconvex.statistics.intervals import Interval, upper_level
 
 __all__ = ["BootstrapScore", "bootstrap"]
@@ -78,14 +78,6 @@ def bootstrap(
         spread = np.nanstd(samples, axis=0), *np.nanquantile(samples, [1 - level, level], axis=0)
         return Interval(values[0], *(np.where(undefined, np.nan, value) for value in spread))
 
-    per_class, micro, macro = _aggregates(sums, pairs)
+    per_class = np.where(pairs > 0, sums / np.maximum(pairs, 1), np.nan)
+    micro, macro = micro_mean(per_class, pairs), macro_mean(per_class, pairs)
     return BootstrapScore(interval(per_class, few), interval(micro, few.all()), interval(macro, few.all()), failing)
-
-
-def _aggregates(sums: Float[np.ndarray, "... c"], pairs: Float[np.ndarray, "... c"]) -> tuple[np.ndarray, ...]:
-    """Scores per class, micro and macro, from the sums of pair scores and the numbers of pairs; nan without pairs."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        per_class = np.where(pairs > 0, sums / pairs, np.nan)
-        micro = sums.sum(axis=-1) / pairs.sum(axis=-1)
-        macro = np.nansum(per_class, axis=-1) / np.sum(pairs > 0, axis=-1)
-    return per_class, micro, macro

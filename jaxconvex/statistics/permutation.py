@@ -108,9 +108,7 @@ def permutation_null(
 def null_of_macro(null: NullScore, kept: Bool[np.ndarray, " c"], macro: Any, confidence: float) -> Null:
     """The null of the mean over some of the classes, of which `macro` was observed."""
     samples = null.per_class.samples[kept]
-    there = ~np.isnan(samples)
-    mean = np.where(there, samples, 0).sum(axis=0) / np.where(there.any(axis=0), there.sum(axis=0), np.nan)
-    return _summarise(mean, np.asarray(macro), confidence, np)
+    return _summarise(macro_mean(samples.T, ~np.isnan(samples.T)), np.asarray(macro), confidence, np)
 
 
 @cache

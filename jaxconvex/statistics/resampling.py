@@ -5,7 +5,7 @@ The jackknife runs under jit too; on concrete arrays statistics are NumPy's floa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from jaxconvex.neighbors.distances import Metric
 from jaxconvex.neighbors.knn import KNNGraph, knn_graph, neighbors_of_first
 from jaxconvex.neighbors.lists import neighbors_graph
 from jaxconvex.paths.graph import undirected
-from jaxconvex.scores.aggregates import ConvexityScore, EuclideanScore
+from jaxconvex.scores.aggregates import ConvexityScore, Score, macro_mean
 from jaxconvex.scores.graph import graph_convexity
 from jaxconvex.statistics.intervals import Interval, score_interval, upper_level
 
@@ -34,9 +34,10 @@ __all__ = [
     "Replicates",
     "graph_jackknife",
     "jackknife_groups",
+    "jackknifed",
     "leave_group_out_graphs",
-    "macro_of_kept",
     "spare_neighbors",
+    "stacked",
 ]
 
 
@@ -214,28 +215,73 @@ def _without(knn: KNNGraph, x: Float[Array, "n d"], kept: Bool[Array, " n"], k: 
     return cond(short, searched, lambda left: left, graph)
 
 
-def macro_of_kept(
-    score: ConvexityScore | EuclideanScore, singly: Float[Any, "g c"], joint: Float[Any, "h c"] | None
-) -> tuple[Any, Any, Any, Any]:
-    """Which classes have a score in every replicate, and the means over these: of the score and of the replicates.
+def jackknifed(
+    score: Score,
+    singly: Score,
+    joint: Score | None,
+    points_of: Callable[[Bool[Any, " c"]], Any],
+    *,
+    num_points: Int[Any, " c"],
+    confidence: float = 0.95,
+) -> tuple[Bool[Any, " c"], JackknifeScore]:
+    """The intervals of a score, given those without some points; first which classes "macro" is over.
 
-    A mean that loses a class in some replicate would be another mean there. Where no class is kept, the first mean is
-    that of all classes and the others are nan.
+    Args:
+        score: of all points.
+        singly, joint: without each group, and without each two groups; the first axis tells the groups apart. Fewer than
+            two replicates give no error (nan), fewer than four none that `joint` corrects.
+        points_of: from a mask of classes to the number of points in these, for micro and macro; see `score_interval`.
+        num_points: that of each class.
+        confidence: of the intervals.
+
+    A mean that loses a class in some replicate would be another mean there. So "macro" is over the classes that have a
+    score in every replicate; where there are none, its estimate is that of all classes, without an error.
 
     >>> from jaxconvex.scores.graph import graph_convexity
     >>> score = graph_convexity(knn_graph(jnp.arange(6.0)[:, None], k=1), np.array([0, 0, 0, 0, 1, 1]), num_classes=2)
-    >>> kept, macro, _, _ = macro_of_kept(score, np.array([[1.0, np.nan], [0.5, 1.0]]), None)
-    >>> kept.tolist(), float(macro) == float(score.per_class[0])
-    ([True, False], True)
+    >>> without = jax.tree.map(lambda part: np.stack([part, part]), score)
+    >>> without = without._replace(per_class=np.array([[1.0, np.nan], [0.5, 1.0]]))
+    >>> kept, found = jackknifed(score, without, None, np.sum, num_points=score.num_points)
+    >>> kept.tolist(), found.replicates.macro.tolist(), float(found.macro.estimate) == float(score.per_class[0])
+    ([True, False], [1.0, 0.5], True)
     """
-    replicates = [singly] if joint is None else [singly, joint]
-    xp = np if is_concrete(score.per_class, *replicates) else jnp
-    kept = score.num_pairs > 0
-    for each in replicates if len(singly) else ():
-        kept = kept & xp.isfinite(each).all(axis=0)
-    count = xp.where(kept.any(), kept.sum(), xp.nan)
-    means = [xp.where(kept, each, 0).sum(axis=-1) / count for each in (score.per_class, *replicates)]
-    return kept, xp.where(kept.any(), means[0], score.macro), means[1], None if joint is None else means[2]
+    parts = [singly] if joint is None else [singly, joint]
+    xp = np if is_concrete(score.per_class, *(part.per_class for part in parts)) else jnp
+    scored = kept = xp.asarray(score.num_pairs) > 0
+    for part in parts:
+        kept = kept & xp.isfinite(part.per_class).all(axis=0)
+    replicates = [Replicates(part.per_class, part.micro, macro_mean(part.per_class, kept)) for part in parts]
+
+    def interval(name: str, estimate: Any, points: Any) -> Interval:
+        of_groups, *of_pairs = (getattr(part, name) for part in replicates)
+        if len(of_groups) < 2:
+            nothing = xp.full(np.shape(estimate), xp.nan)
+            return Interval(estimate, nothing, nothing, nothing)
+        pairs = of_pairs[0] if of_pairs and len(of_groups) >= 4 else None
+        return score_interval(estimate, of_groups, points, joint=pairs, confidence=confidence)
+
+    macro = xp.where(kept.any(), macro_mean(xp.asarray(score.per_class), kept), score.macro)
+    return kept, JackknifeScore(
+        interval("per_class", score.per_class, num_points),
+        interval("micro", score.micro, points_of(scored)),
+        interval("macro", macro, points_of(kept)),
+        replicates[0],
+        None if joint is None else replicates[1],
+    )
+
+
+def stacked(scores: Sequence[Score], like: Score) -> Score:
+    """Several scores as one, whose first axis tells them apart; also none, of as many classes as another.
+
+    >>> from jaxconvex.scores.graph import graph_convexity
+    >>> score = graph_convexity(knn_graph(jnp.arange(4.0)[:, None], k=1), np.array([0, 0, 1, 1]), num_classes=2)
+    >>> stacked([score] * 3, score).per_class.shape, stacked([], score).micro.shape
+    ((3, 2), (0,))
+    """
+    parts = zip(*scores, strict=True) if scores else [()] * len(like)
+    return type(like)(
+        *(np.array(part).reshape(len(part), *np.shape(one)) for part, one in zip(parts, like, strict=True))
+    )
 
 
 def graph_jackknife(
@@ -292,48 +338,34 @@ def graph_jackknife(
         groups = jackknife_groups(classes, key, num_groups=num_groups)
     options: Any = {"num_classes": num_classes, "k": k, "metric": metric, "mode": mode, "duplicates": duplicates}
     if is_concrete(x, classes, groups):
-        full, replicates, joint = _replicates(x, np.asarray(classes), np.asarray(groups), **options)
+        found = _replicates(x, np.asarray(classes), np.asarray(groups), **options)
     else:
         if callable(metric):
             options["metric"] = frozen(metric, *2 * [jax.ShapeDtypeStruct(points.shape[1:], points.dtype)])
         form = _static_form(min(num_groups, n), **options)
-        full, replicates, joint = form(points, classes, as_array(groups, "groups"))
-    _, *macro = macro_of_kept(full, replicates.per_class, None if joint is None else joint.per_class)
-    replicates = replicates._replace(macro=macro[1])
-    joint = None if joint is None else joint._replace(macro=macro[2])
-    sizes = full.num_points
-    scored = (sizes * (full.num_pairs > 0)).sum()
-
-    def interval(name: str, estimate: Any, num_points: Any) -> Interval:
-        pairs = None if joint is None else getattr(joint, name)
-        return score_interval(estimate, getattr(replicates, name), num_points, joint=pairs, confidence=confidence)
-
-    return JackknifeScore(
-        interval("per_class", full.per_class, sizes),
-        interval("micro", full.micro, scored),
-        interval("macro", macro[0], scored),
-        replicates,
-        joint,
-    )
+        found = form(points, classes, as_array(groups, "groups"))
+    sizes = found[0].num_points
+    return jackknifed(*found, lambda those: (sizes * those).sum(), num_points=sizes, confidence=confidence)[1]
 
 
 def _replicates(
     x: Any, labels: np.ndarray, groups: np.ndarray, *, num_classes: int, k: int, metric: Metric, **edges: str
-) -> tuple[ConvexityScore, Replicates, Replicates | None]:
-    """The score of all points, and without each group, and each pair of groups, in turn."""
+) -> tuple[Score, Score, Score | None]:
+    """The score of all points, and those without each group, and each pair of groups, in turn."""
     group = np.unique(groups, return_inverse=True)[1]
     knn = knn_graph(x, k=spare_neighbors(k, len(labels)), metric=metric)
 
     def score(kept: ArrayLike, graph: KNNGraph) -> ConvexityScore:
         return graph_convexity(undirected(graph, **edges), jnp.where(kept, labels, -1), num_classes=num_classes)
 
-    def without(groups: np.ndarray) -> Replicates:
-        scores = [score(*left) for left in leave_group_out_graphs(knn, x, groups, k=k, metric=metric)]
-        return Replicates(*(np.array([getattr(s, name) for s in scores], np.float64) for name in Replicates._fields))
-
     full = score(True, KNNGraph(knn.indices[:, :k], knn.distances[:, :k]))
+
+    def without(groups: np.ndarray) -> Score:
+        scores = stacked([score(*left) for left in leave_group_out_graphs(knn, x, groups, k=k, metric=metric)], full)
+        return scores._replace(per_class=scores.per_class.astype(np.float64))
+
     singly = without(group)
-    return full, singly, without(group // 2) if len(singly.micro) >= 4 else None
+    return full, singly, without(group // 2) if len(singly.per_class) >= 4 else None
 
 
 @cache
@@ -343,7 +375,9 @@ def _static_form(number: int, num_classes: int, k: int, metric: Metric, mode: st
     @jax.jit
     @in_mesh
     @sequential_vmap
-    def score_all(x: Array, labels: Array, groups: Array) -> tuple[ConvexityScore, Replicates, Replicates | None]:
+    def score_all(
+        x: Array, labels: Array, groups: Array
+    ) -> tuple[ConvexityScore, ConvexityScore, ConvexityScore | None]:
         knn = knn_graph(x, k=spare_neighbors(k, len(x)), metric=metric)
 
         def one(_: None, kept: Array) -> tuple[None, ConvexityScore]:
@@ -357,8 +391,7 @@ def _static_form(number: int, num_classes: int, k: int, metric: Metric, mode: st
         kept = [jnp.ones((1, len(x)), bool), without(groups, number), without(groups // 2, pairs)]
         found = scan(one, None, jnp.concatenate(kept))[1]
         outside = jnp.any((groups < 0) | (groups >= number))
-        scores = Replicates(found.per_class, found.micro, found.macro)
-        scores = jax.tree.map(lambda part: jnp.where(outside, jnp.nan, part), scores)
+        scores = found._replace(per_class=jnp.where(outside, jnp.nan, found.per_class))
         singly, joint = (
             jax.tree.map(lambda part, s=s: part[s], scores) for s in (slice(1, number + 1), slice(number + 1, None))
         )

@@ -24,6 +24,7 @@ from jaxconvex.paths.search import (
     fold_groups,
     fold_rows,
     from_sources,
+    hops_to_root,
     in_lengths,
     infinity,
     put_rows,
@@ -129,7 +130,8 @@ def _trees(packed: PackedGraph, distance: Array, slack: Array, sources: Int[Arra
         reached, distance + slack + (a_hop * 2 * packed.depth).astype(slack.dtype), -1
     )  # paths may have twice a root's hops
     parent, slots = _parents(packed, distance, reach, sources)
-    hops = _hops(parent.T, sources).T
+    root, hops = hops_to_root(parent.T)
+    hops = jnp.where(root == sources[:, None], hops, 0).T  # 0 where parents go in circles
     level, uneven, back = _levels(packed, distance, slack, reach, hops, jnp.any(slots > 0))
     uneven |= jnp.max(level, axis=0) > SHALLOW
     level = jnp.where(
@@ -212,20 +214,6 @@ def _levels(
     start = hops, jnp.zeros_like(distance), nothing, nothing, several
     level, _, uneven, back, _ = while_loop(lambda state: state[-1], sweep, start)
     return level, uneven, back
-
-
-def _hops(parent: Int[Array, "s rows"], sources: Int[Array, " s"]) -> Int[Array, "s rows"]:
-    """The hops along parents to each row, by doubling the steps taken at once; 0 where they go in circles."""
-    own = jnp.arange(parent.shape[1], dtype=jnp.int32) == sources[:, None]
-
-    def double(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        ancestor, hops, _, count = state
-        beyond, more = (jnp.take_along_axis(part, ancestor, axis=1, mode="clip") for part in (ancestor, hops))
-        return beyond, hops + more, jnp.any(beyond != ancestor), count + 1
-
-    start = parent, jnp.where(own, 0, 1).astype(jnp.int32), jnp.array(True), jnp.int32(0)
-    ancestor, hops, *_ = while_loop(lambda state: state[2] & (state[3] < 26), double, start)
-    return jnp.where(ancestor == sources[:, None], hops, 0)
 
 
 def _order(tree: Trees) -> Order:

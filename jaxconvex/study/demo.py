@@ -10,27 +10,40 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxconvex.encoders.encoder import Encoder
+from jaxconvex.encoders.loading import initialise
 from jaxconvex.evaluation.comparison import Comparison, compare_reports
 from jaxconvex.evaluation.evaluation import evaluate
 from jaxconvex.evaluation.report import Report, class_means, only
 from jaxconvex.evaluation.sentences import findings
+from jaxconvex.layers.model_sources import model_source, pooled_features
 from jaxconvex.reporting import plots
 from jaxconvex.reporting.figures import Figure, save_figure
 from jaxconvex.reporting.page import Captioned, Section, write_page
 from jaxconvex.reporting.result_pages import errors_and_settings
 from jaxconvex.statistics.correlation import Correlation, pearson, spearman
+from jaxconvex.study import training
 from jaxconvex.study.claims.recall import no_correlation
+from jaxconvex.study.networks import PENALTY
+from jaxconvex.study.pretraining import masked_patches
 from jaxconvex.study.splits import stratified_split
-from jaxconvex.study.training import fine_tune, predict
-from jaxconvex.study.transformer import VisionTransformer
-from jaxconvex.study.transformer_training import pretrain, probe
+from jaxconvex.study.training import fine_tune, probe
 
 __all__ = ["Demonstration", "run_demo"]
 
+NETWORK = {  # 16 patches and a class token
+    "model_type": "vit",
+    "image_size": 8,
+    "patch_size": 2,
+    "num_channels": 1,
+    "hidden_size": 48,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+}
 SEGMENTS = 40  # a class and layer, for the Euclidean score: each is ten forward passes
 PERMUTATIONS = 200
 
@@ -80,22 +93,22 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
     images = (images - images[train].mean()) / images[train].std()
 
     say(f"Pretraining on {len(train)} digits without labels, probe, fine-tuning ...")
-    model = VisionTransformer(rngs=nnx.Rngs(keys[1]))
-    pretrained = probe(pretrain(model, images[train], keys[2]).model, images[train], digits[train])
+    model = initialise(NETWORK, rngs=nnx.Rngs(keys[1]))
+    completing = masked_patches(model, images[train], keys[2], num_epochs=20, learning_rate=3e-3).model
+    pretrained = probe(completing, images[train], digits[train], num_classes=10, take="first", penalty=PENALTY)
     finetuned = fine_tune(
         pretrained, images[train], digits[train], images[validation], digits[validation], keys[3]
     ).model
     say(f"  {time.perf_counter() - began:.0f} s. Scoring {len(test)} held-out digits ...")
 
     models = {"pretrained": pretrained, "fine-tuned": finetuned}
-    predictions = {name: np.asarray(predict(model, images[test])) for name, model in models.items()}
     reports = {
-        name: _score(model, images[test], digits[test], predictions[name], folder / name, keys[4], progress)
+        name: _score(model, images[test], digits[test], folder / name, keys[4], progress)
         for name, model in models.items()
     }
     before, after = reports["pretrained"], reports["fine-tuned"]
     comparison = compare_reports(before, after, names=("pretrained", "fine-tuned"))
-    accuracy = {name: float(np.mean(predicted == digits[test])) for name, predicted in predictions.items()}
+    accuracy = {name: training.accuracy(model, images[test], digits[test]) for name, model in models.items()}
     convexity = class_means(before, kind="graph", labeling="predicted")
     recall = class_means(after, kind="graph", labeling="predicted", field="recall")
     names = sorted(convexity)
@@ -122,23 +135,15 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = True) -> Demons
 
 
 def _score(
-    model: VisionTransformer,
-    images: np.ndarray,
-    digits: np.ndarray,
-    predicted: np.ndarray,
-    folder: Path,
-    key: jax.Array,
-    progress: bool,
+    model: Encoder, images: np.ndarray, digits: np.ndarray, folder: Path, key: jax.Array, progress: bool
 ) -> Report:
     """The report of one network; it and the pooled activations are written to the folder."""
-    states = {name: np.asarray(state) for name, state in model.hidden_states(jnp.asarray(images)).items()}
-    del states["embedding"]  # there the class token is the same for all images
+    blocks = [f"blocks/{i}" for i in range(len(model.blocks))]  # before them the class token is the same for all images
+    source = model_source(model, images, layers=blocks, pool="cls", batch_size=len(images))
     report = evaluate(
-        states,
+        source,
         {"digit": digits},
-        predictions=predicted,
-        heads={name: partial(model.run_from, i) for i, name in enumerate(states, 1)},
-        pool="cls",
+        predictions="model",
         max_segments=SEGMENTS,
         permutations=PERMUTATIONS,
         key=key,
@@ -147,8 +152,10 @@ def _score(
     folder.mkdir(parents=True, exist_ok=True)
     report.to_json(folder / "scores.json")
     report.to_csv(folder / "scores.csv")
-    pooled: dict[str, Any] = {name: state[:, 0] for name, state in states.items()}
-    np.savez_compressed(folder.parent / f"{folder.name}.npz", **pooled, labels=digits, predicted=predicted)
+    pooled = pooled_features(source, np.arange(len(images)), progress=False)
+    predicted = np.asarray(pooled.outputs).argmax(axis=1)
+    arrays: dict[str, Any] = {**pooled, "labels": digits, "predicted": predicted}
+    np.savez_compressed(folder.parent / f"{folder.name}.npz", **arrays)
     return report
 
 

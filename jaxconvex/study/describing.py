@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxconvex.evaluation.report import Report, select
+from jaxconvex.evaluation.settings import made_by
 from jaxconvex.study.domains import Domain
 from jaxconvex.study.material import Material
 
@@ -65,22 +61,8 @@ def notes(domain: Domain, material: Material) -> tuple[str, ...]:
 
 def provenance(began: float, material: Material) -> dict[str, Any]:
     """Versions, device, identity of the inputs, date, and the seconds since `began` (of `time.perf_counter`)."""
-    names = ("jaxconvex", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
-    return {
-        "versions": {name: _version(name) for name in names} | {"python": platform.python_version()},
-        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
-        "inputs": material.identity,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - began,
-    }
-
-
-def _version(name: str) -> str:
-    if name == "jaxconvex":
-        import jaxconvex
-
-        return jaxconvex.__version__
-    return metadata.version(name)
+    packages = ("jaxconvex", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+    return {**made_by(*packages), "inputs": material.identity, "seconds": time.perf_counter() - began}
 
 
 def sizes(material: Material) -> str:

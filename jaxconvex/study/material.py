@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxconvex import encoders
+from jaxconvex._internal.kept import array_hash
 from jaxconvex.encoders.checkpoints import read_config
 from jaxconvex.encoders.encoder import Encoder
 from jaxconvex.encoders.loading import WHOLES
 from jaxconvex.encoders.preprocessing import preprocessor
 from jaxconvex.evaluation.report import FEWEST_UNITS
-from jaxconvex.layers.calls import array_hash
 from jaxconvex.study.datasets import Dataset, read_dataset, take
 from jaxconvex.study.domains import Domain
 from jaxconvex.study.lengths import fitted

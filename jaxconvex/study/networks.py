@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxconvex._internal.formats import write_file
+from jaxconvex._internal.functions import weights_hash
 from jaxconvex.encoders.encoder import Encoder
-from jaxconvex.layers.calls import weights_hash
 from jaxconvex.study.domains import Domain
 from jaxconvex.study.failures import share_of_last
 from jaxconvex.study.material import Material
@@ -25,7 +25,7 @@ from jaxconvex.study.results import NetworkRow
 from jaxconvex.study.steps import kept
 from jaxconvex.study.training import fine_tune, load_state, logits, probe, save_state, with_classifier
 
-__all__ = ["Network", "fine_tuned", "network_name", "pretrained", "probed"]
+__all__ = ["PENALTY", "Network", "fine_tuned", "network_name", "pretrained", "probed"]
 
 TAKES: dict[str, Literal["mean", "first"]] = {"mean": "mean", "cls": "first"}
 # Of the probe's squared norm. With 0.001 the probe fits its training part nearly without error; there the gradient is noise,
@@ -79,7 +79,7 @@ def pretrained(domain: Domain, material: Material, work: Path, key: jax.Array, p
                 progress=lambda *_: progress("pretraining"),
                 **settings,
             )
-            save_state(trained.encoder, folder / STATE)
+            save_state(trained.model, folder / STATE)
             facts = {"losses": np.asarray(trained.losses).tolist(), "seconds": time.perf_counter() - began}
             _finish(folder, facts)
 

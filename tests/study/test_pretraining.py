@@ -79,8 +79,8 @@ def test_completing_images_is_learnt_and_the_encoder_unchanged(vit, images):
     result = complete(vit, images)
     assert result.losses.shape == (12,) and result.losses[-1] < 0.5 * result.losses[0]
     assert all(np.array_equal(a, b) for a, b in zip(before, leaves(vit), strict=True))
-    assert result.encoder(jnp.asarray(images[0][:2])).shape == (2, 10, 16)  # no decoder, no classifier
-    kinds = training.probe(result.encoder, *images, num_classes=2, take="first")
+    assert result.model(jnp.asarray(images[0][:2])).shape == (2, 10, 16)  # no decoder, no classifier
+    kinds = training.probe(result.model, *images, num_classes=2, take="first")
     assert training.accuracy(kinds, *images) > 0.95
 
 
@@ -117,7 +117,7 @@ def test_patches_are_in_the_order_of_the_tokens(vit):
 @pytest.mark.long
 def test_positions_are_drawn_anew_or_kept(vit, images):
     for deviation, least, most in ((1.0, 0.7, 1.4), (None, 0.0, 0.1)):
-        encoder = complete(vit, images, num_epochs=1, learning_rate=1e-9, position_deviation=deviation).encoder
+        encoder = complete(vit, images, num_epochs=1, learning_rate=1e-9, position_deviation=deviation).model
         assert least < float(encoder.embed.positions[...].std()) < most
 
 
@@ -180,7 +180,7 @@ def test_the_changes_are_learnt_with_the_statistics(windows):
     encoder, result = tell(windows)
     assert result.losses[-1] < 0.62 < 0.65 < result.losses[0]
     norms = [
-        [m for _, m in nnx.iter_modules(model) if isinstance(m, nnx.BatchNorm)] for model in (encoder, result.encoder)
+        [m for _, m in nnx.iter_modules(model) if isinstance(m, nnx.BatchNorm)] for model in (encoder, result.model)
     ]
     assert all(norm.use_running_average for norm in norms[0] + norms[1])
     assert all(not np.any(norm.mean[...]) for norm in norms[0]) and all(np.any(norm.mean[...]) for norm in norms[1])
@@ -206,5 +206,5 @@ def test_a_stopped_run_goes_on_to_the_same_bits(vit, images, windows, tmp_path, 
     with pytest.raises(Stop):
         run(checkpoint=tmp_path / "file", progress=stop)
     again = run(checkpoint=tmp_path / "file")
-    assert same(again.encoder, whole.encoder)
+    assert same(again.model, whole.model)
     np.testing.assert_array_equal(again.losses, whole.losses)

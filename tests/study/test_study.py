@@ -1,4 +1,4 @@
-"""The small transformer of the demonstration, and its training."""
+"""The network of the demonstration, and its training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxconvex.encoders import initialise
 from jaxconvex.study import training
+from jaxconvex.study.demo import NETWORK
+from jaxconvex.study.pretraining import masked_patches
 from jaxconvex.study.splits import stratified_split
-from jaxconvex.study.transformer import VisionTransformer
-from jaxconvex.study.transformer_training import _features, pretrain, probe
+
+SMALL = NETWORK | {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +31,17 @@ def parts(digits):
 
 @pytest.fixture(scope="module")
 def model():
-    return VisionTransformer(width=32, depth=2, rngs=nnx.Rngs(0))
+    return initialise(SMALL, num_classes=10, rngs=nnx.Rngs(0))
 
 
 def complete(model, images):
-    return pretrain(model, images, jax.random.key(1), num_epochs=8, batch_size=8, learning_rate=1e-2)
+    return masked_patches(
+        model, images, jax.random.key(1), mask_share=0.4, num_epochs=8, batch_size=8, learning_rate=1e-2
+    )
+
+
+def probe(model, images, labels):
+    return training.probe(model, images, labels, num_classes=10, take="first")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +67,7 @@ def same(model, other):
     return all(np.array_equal(a, b) for a, b in zip(parameters(model), parameters(other), strict=True))
 
 
-# The transformer
+# The network
 
 
 def test_running_on_from_any_state_gives_the_logits(model, digits):
@@ -67,41 +76,18 @@ def test_running_on_from_any_state_gives_the_logits(model, digits):
     assert logits.shape == (5, 10)
     for i, state in enumerate(model.hidden_states(images).values()):
         assert state.shape == (5, 17, 32)
-        np.testing.assert_array_equal(model.run_from(i, state), logits)
-
-
-def test_jit_equals_eager(model, digits):
-    images = jnp.asarray(digits[0][:5])
-    compiled = jax.jit(model.hidden_states)(images)
-    for name, state in model.hidden_states(images).items():
-        np.testing.assert_allclose(compiled[name], state, atol=1e-4)
+        h = state
+        for j in range(i, len(model.blocks)):
+            h = model.block(j, h)
+        np.testing.assert_array_equal(model.head(h), logits)
 
 
 def test_jit_keeps_the_order_of_the_layers():
     def hidden_states(images):
-        return VisionTransformer(width=8, depth=11, num_heads=2, rngs=nnx.Rngs(0)).hidden_states(images)
+        return initialise(SMALL | {"num_hidden_layers": 11}, rngs=nnx.Rngs(0)).hidden_states(images)
 
     states = jax.eval_shape(hidden_states, jnp.zeros((1, 8, 8, 1)))  # flattens and rebuilds as jit does
-    assert list(states) == ["embedding", *(f"block {i}" for i in range(1, 12))]
-
-
-def test_patches_are_cut_row_by_row():
-    model = VisionTransformer(image_size=6, patch_size=2, channels=3, width=8, depth=1, rngs=nnx.Rngs(0))
-    images = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
-    expected = [images[:, i : i + 2, j : j + 2].reshape(2, -1) for i in range(0, 6, 2) for j in range(0, 6, 2)]
-    np.testing.assert_array_equal(model.patches(jnp.asarray(images)), np.stack(expected, axis=1))
-
-
-@pytest.mark.long
-def test_nothing_of_a_masked_patch_is_seen(model, digits):
-    images = jnp.asarray(digits[0][:4])
-    masked = jax.random.bernoulli(jax.random.key(0), 0.5, (4, 16))
-
-    def total(images):
-        return jnp.sum(model.head(model.last_state(0, model.embed(images, masked))) ** 2)
-
-    seen = np.abs(model.patches(jax.jit(jax.grad(total))(images))).max(axis=-1)
-    assert (seen[masked] == 0).all() and (seen[~masked] > 0).all()
+    assert list(states) == ["embed", *(f"blocks/{i}" for i in range(11))]
 
 
 @pytest.mark.long
@@ -118,13 +104,9 @@ def test_gradients_reach_every_parameter(model, digits):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: VisionTransformer(image_size=9, rngs=nnx.Rngs(0)), "patch_size must divide"),
-        (lambda m: VisionTransformer(width=30, rngs=nnx.Rngs(0)), "num_heads must divide"),
-        (lambda m: m(jnp.zeros((2, 8, 8))), r"images must have shape \(b, 8, 8, 1\)"),
-        (lambda m: m.run_from(3, jnp.zeros((2, 17, 32))), "depth=2"),
         (lambda m: stratified_split(np.arange(3), jax.random.key(0), fractions=(0.5, 0.2)), "add up to 1"),
         (
-            lambda m: pretrain(m, np.zeros((2, 8, 8, 1)), jax.random.key(0), num_epochs=0),
+            lambda m: masked_patches(m, np.zeros((2, 8, 8, 1)), jax.random.key(0), num_epochs=0),
             "num_epochs",
         ),
         (
@@ -157,7 +139,7 @@ def test_a_split_is_a_partition_and_each_part_has_its_share_of_each_class():
 @pytest.mark.long
 def test_pretraining_learns_to_complete_images(pretrained, parts):
     assert pretrained.losses.shape == (8,) and (np.diff(pretrained.losses) < 0).all()
-    loss_of_the_mean_image = parts[0][0].var(axis=0).mean()
+    loss_of_the_mean_image = 2 * parts[0][0].var(axis=0).mean()  # of the masked patches, and of all
     assert pretrained.losses[-1] < 0.65 * loss_of_the_mean_image < loss_of_the_mean_image < pretrained.losses[0]
 
 
@@ -180,7 +162,7 @@ def test_the_probe_changes_the_classifier_alone_and_returns_a_minimum(pretrained
     changed = [not np.array_equal(a, b) for a, b in zip(parameters(pretrained.model), parameters(probed), strict=True)]
     assert sum(changed) == 2
     images, labels = (jnp.asarray(array) for array in parts[0])
-    features = jnp.asarray(training.features(_features, probed, images))
+    features = jnp.asarray(training.features(training.pooled, probed, images))
 
     scale = features.std(axis=0)
 
@@ -189,7 +171,7 @@ def test_the_probe_changes_the_classifier_alone_and_returns_a_minimum(pretrained
         loss = training.cross_entropy(features @ kernel + bias, labels)
         return loss + 1e-3 / 2 * jnp.sum((scale[:, None] * kernel) ** 2)
 
-    gradient = jax.jit(jax.grad(objective))((probed.classifier.kernel[...], probed.classifier.bias[...]))
+    gradient = jax.jit(jax.grad(objective))((probed.head.classifier.kernel[...], probed.head.classifier.bias[...]))
     assert max(float(jnp.abs(part).max()) for part in gradient) < 5e-4
 
 
@@ -215,7 +197,7 @@ def test_same_keys_same_numbers_and_the_model_that_went_in_is_unchanged(model, p
         training.fine_tune(probed, *parts[0], *parts[1], jax.random.key(seed), num_epochs=5).model for seed in (2, 3)
     )
     assert same(tuned, fine_tuned.model) and not same(other, fine_tuned.model)
-    assert same(model, VisionTransformer(width=32, depth=2, rngs=nnx.Rngs(0)))
+    assert same(model, initialise(SMALL, num_classes=10, rngs=nnx.Rngs(0)))
 
 
 class Normalised(nnx.Module):
@@ -265,8 +247,8 @@ def test_predictions_in_batches_are_those_of_all_at_once(points):
 def test_the_defaults_train_a_good_network(digits):
     images, labels = digits
     train, validation, test = stratified_split(labels, jax.random.key(3))
-    start = VisionTransformer(rngs=nnx.Rngs(3))
-    pretrained = pretrain(start, images[train], jax.random.key(4)).model
+    start = initialise(NETWORK, rngs=nnx.Rngs(3))
+    pretrained = masked_patches(start, images[train], jax.random.key(4), num_epochs=20, learning_rate=3e-3).model
     untrained, probed = (probe(model, images[train], labels[train]) for model in (start, pretrained))
     tuned = training.fine_tune(
         probed, images[train], labels[train], images[validation], labels[validation], jax.random.key(5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from scipy.linalg import eigh
 
 from jaxconvex.evaluation.labelings import encode_all
 from jaxconvex.neighbors.knn import knn_graph
-from jaxconvex.study.analyses.variants import Points, Progress, as_features, macro_scores
+from jaxconvex.study.analyses.variants import Points, Progress, macro_scores, variant_rows
 from jaxconvex.study.results import VariantRow
 
 __all__ = ["REPARAMETRIZATIONS", "reparametrizations"]
@@ -114,18 +114,14 @@ def reparametrizations(
     (['none', 'isometry', 'scaling'], True)
     """
     encoded = encode_all(labelings, None, background=None, classes=None)
-    rows: list[VariantRow] = []
-    for index, name in enumerate(layers):
-        x = as_features(layers[name], name, encoded, k)
-        layer_key = jax.random.fold_in(key, index)
+
+    def measured(x: Points, index: int) -> Iterator[tuple[str, dict[str, float], int]]:
         for number, (variant, change) in enumerate(REPARAMETRIZATIONS.items()):
-            changed = change(x, jax.random.fold_in(layer_key, number))
-            scores = macro_scores(knn_graph(jnp.asarray(changed), k=k, metric=metric), encoded, key)
-            common = ("reparametrization", variant, network, seed)
-            rows += [VariantRow(*common, labeling, name, index, score, len(x)) for labeling, score in scores.items()]
-        if progress is not None:
-            progress(index + 1, len(layers))
-    return rows
+            changed = change(x, jax.random.fold_in(jax.random.fold_in(key, index), number))
+            yield variant, macro_scores(knn_graph(jnp.asarray(changed), k=k, metric=metric), encoded, key), len(x)
+
+    about: dict[str, Any] = {"network": network, "seed": seed, "k": k, "progress": progress}
+    return variant_rows("reparametrization", layers, encoded, measured, **about)
 
 
 def _generator(key: PRNGKeyArray | Array) -> np.random.Generator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from jaxconvex.evaluation.labelings import Labeling, encode_all, stratified_sample
 from jaxconvex.neighbors.knn import KNNGraph, knn_graph
-from jaxconvex.study.analyses.variants import Progress, as_features, macro_scores
+from jaxconvex.study.analyses.variants import Points, Progress, macro_scores, variant_rows
 from jaxconvex.study.results import VariantRow
 
 __all__ = ["NEIGHBOURS", "SAMPLES", "left_out", "sensitivity"]
@@ -68,31 +68,24 @@ def sensitivity(
         name: stratified_sample(main.codes, n // share, key) for name, share in SAMPLES.items() if name not in missing
     }
     other = "cosine" if metric != "cosine" else "euclidean"
-    rows: list[VariantRow] = []
-    for index, name in enumerate(layers):
-        x = as_features(layers[name], name, encoded, k)
+
+    def measured(x: Points, index: int) -> Iterator[tuple[str, dict[str, float], int]]:
         nearest = knn_graph(jnp.asarray(x), k=room, metric=metric)
         of_width = {width: macro_scores(_first(nearest, width, room), encoded, key) for width in {k, *widths.values()}}
         by_variant = {"none": of_width[k]} | {variant: of_width[width] for variant, width in widths.items()}
         if other == "cosine" and not np.all(np.any(x != 0, axis=1)):
             by_variant[other] = dict.fromkeys(encoded, float("nan"))
         else:
-            by_variant[other] = macro_scores(
-                _first(knn_graph(jnp.asarray(x), k=k, metric=other), k, room), encoded, key
-            )
+            graph = knn_graph(jnp.asarray(x), k=k, metric=other)
+            by_variant[other] = macro_scores(_first(graph, k, room), encoded, key)
         by_variant["mutual"] = macro_scores(_first(nearest, k, room), encoded, key, mode="mutual")
         for variant, chosen in samples.items():
-            by_variant[variant] = macro_scores(
-                knn_graph(jnp.asarray(x[chosen]), k=k, metric=metric), _of_points(encoded, chosen), key
-            )
-        sizes = {variant: len(chosen) for variant, chosen in samples.items()}
-        for variant, scores in by_variant.items():
-            common = ("sensitivity", variant, network, seed)
-            size = sizes.get(variant, n)
-            rows += [VariantRow(*common, labeling, name, index, score, size) for labeling, score in scores.items()]
-        if progress is not None:
-            progress(index + 1, len(layers))
-    return rows
+            graph = knn_graph(jnp.asarray(x[chosen]), k=k, metric=metric)
+            by_variant[variant] = macro_scores(graph, _of_points(encoded, chosen), key)
+        yield from ((variant, scores, len(samples.get(variant, x))) for variant, scores in by_variant.items())
+
+    about: dict[str, Any] = {"network": network, "seed": seed, "k": k, "progress": progress}
+    return variant_rows("sensitivity", layers, encoded, measured, **about)
 
 
 def left_out(n: int, *, k: int = 10) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxconvex.scores.packed import packed_scores
 from jaxconvex.statistics.correlation import spearman
 from jaxconvex.study.results import VariantRow
 
-__all__ = ["Points", "Progress", "Summary", "as_features", "macro_scores", "summary"]
+__all__ = ["Points", "Progress", "Summary", "macro_scores", "summary", "variant_rows"]
 
 Points = Float[np.ndarray, "n d"]
 
@@ -89,7 +89,33 @@ def summary(rows: Sequence[VariantRow]) -> list[Summary]:
     return summaries
 
 
-def as_features(x: Any, name: str, labelings: Mapping[str, Labeling], k: int) -> Points:
+def variant_rows(
+    question: str,
+    layers: Mapping[str, Any],
+    labelings: Mapping[str, Labeling],
+    measured: Callable[[Points, int], Iterable[tuple[str, Mapping[str, float], int]]],
+    *,
+    network: str,
+    seed: int | None,
+    k: int,
+    progress: Progress | None,
+) -> list[VariantRow]:
+    """The rows of a question, layer by layer.
+
+    `measured` gives, of a layer's features and its number, each variant with its score by labeling and its points. `network`
+    and `seed` are what the rows say; `progress` is called after each layer.
+    """
+    rows: list[VariantRow] = []
+    for index, name in enumerate(layers):
+        for variant, scores, size in measured(_features(layers[name], name, labelings, k), index):
+            common = (question, variant, network, seed)
+            rows += [VariantRow(*common, labeling, name, index, score, size) for labeling, score in scores.items()]
+        if progress is not None:
+            progress(index + 1, len(layers))
+    return rows
+
+
+def _features(x: Any, name: str, labelings: Mapping[str, Labeling], k: int) -> Points:
     """The features of a layer in float32. Raises ValueError where they do not fit the labels, or k the points."""
     points = np.asarray(as_points(x, f"layer {name!r}"), np.float32)
     n = len(next(iter(labelings.values())).codes)

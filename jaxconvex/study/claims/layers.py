@@ -10,11 +10,10 @@ from jaxconvex.study.claims.words import (
     Statement,
     by_domain,
     change_rows,
+    changed,
     contrast,
     ends,
-    half_width,
     macro_rows,
-    mean,
     named,
     over_domains,
     points,
@@ -119,13 +118,12 @@ def raised(studies: Sequence[Study], domain: str) -> list[Statement]:
     """
     statements = []
     for kind in KINDS:
-        parts = [rows for study in studies if (rows := change_rows(study, kind))]
-        names = [study.name for study in studies if change_rows(study, kind)]
+        parts = {study.name: rows for study in studies if (rows := change_rows(study, kind))}
         if not parts:
             continue
-        changes = [(mean(row.difference for row in rows), mean(map(half_width, rows))) for rows in parts]
+        changes = list(map(changed, parts.values()))
         estimate, lower, upper = over_domains(changes)
-        rows = [row for part in parts for row in part]
+        rows = [row for part in parts.values() for row in part]
         higher, lowered = sum(row.lower > 0 for row in rows), sum(row.upper < 0 for row in rows)
         text = (
             f"{where(len(parts), domain)} fine-tuning changes {named(kind)} convexity by {points(estimate)} points on "
@@ -134,7 +132,7 @@ def raised(studies: Sequence[Study], domain: str) -> list[Statement]:
         )
         holds = sign(lower, upper)
         if domain == "all":
-            text += f" {by_domain(names, changes)}"
+            text += f" {by_domain(list(parts), changes)}"
         text += contrast(holds, "The paper found that fine-tuning raises it; here it falls.")
         claim = f"raised by fine-tuning: {kind}"
         statements.append(Statement(claim, text, estimate, lower, upper, holds, domain))
@@ -153,7 +151,7 @@ def _parts(studies: Sequence[Study], domain: str, kind: str, claim: str, whole: 
     for part, text in words.items():
         of_part = {"labels only": LABELS_ONLY, "layers only": LAYERS_ONLY}
         rows = [change_rows(study, kind, of_part.get(part) or true_labels(study)) for study in studies]
-        changes = [(mean(row.difference for row in own), mean(map(half_width, own))) for own in rows if own]
+        changes = [changed(own) for own in rows if own]
         if not changes:
             continue
         estimate, lower, upper = over_domains(changes)
@@ -174,9 +172,7 @@ def labels_not_trained_for(studies: Sequence[Study], domain: str) -> list[Statem
             for kind in KINDS:
                 rows = change_rows(study, kind, labeling)
                 if rows:
-                    estimate, lower, upper = over_domains(
-                        [(mean(r.difference for r in rows), mean(map(half_width, rows)))]
-                    )
+                    estimate, lower, upper = over_domains([changed(rows)])
                     text = (
                         f"In {domain}, fine-tuned for {true_labels(study)}, the {named(kind)} convexity of {labeling} "
                         f"changes by {points(estimate)} points on average over layers {ends(lower, upper)}."
@@ -193,17 +189,16 @@ def most_in_late_layers(studies: Sequence[Study], domain: str) -> list[Statement
     """
     statements = []
     for kind in KINDS:
-        differences, names = [], []
+        changes = {}
         for study in studies:
             rows = sorted(change_rows(study, kind), key=lambda row: row.layer_index)
             half = len(rows) // 2
             if half:
-                early, late = rows[:half], rows[-half:]
-                difference = mean(row.difference for row in late) - mean(row.difference for row in early)
-                names.append(study.name)
-                differences.append((difference, math.hypot(mean(map(half_width, late)), mean(map(half_width, early)))))
-        if not differences:
+                (early, early_half), (late, late_half) = changed(rows[:half]), changed(rows[-half:])
+                changes[study.name] = late - early, math.hypot(late_half, early_half)
+        if not changes:
             continue
+        differences = list(changes.values())
         estimate, lower, upper = over_domains(differences)
         holds = sign(lower, upper)
         text = (
@@ -211,7 +206,7 @@ def most_in_late_layers(studies: Sequence[Study], domain: str) -> list[Statement
             f"{points(estimate)} points more than the earlier half {ends(lower, upper)}."
         )
         if domain == "all":
-            text += f" {by_domain(names, differences)}"
+            text += f" {by_domain(list(changes), differences)}"
         text += contrast(holds, "The paper found the rise mostly in late layers; here it is larger in early ones.")
         statements.append(Statement(f"most in late layers: {kind}", text, estimate, lower, upper, holds, domain))
     return statements

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from jaxconvex.study.analyses.variants import summary
 from jaxconvex.study.claims.words import (
     Statement,
     begin,
     change_rows,
+    changed,
     coefficient_text,
     contrast,
     ends,
@@ -28,7 +28,7 @@ from jaxconvex.study.claims.words import (
 )
 from jaxconvex.study.results import Study, VariantRow
 
-__all__ = ["asked_rows", "robust", "stands"]
+__all__ = ["asked_rows", "moved", "robust", "stands"]
 
 
 def robust(studies: Sequence[Study], domain: str) -> list[Statement]:
@@ -36,18 +36,18 @@ def robust(studies: Sequence[Study], domain: str) -> list[Statement]:
     asked = [(study, rows) for study in studies if (rows := asked_rows(study, "reparametrization"))]
     statements = []
     for variant in dict.fromkeys(row.variant for _, rows in asked for row in rows if row.variant != "none"):
-        moved, ranks, widths = [], [], []
+        parts, ranks, widths = [], [], []
         for study, rows in asked:
-            differences = _moved(rows, variant)
+            differences = np.array([difference for name, _, difference in moved(rows) if name == variant])
             if len(differences):
-                moved.append(differences)
+                parts.append(differences)
                 widths.append(mean(map(half_width, macro_rows(study, "graph"))))
                 ranks += [effect.rank_correlation for effect in summary(rows) if effect.variant == variant]
-        if not moved:
+        if not parts:
             continue
-        every = np.concatenate(moved)
-        estimate, width = mean(part.mean() for part in moved), mean(widths)
-        inside = [np.abs(part).max() <= own for part, own in zip(moved, widths, strict=True)]
+        every = np.concatenate(parts)
+        estimate, width = mean(part.mean() for part in parts), mean(widths)
+        inside = [np.abs(part).max() <= own for part, own in zip(parts, widths, strict=True)]
         holds = True if all(inside) else False if abs(estimate) > width else None
         lower, upper, largest = float(every.min()), float(every.max()), np.abs(every).max()
         text = (
@@ -79,11 +79,18 @@ def asked_rows(study: Study, question: str) -> list[VariantRow]:
     return [row for row in rows if math.isfinite(row.score) and row.variant != same]
 
 
-def _moved(rows: Sequence[VariantRow], variant: str) -> Float[np.ndarray, " m"]:
-    """The variant's scores less those of the study's own way, of the same layers, networks and seeds."""
-    own = {(row.network, row.seed, row.layer_index): row.score for row in rows if row.variant == "none"}
-    mine = {(row.network, row.seed, row.layer_index): row.score for row in rows if row.variant == variant}
-    return np.array([mine[key] - own[key] for key in mine if key in own])
+def moved(rows: Sequence[VariantRow]) -> list[tuple[str, str, float]]:
+    """Variant, network, and its score less that of the study's own way, of the same layer and seed; in order of the rows."""
+    own = {_place(row): row.score for row in rows if row.variant == "none"}
+    return [
+        (row.variant, row.network, row.score - own[_place(row)])
+        for row in rows
+        if row.variant != "none" and _place(row) in own
+    ]
+
+
+def _place(row: VariantRow) -> tuple[str, int | None, int]:
+    return row.network, row.seed, row.layer_index
 
 
 def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
@@ -92,7 +99,7 @@ def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
     by_setting: dict[str, list[tuple[float, float, int, int]]] = {}
     for study, rows in asked:
         # The other settings have no replicates: their error is taken from the study's own.
-        half = mean(map(half_width, change_rows(study, "graph")))
+        _, half = changed(change_rows(study, "graph"))
         for effect in summary(rows):
             if effect.raised is not None:
                 counts = (effect.raised, effect.num_layers)
@@ -101,8 +108,7 @@ def stands(studies: Sequence[Study], domain: str) -> list[Statement]:
         truth = change_rows(study, "graph", true_labels(study))
         if truth:
             higher = sum(row.difference > 0 for row in truth)
-            change, half = mean(row.difference for row in truth), mean(map(half_width, truth))
-            by_setting.setdefault("true labels", []).append((change, half, higher, len(truth)))
+            by_setting.setdefault("true labels", []).append((*changed(truth), higher, len(truth)))
     statements = []
     for variant, parts in by_setting.items():
         estimate, lower, upper = over_domains([part[:2] for part in parts])

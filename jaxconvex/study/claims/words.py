@@ -13,7 +13,7 @@ from jaxconvex.statistics.correlation import Correlation
 from jaxconvex.study.results import PREDICTED, ChangeRow, ScoreRow, Study
 
 __all__ = [
-    "Statement", "begin", "by_domain", "coefficient_text", "change_rows", "contrast", "correlation_text", "ends",
+    "Statement", "begin", "by_domain", "coefficient_text", "change_rows", "changed", "contrast", "correlation_text", "ends",
     "half_width", "macro_rows", "mean", "named", "over_domains", "points", "shortened", "sign",
     "spot", "true_labels", "verdict_of_all", "where",
 ]  # fmt: skip
@@ -50,6 +50,11 @@ def change_rows(study: Study, kind: str, labeling: str = PREDICTED) -> list[Chan
 def half_width(row: ScoreRow | ChangeRow) -> float:
     """Half the width of the row's interval; NaN where it has none."""
     return (row.upper - row.lower) / 2
+
+
+def changed(rows: Sequence[ChangeRow]) -> tuple[float, float]:
+    """The mean of the changes, and that of half their widths: the errors of layers are taken as wholly correlated."""
+    return mean(row.difference for row in rows), mean(map(half_width, rows))
 
 
 def mean(values: Iterable[float]) -> float:

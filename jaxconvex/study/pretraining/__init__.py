@@ -4,6 +4,5 @@ from __future__ import annotations
 
 from jaxconvex.study.pretraining.masked_patches import cut, masked_patches
 from jaxconvex.study.pretraining.movements import change_time, movement_tasks
-from jaxconvex.study.pretraining.pretrained import Pretrained
 
-__all__ = ["Pretrained", "change_time", "cut", "masked_patches", "movement_tasks"]
+__all__ = ["change_time", "cut", "masked_patches", "movement_tasks"]

@@ -12,8 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxconvex.encoders.encoder import Encoder
-from jaxconvex.study.pretraining.pretrained import Pretrained
-from jaxconvex.study.training import Progress, evaluating, train
+from jaxconvex.study.training import Progress, Trained, evaluating, train
 
 __all__ = ["cut", "masked_patches"]
 
@@ -30,7 +29,7 @@ def masked_patches(
     learning_rate: float = 2e-3,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
-) -> Pretrained:
+) -> Trained:
     """The encoder after training without labels: images with masked patches are to be completed.
 
     The pixels of masked patches are 0, the mean of preprocessed images. One linear decoder predicts a masked patch from the
@@ -88,7 +87,7 @@ def masked_patches(
         checkpoint=checkpoint,
         progress=progress,
     )
-    return Pretrained(trained.networks[0], trained.losses)
+    return trained._replace(model=trained.model[0])
 
 
 def cut(images: Float[Array, "b h w c"], patch: int) -> Float[Array, "b p q"]:

@@ -14,8 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxconvex.encoders.encoder import Encoder
-from jaxconvex.study.pretraining.pretrained import Pretrained
-from jaxconvex.study.training import Progress, evaluating, train
+from jaxconvex.study.training import Progress, Trained, evaluating, train
 
 __all__ = ["Changed", "change_time", "movement_tasks"]
 
@@ -42,7 +41,7 @@ def movement_tasks(
     learning_rate: float = 1e-3,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
-) -> Pretrained:
+) -> Trained:
     """The encoder after training without labels on three binary tasks: reversed? permuted? warped?
 
     Each change is made to each window with probability 1/2, anew at every step. A small head on the mean of the last state
@@ -86,7 +85,7 @@ def movement_tasks(
         checkpoint=checkpoint,
         progress=progress,
     )
-    return Pretrained(evaluating(trained.networks[0]), trained.losses)
+    return trained._replace(model=evaluating(trained.model[0]))
 
 
 def change_time(window: Float[Array, "t 3"], key: Array) -> Changed:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxconvex.reporting import figures
 from jaxconvex.reporting.figures import COLOURS, FAINT, INK, MUTED, Figure
-from jaxconvex.study.claims.settings import asked_rows
-from jaxconvex.study.claims.words import change_rows, true_labels
+from jaxconvex.study.claims.settings import asked_rows, moved
+from jaxconvex.study.claims.words import change_rows, half_width, true_labels
 from jaxconvex.study.reporting.panels import GREY, NETWORKS, grid, legend, name_rows, network_rows
 from jaxconvex.study.results import Study
 
@@ -22,51 +24,26 @@ def plot_robustness(studies: Sequence[Study]) -> Figure | None:
 
     Grey is half the interval of a score, on average.
     """
-    differences = {study.name: _differences(study) for study in studies}
+    differences = {study.name: moved(asked_rows(study, "reparametrization")) for study in studies}
     shown = [study for study in studies if differences[study.name]]
     if not shown:
         return None
     names = list(dict.fromkeys(variant for study in shown for variant, _, _ in differences[study.name]))
-    with grid(len(shown), height=0.24 * len(names) + 1.1, width=3.3 if len(shown) > 1 else 5.5, sharey=True) as drawing:
-        figure, axes = drawing
+    with _panels_of_variants(shown, names, "difference (points)") as (figure, axes):
         for panel, study in zip(axes, shown, strict=True):
-            halves = [
-                (row.upper - row.lower) / 2 for network in NETWORKS for row in network_rows(study, "graph", network)
-            ]
+            halves = [half_width(row) for network in NETWORKS for row in network_rows(study, "graph", network)]
             if np.isfinite(halves).any():
                 half = float(np.nanmean(halves))
                 panel.axvspan(-half, half, color=GREY, alpha=0.18, linewidth=0, label="half an interval")
-            panel.axvline(0, color=MUTED, linewidth=1)
             for shift, (network, colour) in zip((-0.14, 0.14), NETWORKS.items(), strict=True):
                 mine = [
-                    (value, names.index(variant))
-                    for variant, which, value in differences[study.name]
-                    if which == network
+                    (value, names.index(name)) for name, which, value in differences[study.name] if which == network
                 ]
                 if mine:
                     x, y = np.array(mine).T
                     panel.plot(x, y + shift, "o", color=colour, markersize=3.2, alpha=0.7, label=network)
-            panel.set_title(study.name)
-            figures.percent_axis(panel.xaxis, signed=True)
-            panel.xaxis.set_major_locator(figures.MaxNLocator(5, steps=[1, 2, 5, 10]))
-            panel.set_xlabel("difference (points)")
         legend(figure, axes[0])
-        name_rows(axes[0], names)
-        for panel in axes[1:]:
-            panel.grid(axis="y", color=FAINT, linewidth=0.8)
-            panel.tick_params(axis="y", length=0)
     return figure
-
-
-def _differences(study: Study) -> list[tuple[str, str, float]]:
-    rows = [row for row in study.variants if (row.question, row.labeling) == ("reparametrization", "predicted")]
-    own = {(row.network, row.seed, row.layer_index): row.score for row in rows if row.variant == "none"}
-    differences = [
-        (row.variant, row.network, row.score - own.get((row.network, row.seed, row.layer_index), math.nan))
-        for row in rows
-        if row.variant != "none"
-    ]
-    return [difference for difference in differences if math.isfinite(difference[2])]
 
 
 def plot_sensitivity(studies: Sequence[Study]) -> Figure | None:
@@ -76,26 +53,35 @@ def plot_sensitivity(studies: Sequence[Study]) -> Figure | None:
     if not shown:
         return None
     names = list(dict.fromkeys(name for study in shown for name in changes[study.name]))
-    with grid(len(shown), height=0.24 * len(names) + 1.1, width=3.3 if len(shown) > 1 else 5.5, sharey=True) as drawing:
-        _, axes = drawing
+    written = ["as the study" if name == "none" else name for name in names]
+    with _panels_of_variants(shown, written, "change by fine-tuning (points)") as (figure, axes):
         for panel, study in zip(axes, shown, strict=True):
-            panel.axvline(0, color=MUTED, linewidth=1)
             for name, values in changes[study.name].items():
-                y = names.index(name)
-                depth = np.linspace(0.15, 1, len(values))
+                y, depth = names.index(name), np.linspace(0.15, 1, len(values))
                 panel.scatter(
                     values, np.full(len(values), y), c=depth, cmap="Blues", vmin=0, vmax=1, s=14, linewidths=0
                 )
                 panel.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=COLOURS[1], linewidth=2)
+    return figure
+
+
+@contextlib.contextmanager
+def _panels_of_variants(studies: Sequence[Study], names: Sequence[str], label: str) -> Iterator[Any]:
+    """A panel a study of differences in points, zero marked, with a line for each name."""
+    sizes: dict[str, Any] = {"height": 0.24 * len(names) + 1.1, "width": 3.3 if len(studies) > 1 else 5.5}
+    with grid(len(studies), **sizes, sharey=True) as (figure, axes):
+        for panel, study in zip(axes, studies, strict=True):
+            panel.axvline(0, color=MUTED, linewidth=1)
             panel.set_title(study.name)
+        yield figure, axes
+        name_rows(axes[0], names)
+        for panel in axes:
             figures.percent_axis(panel.xaxis, signed=True)
             panel.xaxis.set_major_locator(figures.MaxNLocator(5, steps=[1, 2, 5, 10]))
-            panel.set_xlabel("change by fine-tuning (points)")
-        name_rows(axes[0], ["as the study" if name == "none" else name for name in names])
+            panel.set_xlabel(label)
         for panel in axes[1:]:
             panel.grid(axis="y", color=FAINT, linewidth=0.8)
             panel.tick_params(axis="y", length=0)
-    return drawing[0]
 
 
 def _changes_by_setting(study: Study) -> dict[str, np.ndarray]:

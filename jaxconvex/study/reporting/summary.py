@@ -205,8 +205,8 @@ def summary_row(study: Study) -> SummaryRow:
         len(study.domain["layers"]),
         seeds,
         len(failed_seeds(study)),
-        _mean(accuracy["pretrained"]),
-        _mean(accuracy["fine-tuned"]),
+        mean(accuracy["pretrained"]),
+        mean(accuracy["fine-tuned"]),
         float(np.std(accuracy["fine-tuned"], ddof=1)) if seeds > 1 else math.nan,
         *scores[PREDICTED],
         *(float(value) for correlation in correlations for value in correlation),
@@ -220,12 +220,7 @@ def _first_and_last(study: Study, kind: str, labeling: str) -> list[float]:
     rows = [row for row in macro_rows(study, kind, labeling) if row.network == "pretrained" or row.seed not in failed]
     ends = [find((row.layer_index for row in rows), default=0) for find in (min, max)]
     return [
-        _mean([row.score for row in rows if (row.network, row.layer_index) == (network, end)])
+        mean([row.score for row in rows if (row.network, row.layer_index) == (network, end)])
         for end in ends
         for network in ("pretrained", "fine-tuned")
     ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return float(np.mean(known)) if known else math.nan

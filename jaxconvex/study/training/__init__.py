@@ -10,12 +10,12 @@ from __future__ import annotations
 from jaxconvex.statistics.regression import LinearHead, softmax_regression
 from jaxconvex.study.training.batches import evaluating, features
 from jaxconvex.study.training.epochs import Progress, Trained, train
-from jaxconvex.study.training.fine_tuning import FineTuned, accuracy, cross_entropy, fine_tune, logits, predict
+from jaxconvex.study.training.fine_tuning import accuracy, cross_entropy, fine_tune, logits, predict
 from jaxconvex.study.training.probes import pooled, probe, with_classifier
 from jaxconvex.study.training.states import load_state, save_state
 
 __all__ = [
-    "FineTuned", "LinearHead", "Progress", "Trained",
+    "LinearHead", "Progress", "Trained",
     "accuracy", "cross_entropy", "evaluating", "features", "fine_tune", "load_state", "logits", "pooled", "predict",
     "probe", "save_state", "softmax_regression", "train", "with_classifier",
 ]  # fmt: skip

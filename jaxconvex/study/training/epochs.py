@@ -18,8 +18,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxconvex._internal.checks import positive_integer
-from jaxconvex._internal.functions import as_program
-from jaxconvex.layers.calls import array_hash, program_hash
+from jaxconvex._internal.functions import as_program, program_hash
+from jaxconvex._internal.kept import array_hash
 from jaxconvex.study.training.batches import num_points, take
 from jaxconvex.study.training.states import read_tree, write_tree
 
@@ -31,12 +31,12 @@ ON_DEVICE = 2**30  # bytes of data that are kept on the device; of what is large
 
 
 class Trained(NamedTuple):
-    """The networks of the best epoch (the last, where none is validated), that epoch from 0, and each epoch's losses.
+    """The model of the best epoch (the last, where none is validated), that epoch from 0, and each epoch's losses.
 
-    The networks that went in take part: `best_epoch` is -1 where no epoch has a smaller validation loss than they.
+    The model that went in takes part: `best_epoch` is -1 where no epoch has a smaller validation loss than it.
     """
 
-    networks: Any
+    model: Any  # or a tuple of them, as they went in
     best_epoch: int
     losses: np.ndarray
     validation_losses: np.ndarray

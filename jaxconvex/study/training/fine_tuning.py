@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxconvex._internal.checks import positive_integer
 from jaxconvex.study.training.batches import as_classes, as_inputs, evaluating, features
-from jaxconvex.study.training.epochs import Progress, train
+from jaxconvex.study.training.epochs import Progress, Trained, train
 
-__all__ = ["FineTuned", "accuracy", "cross_entropy", "fine_tune", "logits", "predict"]
-
-
-class FineTuned(NamedTuple):
-    """The model of the epoch with the least validation loss, that epoch counted from 0, and the losses of each epoch.
-
-    Where no epoch is better than the model that went in, it is that one, and `best_epoch` is -1.
-    """
-
-    model: Any
-    best_epoch: int
-    losses: np.ndarray
-    validation_losses: np.ndarray
-    start_loss: float  # the validation loss of the model that went in
+__all__ = ["accuracy", "cross_entropy", "fine_tune", "logits", "predict"]
 
 
 def fine_tune(
@@ -48,7 +35,7 @@ def fine_tune(
     weight_decay: float = 0.05,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
-) -> FineTuned:
+) -> Trained:
     """The model after training all its parameters on the mean cross-entropy, stopped early.
 
     Training stops when the validation loss has not fallen for `patience` epochs; the epoch where it was least counts, or
@@ -77,21 +64,19 @@ def fine_tune(
     labels = as_classes(labels, inputs, num_classes, "labels")
     validation_labels = as_classes(validation_labels, validation_inputs, num_classes, "validation_labels")
 
-    return FineTuned(
-        *train(
-            model,
-            _classification_loss,
-            (inputs, labels),
-            key,
-            num_epochs=num_epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            validate=Partial(_validation_loss, validation_inputs, validation_labels),
-            patience=patience,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+    return train(
+        model,
+        _classification_loss,
+        (inputs, labels),
+        key,
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        validate=Partial(_validation_loss, validation_inputs, validation_labels),
+        patience=patience,
+        checkpoint=checkpoint,
+        progress=progress,
     )
 
 
