@@ -45,6 +45,7 @@ Examples
   jaxconvex score embeddings.npz --labels species --predictions predicted
   jaxconvex score embeddings.npz --labels species --labels genus --k 5 --k 10
   jaxconvex score embeddings.npy --labels labels.csv --max-points 5000
+  jaxconvex score embeddings.npz --names texts      # who intrudes, by name
   jaxconvex score states.npz --axis 1 --pool mean   # (points, layers, tokens, features)
   jaxconvex score embeddings.npz --protocol paper --out results
 
@@ -111,6 +112,12 @@ Groups = Annotated[
         "groups.",
     ),
 ]
+Called = Annotated[
+    str | None,
+    option(
+        "--names", "NAME", "Array, column or file of what points are called (ids, texts, file names), in the results."
+    ),
+]
 Layers = Annotated[
     Names,
     option(
@@ -134,6 +141,14 @@ ClassSize = Annotated[
     int | None,
     option(
         "--class-size", "N", "Score each labeling on N random points of each class: for classes that differ in size."
+    ),
+]
+Why = Annotated[
+    bool | None,
+    option(
+        "--why/--no-why",
+        None,
+        "Find what scores are lost to: other classes, single points. [default: to 20,000 points]",
     ),
 ]
 Holm = Annotated[bool, option("--holm", None, "Adjust p-values for their number, over classes and layers.")]
@@ -219,8 +234,12 @@ def _options(context: typer.Context) -> Any:
 
 def _print(result: Any, classes: bool, **beside: Any) -> None:
     from jaxconvex.evaluation.sentences import findings
+    from jaxconvex.evaluation.why import why_tables
 
-    say_found(findings(result, **beside), result.tables() + (result.tables(classes=True) if classes else []))
+    tables = result.tables() + (result.tables(classes=True) if classes else [])
+    looked = [(row.labeling, row.k) for row in getattr(result, "intrusions", ())][:1]  # a comparison has none
+    tables += [table for each in looked for table in why_tables(result, *each, short=True)]
+    say_found(findings(result, **beside), tables)
 
 
 @app.command("score", help=SCORE, short_help="Score every layer of your representations.")
@@ -230,6 +249,7 @@ def _score(
     labels: Labels = None,
     predictions: Predictions = None,
     groups: Groups = None,
+    names: Called = None,
     layers: Layers = None,
     skip: Skip = None,
     axis: Axis = None,
@@ -248,6 +268,7 @@ def _score(
     protocol: Protocol = None,
     jackknife: Jackknife = None,
     permutations: Permutations = 100,
+    why: Why = None,
     holm: Holm = False,
     seed: Seed = 0,
     out: Out = None,

@@ -31,6 +31,7 @@ class Options(NamedTuple):
     labels: tuple[str, ...] = ()
     predictions: str | None = None
     groups: str | None = None
+    names: str | None = None
     layers: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     axis: int | None = None
@@ -48,6 +49,7 @@ class Options(NamedTuple):
     class_size: int | None = None
     jackknife: bool | None = None
     permutations: int = 0
+    why: bool | None = None
     protocol: str | None = None
     holm: bool = False
     seed: int = 0
@@ -64,6 +66,7 @@ def read(path: Path, options: Options) -> Representations:
         labels=options.labels,
         predictions=options.predictions,
         groups=options.groups,
+        names=options.names,
         layers=options.layers,
         skip=options.skip,
         axis=options.axis,
@@ -109,6 +112,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             duplicates=options.duplicates,
             predictions=data.predictions,
             groups=data.groups,
+            names=data.names,
             pool=options.pool,
             max_pairs=options.max_pairs,
             max_sources=options.max_sources,
@@ -118,6 +122,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             class_size=options.class_size,
             jackknife=options.jackknife,
             permutations=options.permutations,
+            why=options.why,
             key=jax.random.key(options.seed),
             background=options.background,
             protocol=options.protocol,

@@ -18,6 +18,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from tqdm import tqdm
 
 from jaxconvex._internal.checks import one_of, positive_integer
+from jaxconvex.evaluation.beside import Beside, beside_scores, identity_of, tell
 from jaxconvex.evaluation.kept_rows import keep_rows, kept_rows, metric_hash, place_of_rows, setting_name
 from jaxconvex.evaluation.labelings import (
     Labeling,
@@ -37,7 +38,7 @@ from jaxconvex.evaluation.layer_scores import (
     segment_rows,
 )
 from jaxconvex.evaluation.layer_sources import LayerSource, check_columns, check_source, open_source, predicted_labels
-from jaxconvex.evaluation.report import FEWEST_UNITS, Report, Row
+from jaxconvex.evaluation.report import BESIDE, FEWEST_UNITS, Report, Row
 from jaxconvex.layers.activations import Activations
 from jaxconvex.layers.calls import array_hash
 from jaxconvex.layers.model_sources import ModelSource
@@ -92,6 +93,8 @@ def evaluate(
     cache: str | Path | None = None,
     mesh: Mesh | None = None,
     memory: float | None = None,
+    why: bool | None = None,
+    names: Any = None,
     progress: bool | Callable[[str], object] = True,
 ) -> Report:
     """The convexity of every layer as a `Report`: a row for each layer, labeling, k and class, and for the aggregates.
@@ -138,6 +141,11 @@ def evaluate(
         mesh: devices that share the searches for neighbours and paths. Every process of a cluster makes the same call and
             gets the whole report; the first alone writes the cache.
         memory: bytes that either search may take beyond the layer, on each device: see `knn_graph`, `graph_convexity`.
+        why: whether to tell what the scores are lost to, for about the cost of scoring each layer once more without the
+            jackknife: what each class loses to which others (`Report.intrusions`), and of each layer the twenty points that
+            others lose most to and the twenty worst outliers (`Report.points`). It is about all pairs. By default up to
+            20,000 points where all pairs are scored, but for graphs of very long paths and not with a protocol.
+        names: what the points are called: ids, texts, names of files; integers or strings, one a point.
         progress: a bar on stderr; or a function that is called with a layer's name after each score of it.
 
     Raises:
@@ -201,21 +209,25 @@ def evaluate(
     recorded |= {"metric": setting_name(metric), "pool": setting_name(used)}
     recorded |= {"num_points_scored": len(chosen), "background": background}
     recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
-    data = _Data(source, labelings, sampled, settings, classes, pool, score_key, mesh, memory)
+    beside = beside_scores(why, names, settings, protocol, chosen, n)
+    recorded |= {"why": beside.why}
+    data = _Data(source, labelings, sampled, settings, classes, pool, score_key, mesh, memory, beside)
     kept = _Kept(cache, common, recorded)
     total = len(source.names) + len(source.with_heads)
     with tqdm(total=total, desc="layers", unit="layer", disable=not shown, leave=False) as bar:
         done = partial(_advance, bar, progress if callable(progress) else None)
-        graph_scores, hashes = _graph_scores(data, kept, bar.set_postfix_str, done)
+        scored, hashes = _graph_scores(data, kept, bar.set_postfix_str, done)
         segment_scores = _segment_scores(data, kept, bar.set_postfix_str, done)
-    rows = [
-        row._replace(layer=str(name), layer_index=index)
-        for index, name in enumerate(source.names)
-        for row in (*graph_scores[name], *segment_scores.get(name, ()))
-    ]
-    return Report(
-        tuple(rows), recorded, _provenance(hashes, label_hashes, sampled_hashes[0] if settings.jackknife else None)
-    )
+    tables = {
+        field: tuple(
+            row._replace(layer=str(name), layer_index=index)
+            for index, name in enumerate(source.names)
+            for row in (*getattr(scored[name], field), *(segment_scores.get(name, ()) if field == "rows" else ()))
+        )
+        for field in ("rows", *BESIDE)
+    }
+    provenance = _provenance(hashes, label_hashes, sampled_hashes[0] if settings.jackknife else None)
+    return Report(settings=recorded, provenance=provenance, **tables)
 
 
 class _Data(NamedTuple):
@@ -230,6 +242,7 @@ class _Data(NamedTuple):
     key: PRNGKeyArray
     mesh: Mesh | None
     memory: float | None
+    beside: Beside
 
 
 class _Kept(NamedTuple):
@@ -248,9 +261,9 @@ def _advance(bar: Any, told: Callable[[str], object] | None, name: Any) -> None:
 
 def _graph_scores(
     data: _Data, kept: _Kept, begin: Callable[[str], object], done: Callable[[Any], None]
-) -> tuple[dict[Any, Sequence[Row]], dict[str, str]]:
-    """The rows of graph convexity of each layer, and a hash of its features."""
-    rows: dict[Any, Sequence[Row]] = {}
+) -> tuple[dict[Any, Report], dict[str, str]]:
+    """The rows of graph convexity of each layer, what is told beside them, and a hash of its features."""
+    scored: dict[Any, Report] = {}
     hashes: dict[str, str] = {}
     score = graph_rows if data.settings.class_size is None else rows_of_equal_classes
     for name in data.source.names:
@@ -259,16 +272,19 @@ def _graph_scores(
         hashes[str(name)] = array_hash(features)
         points, which = pooled(features, data.pool), f"layer {name!r}"
         hashed = hashes[str(name)] if points is features else array_hash(points)
-        told = hashed, metric_hash(data.settings.metric, points, which)
+        told = hashed, metric_hash(data.settings.metric, points, which), *identity_of(data.beside)
         place = place_of_rows(kept.folder, told, kept.common, f"the metric of {which}")
         found = kept_rows(place)
         if found is None:
+            beside: dict[str, list[Any]] = {}
             options: dict[str, Any] = {"key": data.key, "mesh": data.mesh, "memory": data.memory, "name": which}
-            found = score(points, data.labelings, data.sampled, data.settings, **options)
-            keep_rows(place, found, kept.recorded)
-        rows[name] = found
+            options["see"] = partial(tell, data.beside, beside)
+            rows = score(points, data.labelings, data.sampled, data.settings, **options)
+            tables: dict[str, Any] = {field: tuple(values) for field, values in beside.items()}
+            found = keep_rows(place, Report(tuple(rows), kept.recorded, {}, **tables))
+        scored[name] = found
         done(name)
-    return rows, hashes
+    return scored, hashes
 
 
 def _segment_scores(
@@ -283,7 +299,8 @@ def _segment_scores(
         for name in source.with_heads:
             what = f"the network from layer {name!r}"
             places[name] = place_of_rows(kept.folder, (identities[name],), shared, what)
-    rows = {name: found for name, place in places.items() if (found := kept_rows(place)) is not None}
+    rows: dict[Any, Sequence[Row]] = {}
+    rows |= {name: found.rows for name, place in places.items() if (found := kept_rows(place)) is not None}
     for name in rows:
         done(name)
     for name, whole, head in source.wholes([name for name in places if name not in rows]):
@@ -291,7 +308,7 @@ def _segment_scores(
         options: dict[str, Any] = {"classes": classes, "key": data.key, "mesh": data.mesh}
         rows[name] = segment_rows(head, whole, data.labelings, data.sampled, data.settings, **options)
         del whole  # before other layers are read
-        keep_rows(places[name], rows[name], kept.recorded)
+        keep_rows(places[name], Report(tuple(rows[name]), kept.recorded, {}))
         done(name)
     return rows
 

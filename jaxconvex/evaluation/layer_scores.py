@@ -28,7 +28,7 @@ from jaxconvex.statistics.measures import hubness, occurrences, random_label_sco
 from jaxconvex.statistics.permutation import permutation_null
 from jaxconvex.statistics.resampling import leave_group_out_graphs, spare_neighbors
 
-__all__ = ["Sampled", "Settings", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
+__all__ = ["Sampled", "Seen", "Settings", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
 
 
 class Settings(NamedTuple):
@@ -55,6 +55,17 @@ class Sampled(NamedTuple):
 
     parts: Int[np.ndarray, " n"]
     units: Int[np.ndarray, " n"]
+
+
+class Seen(NamedTuple):
+    """One graph that is scored: of which points, by which labelings."""
+
+    points: Any  # [n d]
+    labelings: Mapping[str, Labeling]
+    k: int
+    nearest: KNNGraph
+    packed: PackedGraph
+    taken: Int[np.ndarray, " n"] | None = None  # which of the points of the layer these are; None for all
 
 
 def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np.ndarray:
@@ -86,10 +97,11 @@ def graph_rows(
     mesh: Mesh | None = None,
     memory: float | None = None,
     name: str = "representations",
+    see: Callable[[Seen], object] | None = None,
 ) -> list[Row]:
     """The graph convexity of one layer, a vector a point, for each k and labeling; rows name no layer.
 
-    Arguments as for `evaluate`, already checked.
+    Arguments as for `evaluate`, already checked; `see` is called with each graph that is scored.
     """
     points = as_points(features, name)
     search = _Search(labelings, settings, key, mesh, memory)
@@ -108,6 +120,8 @@ def graph_rows(
         beside = _scores(search, _packed(search, _nearest(angles, k))) if angles else {}
         nearest = _nearest(knn, k)
         packed = _packed(search, nearest)
+        if see is not None:
+            see(Seen(points, labelings, k, nearest, packed))
         without: dict[str, Replicates] = {labeling: ([], []) for labeling in labelings}
         for number, left_out in enumerate(_left_out(sampled, settings)):  # one group, or two
             for kept, graph in leave_group_out_graphs(knn, features, left_out, k=k, metric=settings.metric):
@@ -178,6 +192,7 @@ def rows_of_equal_classes(
     settings: Settings,
     *,
     key: PRNGKeyArray,
+    see: Callable[[Seen], object] | None = None,
     **options: Any,
 ) -> list[Row]:
     """As `graph_rows`, each labeling on a sample of its own, the same number of points of each class.
@@ -198,6 +213,9 @@ def rows_of_equal_classes(
             )
         parts = np.unique(sampled.parts[taken], return_inverse=True)[1]
         some = {name: labeling._replace(codes=labeling.codes[taken])}
+        if see is not None:
+            which = np.flatnonzero(taken)
+            options["see"] = lambda seen, which=which: see(seen._replace(taken=which))
         rows += graph_rows(features[taken], some, Sampled(parts, sampled.units[taken]), settings, key=key, **options)
     return rows
 

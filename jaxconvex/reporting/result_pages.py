@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,23 @@ from jaxconvex.evaluation.comparison import Comparison
 from jaxconvex.evaluation.report import Report, distinct
 from jaxconvex.evaluation.rows import failing_pairs, row_key
 from jaxconvex.evaluation.sentences import findings
+from jaxconvex.evaluation.why import courses, told_layer, why_tables
 from jaxconvex.reporting.figures import Figure
 from jaxconvex.reporting.page import Captioned, Section, facts, write_page
 from jaxconvex.reporting.plots import plot_classes, plot_differences, plot_profile
+from jaxconvex.reporting.why_figures import intruders_caption, plot_intruders, plot_losses
 
 __all__ = ["draw_result", "errors_and_settings", "write_result_page"]
 
 PROFILE = "Convexity of every layer, mean of the classes. Bands are intervals; grey are permuted labels."
 CLASSES = "The score of every class in every layer, percent."
 DIFFERENCES = "The difference in every layer with its paired interval; grey dashes are the single classes."
+WHY = (
+    "A class loses points of its score where the shortest paths between its points run through points of others, and where "
+    "there is no path. Each pair counts the same, and each point inside its path. An intruder may lie inside the region of "
+    "a class, or between its parts; a point that takes much may be mislabelled, or a hub."
+)
+LOSSES = "The largest losses of a class to another over the layers, in percentage points of its score."
 INTERVALS = (
     "Intervals are of the delete-a-group jackknife with rebuilt graphs: where the expected score of another sample of as "
     "many points lies. Scores depend on k, on the number of points and on the sizes of classes. Hashes of the input and all "
@@ -51,6 +59,7 @@ def draw_result(result: Report | Comparison, reports: Mapping[str, Report] | Non
             drawn[f"profile{suffix}"] = plot_profile(reports or result, labeling=labeling, k=k)  # type: ignore[arg-type]
             if isinstance(result, Report):
                 drawn[f"classes{suffix}"] = plot_classes(result, labeling=labeling, k=k)
+                drawn |= _draw_why(result, labeling, k, suffix)
             else:
                 drawn[f"comparison{suffix}"] = plot_differences(result, classes=True, labeling=labeling, k=k)
     return drawn
@@ -78,6 +87,8 @@ def write_result_page(
     if isinstance(result, Report):
         classes = [Captioned(figure, _caption(name, CLASSES)) for name, figure in _named(drawn, "classes")]
         sections = [Section("Layers", [*others, result]), Section("Classes", [*classes, *result.tables(classes=True)])]
+        why = _why(result, drawn)
+        sections += [Section("Why", why)] if why else []
     else:
         differences = [Captioned(figure, _caption(name, DIFFERENCES)) for name, figure in _named(drawn, "comparison")]
         layers = [Captioned(report, name) for name, report in (reports or {}).items()]
@@ -91,6 +102,28 @@ def write_result_page(
     )
     lead, warnings = ("\n\n".join(parts) for parts in said)
     return write_page(path, title=title, lead=lead, warnings=warnings, figure=first, sections=sections)
+
+
+def _draw_why(report: Report, labeling: str, k: int | None, suffix: str) -> dict[str, Figure]:
+    """The figures of what classes lose, where there is anything to draw."""
+    drawn = {}
+    if k is not None and told_layer(report, labeling, k) is not None:
+        drawn[f"intruders{suffix}"] = plot_intruders(report, labeling=labeling, k=k)
+        if courses(report, labeling, k)[1]:
+            drawn[f"losses{suffix}"] = plot_losses(report, labeling=labeling, k=k)
+    return drawn
+
+
+def _why(report: Report, drawn: Mapping[str, Figure]) -> list[Any]:
+    """The items of a section on why scores are not 1; none where that was not looked for, or all is convex."""
+    looked = list(dict.fromkeys((row.labeling, row.k) for row in report.intrusions))
+    captions = {"intruders": iter([intruders_caption(report, *each) for each in looked]), "losses": repeat(LOSSES)}
+    items = [
+        Captioned(figure, _caption(name, next(those)))
+        for start, those in captions.items()
+        for name, figure in _named(drawn, start)
+    ]
+    return [WHY, *items, *(table for each in looked for table in why_tables(report, *each))] if looked else []
 
 
 def _named(drawn: Mapping[str, Figure], start: str) -> list[tuple[str, Figure]]:

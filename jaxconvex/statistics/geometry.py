@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
-from scipy.sparse import csr_array
 from scipy.special import gammaincinv
 
 from jaxconvex._internal.checks import as_points
@@ -14,6 +13,7 @@ from jaxconvex.neighbors.lists import checked_neighbors
 from jaxconvex.statistics.intervals import Interval
 
 __all__ = ["cka", "intrinsic_dimension", "mutual_knn"]
+
 
 def intrinsic_dimension(knn: KNNGraph, *, confidence: float = 0.95) -> Interval:
     """The number of dimensions that the points fill near each point: TwoNN, d = (m - 1) / sum_i log(r_i2 / r_i1).
@@ -71,6 +71,8 @@ def intrinsic_dimension(knn: KNNGraph, *, confidence: float = 0.95) -> Interval:
 
 def _variance_of_sum(values: Float[np.ndarray, " m"], points: Int[np.ndarray, "m p"]) -> float:
     """The variance of the sum of values, of which those depend on each other that were made from a point in common."""
+    from scipy.sparse import csr_array  # here, since its import takes half as long as jax's
+
     m, p = points.shape
     made_from = csr_array((np.ones(m * p), (np.repeat(np.arange(m), p), points.ravel())))
     dependent = made_from @ made_from.T
