@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxconvex.reporting.inline import Inline, inline_figure
     from jaxconvex.reporting.page import Captioned, Section, facts, write_page
     from jaxconvex.reporting.plots import plot_classes, plot_differences, plot_profile, plot_recall, save_figure
-    from jaxconvex.reporting.result_pages import draw_result, errors_and_settings, write_result_page
+    from jaxconvex.reporting.result_pages import draw_result, errors_and_settings, why_items, write_result_page
     from jaxconvex.reporting.why_figures import plot_intruders, plot_losses
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "plot_profile",
     "plot_recall",
     "save_figure",
+    "why_items",
     "write_page",
     "write_result_page",
 ]
@@ -44,7 +45,7 @@ __getattr__, __dir__ = on_demand(
         "inline": "Inline inline_figure",
         "page": "Captioned Section facts write_page",
         "plots": "plot_classes plot_differences plot_profile plot_recall save_figure",
-        "result_pages": "draw_result errors_and_settings write_result_page",
+        "result_pages": "draw_result errors_and_settings why_items write_result_page",
         "why_figures": "plot_intruders plot_losses",
     },
 )

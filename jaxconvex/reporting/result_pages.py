@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from itertools import count, repeat
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from jaxconvex.reporting.page import Captioned, Section, facts, write_page
 from jaxconvex.reporting.plots import plot_classes, plot_differences, plot_profile
 from jaxconvex.reporting.why_figures import intruders_caption, plot_intruders, plot_losses
 
-__all__ = ["draw_result", "errors_and_settings", "write_result_page"]
+__all__ = ["WHY", "draw_result", "errors_and_settings", "why_items", "write_result_page"]
 
 PROFILE = "Convexity of every layer, mean of the classes. Bands are intervals; grey are permuted labels."
 CLASSES = "The score of every class in every layer, percent."
@@ -50,19 +50,26 @@ def draw_result(result: Report | Comparison, reports: Mapping[str, Report] | Non
     >>> list(draw_result(Report(tuple(rows), {}, {})))
     ['profile', 'classes']
     """
+    drawn = {}
+    for (labeling, k), suffix in _suffixes(result).items():
+        drawn[f"profile{suffix}"] = plot_profile(reports or result, labeling=labeling, k=k)  # type: ignore[arg-type]
+        if isinstance(result, Report):
+            drawn[f"classes{suffix}"] = plot_classes(result, labeling=labeling, k=k)
+            drawn |= _draw_why(result, labeling, k, suffix)
+        else:
+            drawn[f"comparison{suffix}"] = plot_differences(result, classes=True, labeling=labeling, k=k)
+    return drawn
+
+
+def _suffixes(result: Report | Comparison) -> dict[tuple[str, int | None], str]:
+    """For each labeling and k what tells its figures from others, in the names of their files."""
     labelings = file_names(distinct(result.rows, "labeling"))
     numbers = [k for k in distinct(result.rows, "k") if k is not None] or [None]
-    drawn = {}
-    for labeling, name in labelings.items():
-        for k in numbers:
-            suffix = (f"-{name}" if len(labelings) > 1 else "") + (f"-k{k}" if len(numbers) > 1 else "")
-            drawn[f"profile{suffix}"] = plot_profile(reports or result, labeling=labeling, k=k)  # type: ignore[arg-type]
-            if isinstance(result, Report):
-                drawn[f"classes{suffix}"] = plot_classes(result, labeling=labeling, k=k)
-                drawn |= _draw_why(result, labeling, k, suffix)
-            else:
-                drawn[f"comparison{suffix}"] = plot_differences(result, classes=True, labeling=labeling, k=k)
-    return drawn
+    return {
+        (labeling, k): (f"-{name}" if len(labelings) > 1 else "") + (f"-k{k}" if len(numbers) > 1 else "")
+        for labeling, name in labelings.items()
+        for k in numbers
+    }
 
 
 def write_result_page(
@@ -87,8 +94,9 @@ def write_result_page(
     if isinstance(result, Report):
         classes = [Captioned(figure, _caption(name, CLASSES)) for name, figure in _named(drawn, "classes")]
         sections = [Section("Layers", [*others, result]), Section("Classes", [*classes, *result.tables(classes=True)])]
-        why = _why(result, drawn)
-        sections += [Section("Why", why)] if why else []
+        looked = {(row.labeling, row.k): None for row in result.intrusions}
+        why = [item for key in looked for item in why_items(result, *key, drawn, _suffixes(result)[key])]
+        sections += [Section("Why", [WHY, *why])] if why else []
     else:
         differences = [Captioned(figure, _caption(name, DIFFERENCES)) for name, figure in _named(drawn, "comparison")]
         layers = [Captioned(report, name) for name, report in (reports or {}).items()]
@@ -114,16 +122,24 @@ def _draw_why(report: Report, labeling: str, k: int | None, suffix: str) -> dict
     return drawn
 
 
-def _why(report: Report, drawn: Mapping[str, Figure]) -> list[Any]:
-    """The items of a section on why scores are not 1; none where that was not looked for, or all is convex."""
-    looked = list(dict.fromkeys((row.labeling, row.k) for row in report.intrusions))
-    captions = {"intruders": iter([intruders_caption(report, *each) for each in looked]), "losses": repeat(LOSSES)}
-    items = [
-        Captioned(figure, _caption(name, next(those)))
-        for start, those in captions.items()
-        for name, figure in _named(drawn, start)
-    ]
-    return [WHY, *items, *(table for each in looked for table in why_tables(report, *each))] if looked else []
+def why_items(
+    report: Report, labeling: str, k: int, drawn: Mapping[str, Figure] | None = None, suffix: str = ""
+) -> list[Any]:
+    """The items of a section on why scores are not 1: figures and tables; none where nothing was looked for, or lost.
+
+    Args:
+        report: a Report.
+        labeling, k: of which labels, in which graph.
+        drawn: figures by name; None draws them.
+        suffix: ends the names of theirs.
+
+    >>> why_items(Report((), {}, {}), "digit", 10)
+    []
+    """
+    drawn = _draw_why(report, labeling, k, suffix) if drawn is None else drawn
+    figures = [(f"{name}{suffix}", text) for name, text in (("intruders", intruders_caption(report, labeling)),
+                                                            ("losses", LOSSES)) if f"{name}{suffix}" in drawn]  # fmt: skip
+    return [*(Captioned(drawn[name], _caption(name, text)) for name, text in figures), *why_tables(report, labeling, k)]
 
 
 def _named(drawn: Mapping[str, Figure], start: str) -> list[tuple[str, Figure]]:

@@ -10,7 +10,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from jaxconvex._internal.formats import name_text, percent_text
-from jaxconvex.evaluation.report import Report, distinct, select
+from jaxconvex.evaluation.report import Report, distinct
 from jaxconvex.evaluation.why import courses, intruder_words, losses_of, told_layer
 from jaxconvex.reporting import figures
 from jaxconvex.reporting.figures import COLOURS, Axes, Figure
@@ -86,7 +86,7 @@ def plot_intruders(
     return figure
 
 
-def intruders_caption(report: Report, labeling: str, k: int) -> str:
+def intruders_caption(report: Report, labeling: str) -> str:
     """What stands below the figure: how to read it, and which classes it leaves out."""
     total = len(_classes(report, labeling))
     text = (
@@ -170,14 +170,15 @@ def _matrix(report: Report, labeling: str, k: int, layer: str) -> tuple[list[Any
 
 
 def _classes(report: Report, labeling: str) -> list[Any]:
-    return distinct(select(report, kind="graph", labeling=labeling, level="class"), "label")
+    rows = [row for row in report.rows if (row.kind, row.labeling, row.level) == ("graph", labeling, "class")]
+    return distinct(rows, "label")
 
 
 def in_blocks(between: np.ndarray) -> Sequence[int]:
     """An order in which classes that lose to each other stand together: the leaves of the tree of average linkage.
 
     >>> [int(place) for place in in_blocks(np.array([[0, 0, 0.2, 0], [0, 0, 0, 0.1], [0.1, 0, 0, 0], [0, 0.1, 0, 0]]))]
-    [1, 3, 0, 2]
+    [0, 2, 3, 1]
     """
     if len(between) < 3:
         return range(len(between))

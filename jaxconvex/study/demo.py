@@ -21,7 +21,7 @@ from jaxconvex.evaluation.sentences import findings
 from jaxconvex.reporting import plots
 from jaxconvex.reporting.figures import Figure, save_figure
 from jaxconvex.reporting.page import Captioned, Section, write_page
-from jaxconvex.reporting.result_pages import errors_and_settings
+from jaxconvex.reporting.result_pages import WHY, errors_and_settings, why_items
 from jaxconvex.statistics.correlation import Correlation, pearson, spearman
 from jaxconvex.study.claims.recall import no_correlation
 from jaxconvex.study.splits import stratified_split
@@ -242,6 +242,7 @@ def _sections(demo: Demonstration, figures: Mapping[str, Figure]) -> list[Sectio
                 *demo.comparison.tables(classes=True),
             ],
         ),
+        Section("Why, fine-tuned", [WHY, *why_items(demo.finetuned, "digit", demo.finetuned.settings["k"][0])]),
         Section(
             "Errors and settings",
             [how, *errors_and_settings({"pretrained": demo.pretrained, "fine-tuned": demo.finetuned})],
