@@ -37,7 +37,7 @@ class Course(NamedTuple):
 def told_layer(report: Any, labeling: str, k: int) -> str | None:
     """The layer in which it is told what classes lose: of those looked at the one of the highest mean; None for none.
 
-    >>> from jaxconvex.evaluation.report import Report
+    >>> from jaxconvex.evaluation.report import Report, Row
     >>> rows = [Row("graph", f"layer {i}", i, "digit", 10, "macro", None, score=s) for i, s in enumerate((0.5, 0.75))]
     >>> told_layer(Report(tuple(rows), {}, {}, (IntrusionRow("layer 0", 0, "digit", 10, 7, "class", 1, 0.5),)), "digit", 10)
     'layer 0'
