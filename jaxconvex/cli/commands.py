@@ -46,6 +46,7 @@ Examples
   jaxconvex score embeddings.npz --labels species --labels genus --k 5 --k 10
   jaxconvex score embeddings.npy --labels labels.csv --max-points 5000
   jaxconvex score embeddings.npz --names texts      # who intrudes, by name
+  jaxconvex score embeddings.npz --measures linear_probe,intrinsic_dimension
   jaxconvex score states.npz --axis 1 --pool mean   # (points, layers, tokens, features)
   jaxconvex score embeddings.npz --protocol paper --out results
 
@@ -151,6 +152,15 @@ Why = Annotated[
         "Find what scores are lost to: other classes, single points. [default: to 20,000 points]",
     ),
 ]
+Measures = Annotated[
+    str | None,
+    option(
+        "--measures",
+        "NAME,...",
+        "Other measures of each layer: silhouette, knn_accuracy, label_overlap, linear_probe, neural_collapse, "
+        "intrinsic_dimension; cka, mutual_knn with the layer before.",
+    ),
+]
 Holm = Annotated[bool, option("--holm", None, "Adjust p-values for their number, over classes and layers.")]
 Neighbors = Annotated[
     list[int] | None, option("--k", "K", "Nearest neighbours of a point; again for more. [default: 10]")
@@ -226,6 +236,8 @@ def _options(context: typer.Context) -> Any:
     from jaxconvex.cli.scoring import Options
 
     given = {name: context.params.get(name) for name in Options._fields}
+    if given["measures"] is not None:
+        given["measures"] = [name.strip() for name in given["measures"].split(",") if name.strip()]
     values: dict[str, Any] = {
         name: tuple(dict.fromkeys(value)) if isinstance(value, list) else value for name, value in given.items()
     }
@@ -269,6 +281,7 @@ def _score(
     jackknife: Jackknife = None,
     permutations: Permutations = 100,
     why: Why = None,
+    measures: Measures = None,
     holm: Holm = False,
     seed: Seed = 0,
     out: Out = None,

@@ -50,6 +50,7 @@ class Options(NamedTuple):
     jackknife: bool | None = None
     permutations: int = 0
     why: bool | None = None
+    measures: tuple[str, ...] = ()
     protocol: str | None = None
     holm: bool = False
     seed: int = 0
@@ -123,6 +124,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             jackknife=options.jackknife,
             permutations=options.permutations,
             why=options.why,
+            measures=options.measures,
             key=jax.random.key(options.seed),
             background=options.background,
             protocol=options.protocol,

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from jaxconvex.evaluation.comparison import Comparison, Difference, compare_reports, read_comparison
     from jaxconvex.evaluation.evaluation import evaluate
     from jaxconvex.evaluation.intrusion_rows import IntrusionRow, PointRow
+    from jaxconvex.evaluation.measure_rows import MeasureRow
     from jaxconvex.evaluation.report import Report, Row, read_report
     from jaxconvex.evaluation.sentences import Findings, findings
 
-__all__ = ["Comparison", "Difference", "Findings", "IntrusionRow", "PointRow", "Report", "Row", "compare_reports"]
-__all__ += ["evaluate", "findings", "read_comparison", "read_report"]
+__all__ = ["Comparison", "Difference", "Findings", "IntrusionRow", "MeasureRow", "PointRow", "Report", "Row"]
+__all__ += ["compare_reports", "evaluate", "findings", "read_comparison", "read_report"]
 
 # On demand, since a report is read without JAX.
 __getattr__, __dir__ = on_demand(
@@ -28,6 +29,7 @@ __getattr__, __dir__ = on_demand(
         "comparison": "Comparison Difference compare_reports read_comparison",
         "evaluation": "evaluate",
         "intrusion_rows": "IntrusionRow PointRow",
+        "measure_rows": "MeasureRow",
         "report": "Report Row read_report",
         "sentences": "Findings findings",
     },

@@ -18,7 +18,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from tqdm import tqdm
 
 from jaxconvex._internal.checks import one_of, positive_integer
-from jaxconvex.evaluation.beside import Beside, beside_scores, identity_of, tell
+from jaxconvex.evaluation.beside import Beside, beside_scores, for_next, identity_of, tell
 from jaxconvex.evaluation.kept_rows import keep_rows, kept_rows, metric_hash, place_of_rows, setting_name
 from jaxconvex.evaluation.labelings import (
     Labeling,
@@ -95,6 +95,7 @@ def evaluate(
     memory: float | None = None,
     why: bool | None = None,
     names: Any = None,
+    measures: str | Sequence[str] = (),
     progress: bool | Callable[[str], object] = True,
 ) -> Report:
     """The convexity of every layer as a `Report`: a row for each layer, labeling, k and class, and for the aggregates.
@@ -146,6 +147,9 @@ def evaluate(
             others lose most to and the twenty worst outliers (`Report.points`). It is about all pairs. By default up to
             20,000 points where all pairs are scored, but for graphs of very long paths and not with a protocol.
         names: what the points are called: ids, texts, names of files; integers or strings, one a point.
+        measures: other measures of each layer, by the names of their functions, in `Report.measures` and tables: silhouette,
+            knn_accuracy, label_overlap, linear_probe (of five folds, groups whole), neural_collapse, intrinsic_dimension;
+            cka and mutual_knn, with the layer before.
         progress: a bar on stderr; or a function that is called with a layer's name after each score of it.
 
     Raises:
@@ -209,8 +213,8 @@ def evaluate(
     recorded |= {"metric": setting_name(metric), "pool": setting_name(used)}
     recorded |= {"num_points_scored": len(chosen), "background": background}
     recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
-    beside = beside_scores(why, names, settings, protocol, chosen, n)
-    recorded |= {"why": beside.why}
+    beside = beside_scores(why, names, measures, settings, protocol, chosen, n)
+    recorded |= {"why": beside.why, "measures": list(beside.measures)}
     data = _Data(source, labelings, sampled, settings, classes, pool, score_key, mesh, memory, beside)
     kept = _Kept(cache, common, recorded)
     total = len(source.names) + len(source.with_heads)
@@ -265,6 +269,7 @@ def _graph_scores(
     """The rows of graph convexity of each layer, what is told beside them, and a hash of its features."""
     scored: dict[Any, Report] = {}
     hashes: dict[str, str] = {}
+    before = None  # the points of the layer before
     score = graph_rows if data.settings.class_size is None else rows_of_equal_classes
     for name in data.source.names:
         begin(str(name))
@@ -272,17 +277,17 @@ def _graph_scores(
         hashes[str(name)] = array_hash(features)
         points, which = pooled(features, data.pool), f"layer {name!r}"
         hashed = hashes[str(name)] if points is features else array_hash(points)
-        told = hashed, metric_hash(data.settings.metric, points, which), *identity_of(data.beside)
+        told = hashed, metric_hash(data.settings.metric, points, which), *identity_of(data.beside, before)
         place = place_of_rows(kept.folder, told, kept.common, f"the metric of {which}")
         found = kept_rows(place)
         if found is None:
             beside: dict[str, list[Any]] = {}
             options: dict[str, Any] = {"key": data.key, "mesh": data.mesh, "memory": data.memory, "name": which}
-            options["see"] = partial(tell, data.beside, beside)
+            options["see"] = partial(tell, data.beside, before, beside)
             rows = score(points, data.labelings, data.sampled, data.settings, **options)
             tables: dict[str, Any] = {field: tuple(values) for field, values in beside.items()}
             found = keep_rows(place, Report(tuple(rows), kept.recorded, {}, **tables))
-        scored[name] = found
+        scored[name], before = found, for_next(data.beside, points)
         done(name)
     return scored, hashes
 

@@ -65,6 +65,7 @@ class Seen(NamedTuple):
     k: int
     nearest: KNNGraph
     packed: PackedGraph
+    parts: Int[np.ndarray, " n"]  # of the jackknife
     taken: Int[np.ndarray, " n"] | None = None  # which of the points of the layer these are; None for all
 
 
@@ -121,7 +122,7 @@ def graph_rows(
         nearest = _nearest(knn, k)
         packed = _packed(search, nearest)
         if see is not None:
-            see(Seen(points, labelings, k, nearest, packed))
+            see(Seen(points, labelings, k, nearest, packed, sampled.parts))
         without: dict[str, Replicates] = {labeling: ([], []) for labeling in labelings}
         for number, left_out in enumerate(_left_out(sampled, settings)):  # one group, or two
             for kept, graph in leave_group_out_graphs(knn, features, left_out, k=k, metric=settings.metric):

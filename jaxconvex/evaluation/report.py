@@ -11,6 +11,7 @@ import numpy as np
 from jaxconvex._internal import formats
 from jaxconvex._internal.formats import Table
 from jaxconvex.evaluation.intrusion_rows import IntrusionRow, PointRow
+from jaxconvex.evaluation.measure_rows import MeasureRow, measure_tables
 from jaxconvex.evaluation.rows import (
     FEW_FAILING,
     FEWEST_UNITS,
@@ -38,7 +39,7 @@ __all__ = [
 __all__ += ["check_settings", "row_key", "select"]
 
 FORMAT, VERSION = "jaxconvex report", 1
-BESIDE = {"intrusions": IntrusionRow, "points": PointRow}  # what may be told beside the scores
+BESIDE = {"intrusions": IntrusionRow, "points": PointRow, "measures": MeasureRow}  # what may be told beside the scores
 TABLES: dict[str, Any] = {"rows": Row, **BESIDE}
 
 
@@ -46,7 +47,7 @@ class Report(NamedTuple):
     """The rows, the settings that made them and their provenance (versions, device, date, hashes of the input).
 
     And, where it was looked for, why scores are not 1: what each class loses to which others, and the points to look at
-    first.
+    first; and other measures that were asked for.
 
     >>> row = Row("graph", "layer 1", 0, "digit", 10, "class", "seven", score=0.875, num_points=4, num_pairs=6)
     >>> report = Report((row,), {"k": [10]}, {})
@@ -59,6 +60,7 @@ class Report(NamedTuple):
     provenance: dict[str, Any]
     intrusions: tuple[IntrusionRow, ...] = ()
     points: tuple[PointRow, ...] = ()
+    measures: tuple[MeasureRow, ...] = ()
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """The path, after writing everything to it as strict JSON that `read_report` reads back without loss.
@@ -83,7 +85,7 @@ class Report(NamedTuple):
         """A `pandas.DataFrame`, one line a row; all fields but the replicates. Needs pandas.
 
         Args:
-            table: "rows" for the scores; or "intrusions" or "points".
+            table: "rows" for the scores; or "intrusions", "points" or "measures".
         """
         pandas = formats.require("pandas")
         if table not in TABLES:
@@ -114,10 +116,13 @@ class Report(NamedTuple):
     def tables(self, *, classes: bool = False) -> list[Table]:
         """One table for each kind, labeling and k: a line a layer or, with `classes`, a line a layer and class.
 
+        After those of the layers comes one of the measures beside convexity for each labeling, where there are any.
+
         Scores are in percent. Where fewer than 10 pairs fail, their count stands beside the interval.
         """
         keys = list(dict.fromkeys((row.kind, row.labeling, row.k) for row in self.rows))
-        return [report_table(self, *key, classes=classes) for key in keys]
+        tables = [report_table(self, *key, classes=classes) for key in keys]
+        return tables if classes else tables + measure_tables(self)
 
     def table(self, *, classes: bool = False, width: int | None = None) -> str:
         """The tables as text to print, with `classes` those of the classes after those of the layers. Needs rich."""
