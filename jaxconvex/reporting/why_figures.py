@@ -48,7 +48,7 @@ def plot_intruders(
     """
     labeling, k, layer = _which(report, labeling, k, layer)
     names, columns, values = _matrix(report, labeling, k, layer)
-    beside = figures.width_of_ends([name_text(name) for name in columns]) / 72
+    beside = figures.width_of_ends(columns) / 72
     width, height = 0.3 * len(columns) + beside + 0.8, 0.3 * len(names) + 0.7 * beside + 0.8
     with figures.panels(1, ax, width=width, height=height) as (figure, axes):
         panel = axes[0]
@@ -60,7 +60,7 @@ def plot_intruders(
         mesh: Any = panel.pcolormesh(*edges, np.ma.masked_invalid(values), **cells)
         mesh.set(edgecolor="white", linewidth=0.5)
         mesh.unit = " points"
-        losing = [f"{name_text(label)} to {name_text(other)}" for label in names for other in columns]
+        losing = [f"{name_text(label)} to {other}" for label in names for other in columns]
         figures.tell(
             mesh, "", [f"{pair}: {_points(value)}" for pair, value in zip(losing, values.ravel(), strict=True)]
         )
@@ -147,7 +147,7 @@ def _which(report: Report, labeling: str | None, k: int | None, layer: str | Non
     return labeling, k, layer or told_layer(report, labeling, k) or rows[0].layer
 
 
-def _matrix(report: Report, labeling: str, k: int, layer: str) -> tuple[list[Any], list[Any], np.ndarray]:
+def _matrix(report: Report, labeling: str, k: int, layer: str) -> tuple[list[Any], list[str], np.ndarray]:
     """The classes shown in order, the columns, and what each class loses to each; nan for itself."""
     lost = losses_of(report, labeling, k, layer)
     labels = _classes(report, labeling)
@@ -166,7 +166,7 @@ def _matrix(report: Report, labeling: str, k: int, layer: str) -> tuple[list[Any
     values = values[np.ix_(shown, [*shown, *(len(labels) + column for column in beside)])]
     np.fill_diagonal(values, np.nan)
     names = [labels[number] for number in shown]
-    return names, [*names, *(BESIDE[column] for column in beside)], values
+    return names, [*map(name_text, names), *(BESIDE[column] for column in beside)], values
 
 
 def _classes(report: Report, labeling: str) -> list[Any]:

@@ -252,7 +252,7 @@ def test_figures_of_labelings_that_files_cannot_be_called_after(score):
     options = [part for name in names for part in ("--labels", name)]
     assert score("b.npz", *options, "--no-jackknife", "-o", "out")[0] == 0
     figures = [path.name.casefold() for path in Path("out").glob("*.png")]
-    assert len(set(figures)) == len(figures) == 2 * len(names)
+    assert len(set(figures)) == len(figures) == 3 * len(names)
     assert not [path for path in Path().rglob("*up*") if path.parent.name != "out"]
 
 

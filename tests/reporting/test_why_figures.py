@@ -50,6 +50,7 @@ def test_of_many_classes_the_strongest_are_shown():
     rows = [Row("graph", "a", 0, "x", 3, "class", label, 0.5) for label in range(40)]
     rows.append(Row("graph", "a", 0, "x", 3, "macro", None, 0.5))
     lost = [IntrusionRow("a", 0, "x", 3, label, "class", (label + 1) % 40, label / 100) for label in range(40)]
+    lost.append(IntrusionRow("a", 0, "x", 3, 20, "no path", None, 0.1))
     report = Report(tuple(rows), {}, {}, tuple(lost))
     assert "Of 40 classes the 30" in intruders_caption(report, "x")
     shown = {at.split(" to ")[0] for at, _ in inline_figure(plot_intruders(report), "f").numbers.rows}
