@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from jaxconvex.evaluation.intrusion_rows import IntrusionRow
 from jaxconvex.evaluation.report import Report, Row
 
 
@@ -43,3 +44,23 @@ def _row(draws, kind, name, index, labeling, k, level, label, score, null) -> Ro
     if null:
         row = row._replace(null_mean=0.25, null_lower=0.23, null_upper=0.27, p_value=0.001)
     return row._replace(recall=float(score) - 0.1 if level == "class" else math.nan)
+
+
+def report_of_losses(losses, layers=("a", "b", "c")):
+    """A report in which cat loses so much to each intruder in each layer, they nothing; a last layer is not told of."""
+    rows, lost, others = [], [], [name for name in losses if _kind(name)[0] == "class"]
+    for index, layer in enumerate((*layers, "long")):
+        taken = {name: of[index] for name, of in losses.items() if index < len(layers)}
+        score = 1 - math.fsum(taken.values()) if taken else 0.1
+        common = ("graph", layer, index, "animal", 4)
+        rows += [Row(*common, "class", "cat", score), *(Row(*common, "class", name, 1.0) for name in others)]
+        rows.append(Row(*common, "macro", None, (score + 1) / 2))
+        where = (layer, index, "animal", 4, "cat")
+        lost += [
+            IntrusionRow(*where, *key, share) for key, share in zip(map(_kind, taken), taken.values(), strict=True)
+        ]
+    return Report(tuple(rows), {}, {}, tuple(lost))
+
+
+def _kind(name):
+    return (name, None) if name in ("background", "no path", "rest") else ("class", name)

@@ -199,9 +199,12 @@ def read_json(path: str | os.PathLike[str], name: str, version: int, row_type: A
 
 
 def read_tables(
-    path: str | os.PathLike[str], name: str, version: int, types: Mapping[str, Any]
+    path: str | os.PathLike[str], name: str, version: int, types: Mapping[str, Any], optional: Sequence[str] = ()
 ) -> tuple[dict[str, tuple[Any, ...]], dict]:
-    """The tables by name and the other entries of a file that `json_of_tables` made; errors as `read_json`'s."""
+    """The tables by name and the other entries of a file that `json_of_tables` made; errors as `read_json`'s.
+
+    Optional tables that are not there are empty.
+    """
 
     def refuse(token: str) -> None:
         raise ValueError(f"{token} is not strict JSON")
@@ -221,7 +224,7 @@ def read_tables(
     entries = {key: value for key, value in data.items() if key not in ("format", "version", "sha256")}
     tables = {}
     for table, row_type in types.items():
-        rows = entries.pop(table, None)
+        rows = entries.pop(table, [] if table in optional else None)
         if not isinstance(rows, list):
             raise ValueError(f"{path} must hold a list of {table}; got {type(rows).__name__}.")
         hints = get_type_hints(row_type)

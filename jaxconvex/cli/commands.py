@@ -55,6 +55,8 @@ Examples
   jaxconvex score embeddings.npz --labels species --predictions predicted
   jaxconvex score embeddings.npz --labels species --labels genus --k 5 --k 10
   jaxconvex score embeddings.npy --labels labels.csv --max-points 5000
+  jaxconvex score embeddings.npz --names texts      # who intrudes, by name
+  jaxconvex score embeddings.npz --measures linear_probe,intrinsic_dimension
   jaxconvex score states.npz --axis 1 --pool mean   # (points, layers, tokens, features)
   jaxconvex score embeddings.npz --protocol paper --out results
 
@@ -124,8 +126,12 @@ app.callback(invoke_without_command=True)(_about)
 
 def _print(result: Any, classes: bool, **beside: Any) -> None:
     from jaxconvex.evaluation.sentences import findings
+    from jaxconvex.evaluation.why import why_tables
 
-    say_found(findings(result, **beside), result.tables() + (result.tables(classes=True) if classes else []))
+    tables = result.tables() + (result.tables(classes=True) if classes else [])
+    looked = [(row.labeling, row.k) for row in getattr(result, "intrusions", ())][:1]  # a comparison has none
+    tables += [table for each in looked for table in why_tables(result, *each, short=True)]
+    say_found(findings(result, **beside), tables)
 
 
 def _score(file: Path, out: Path | None, classes: bool, **given: Any) -> None:

@@ -34,6 +34,7 @@ class Representations(NamedTuple):
     left_out: tuple[str, ...]  # arrays and columns that belong to no layer
     notes: tuple[str, ...] = ()  # what was decided about columns and labels, a line each
     groups: np.ndarray | None = None  # [n], the same for points that were sampled together
+    names: np.ndarray | None = None  # [n], what points are called
 
 
 def read_representations(
@@ -42,6 +43,7 @@ def read_representations(
     labels: Sequence[str | os.PathLike[str]] = (),
     predictions: str | os.PathLike[str] | None = None,
     groups: str | os.PathLike[str] | None = None,
+    names: str | os.PathLike[str] | None = None,
     layers: Sequence[str] = (),
     skip: Sequence[str] = (),
     axis: int | None = None,
@@ -61,6 +63,7 @@ def read_representations(
             that stands there ("NA" too), and integers only where all are written like integers (not "007").
         predictions: the predicted labels, a name or a path as above.
         groups: what says which points were sampled together (speaker, text, video), a name or a path as above.
+        names: what the points are called (ids, texts, names of files), a name or a path as above.
         layers: take only these layers, in this order; names may have the wildcards * and ?. Of a table of one layer:
             these columns.
         skip: leave out these arrays or columns; wildcards as above.
@@ -84,34 +87,37 @@ def read_representations(
     """
     source = open_source(path)
     skipped = set(matching(source.names, skip, str(path)))
-    names = [name for name in source.names if name not in skipped]
-    label_names = [os.fspath(name) for name in labels] or [name for name in LABEL_NAMES if name in names][:1]
+    there = [name for name in source.names if name not in skipped]
+    label_names = [os.fspath(name) for name in labels] or [name for name in LABEL_NAMES if name in there][:1]
     if not label_names:
         raise ValueError(
             f"the labels of {path} must be named (--labels NAME, or --labels FILE), since no array in it is called "
-            f"{', '.join(map(repr, LABEL_NAMES))}; it has {listed(names)}."
+            f"{', '.join(map(repr, LABEL_NAMES))}; it has {listed(there)}."
         )
-    by_labeling = {_labeling(name, names): _labels(source, names, name) for name in label_names}
+    by_labeling = {_labeling(name, there): _labels(source, there, name) for name in label_names}
     if len(by_labeling) < len(label_names):
         raise ValueError(f"each labeling must be named once, and by a name of its own; got {listed(label_names)}.")
-    predicted_name = None if predictions is None else os.fspath(predictions)
-    predicted = None if predicted_name is None else _labels(source, names, predicted_name)
-    group_name = None if groups is None else os.fspath(groups)
-    together = None if group_name is None else _labels(source, names, group_name)
-    rest = [name for name in names if name not in label_names and name not in (predicted_name, group_name)]
+    others = {
+        key: os.fspath(name)
+        for key, name in (("predictions", predictions), ("groups", groups), ("names", names))
+        if name is not None
+    }
+    beside = {key: _labels(source, there, name) for key, name in others.items()}
+    rest = [name for name in there if name not in (*label_names, *others.values())]
     arrays, left_out, features = _layers(source, rest, layers)
     arrays = _split(arrays, axis, source.path)
     by_name = layers and not features
     kept = matching(tuple(arrays), layers, str(source.path)) if by_name else natural_order(arrays)
     arrays = {name: _layer(arrays[name], name, source.path, pool) for name in kept}
-    named = by_labeling | ({} if predicted is None else {"predictions": predicted})
-    _check_lengths(arrays, named | ({} if together is None else {"groups": together}), source.path)
+    named = by_labeling | {key: beside[key] for key in ("predictions",) if key in beside}
+    _check_lengths(arrays, named | beside, source.path)
     notes = [*source.notes, *_words(named)]
     if left_out:
         notes.insert(0, f"left out are {reasons(left_out)}")
     if features:
         notes.insert(0, f"features are {listed(features)}; --layer NAME takes a column, --skip NAME leaves it out")
-    return Representations(arrays, by_labeling, predicted, tuple(left_out), tuple(notes), together)
+    predicted, together, called = (beside.get(key) for key in ("predictions", "groups", "names"))
+    return Representations(arrays, by_labeling, predicted, tuple(left_out), tuple(notes), together, called)
 
 
 # Labels ---------------------------------------------------------------------------------------------------------------

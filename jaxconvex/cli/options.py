@@ -75,6 +75,14 @@ class Options(NamedTuple):
             "groups.",
         ),
     ] = None
+    names: Annotated[
+        str | None,
+        option(
+            "--names",
+            "NAME",
+            "Array, column or file of what points are called (ids, texts, file names), in the results.",
+        ),
+    ] = None
     layers: Annotated[
         Names,
         option(
@@ -158,6 +166,23 @@ class Options(NamedTuple):
         int,
         option("--permutations", "N", "Permutations of the labels for the null. [default: 100 in score, 0 in compare]"),
     ] = 0
+    why: Annotated[
+        bool | None,
+        option(
+            "--why/--no-why",
+            None,
+            "Find what scores are lost to: other classes, single points. [default: to 20,000 points]",
+        ),
+    ] = None
+    measures: Annotated[
+        str,
+        option(
+            "--measures",
+            "NAME,...",
+            "Other measures of each layer: silhouette, knn_accuracy, label_overlap, linear_probe, neural_collapse, "
+            "intrinsic_dimension; cka, mutual_knn with the layer before.",
+        ),
+    ] = ""
     holm: Annotated[bool, option("--holm", None, "Adjust p-values for their number, over classes and layers.")] = False
     seed: Seed = 0
 

@@ -27,8 +27,10 @@ __all__ += ["read_sides", "score"]
 T = TypeVar("T")
 
 # The options that `read_representations` takes, and those that `evaluate` takes as they are.
-READ = ("labels", "predictions", "groups", "layers", "skip", "axis", "pool")
-SCORED = tuple(name for name in Options._fields if name not in (*READ, "k", "memory", "holm", "seed") or name == "pool")
+READ = ("labels", "predictions", "groups", "names", "layers", "skip", "axis", "pool")
+SCORED = tuple(
+    name for name in Options._fields if name not in (*READ, "k", "measures", "memory", "holm", "seed") or name == "pool"
+)
 
 
 class Interrupted(Exception):
@@ -76,7 +78,9 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             data.labels,
             predictions=data.predictions,
             groups=data.groups,
+            names=data.names,
             k=options.k or 10,
+            measures=[name.strip() for name in options.measures.split(",") if name.strip()],
             memory=None if options.memory is None else options.memory * 1e9,
             key=jax.random.key(options.seed),
             cache=cache,

@@ -2,6 +2,7 @@
 
 labelings, layer_sources -> layer_scores -> score_rows -> report -> evaluation        all layers, all labelings
                                                        -> comparison -> sentences     two reports, and both in sentences
+scores.intrusions -> beside -> intrusion_rows -> why                                   why scores are not 1
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from jaxconvex._internal.lazy import on_demand
 if TYPE_CHECKING:
     from jaxconvex.evaluation.comparison import Comparison, Difference, compare_reports, read_comparison
     from jaxconvex.evaluation.evaluation import evaluate
+    from jaxconvex.evaluation.intrusion_rows import IntrusionRow, PointRow
+    from jaxconvex.evaluation.measure_rows import MeasureRow
     from jaxconvex.evaluation.report import Report, Row, read_report
     from jaxconvex.evaluation.sentences import Findings, findings
 
-__all__ = ["Comparison", "Difference", "Findings", "Report", "Row", "compare_reports", "evaluate", "findings"]
-__all__ += ["read_comparison", "read_report"]
+__all__ = ["Comparison", "Difference", "Findings", "IntrusionRow", "MeasureRow", "PointRow", "Report", "Row"]
+__all__ += ["compare_reports", "evaluate", "findings", "read_comparison", "read_report"]
 
 # On demand, since a report is read without JAX.
 __getattr__, __dir__ = on_demand(
@@ -25,7 +28,9 @@ __getattr__, __dir__ = on_demand(
     {
         "comparison": "Comparison Difference compare_reports read_comparison",
         "evaluation": "evaluate",
-        "sentences": "Findings findings",
+        "intrusion_rows": "IntrusionRow PointRow",
+        "measure_rows": "MeasureRow",
         "report": "Report Row read_report",
+        "sentences": "Findings findings",
     },
 )

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from jaxconvex._internal.checks import positive_integer
 from jaxconvex._internal.kept import array_hash
+from jaxconvex.evaluation.beside import Beside, beside_scores, for_next, identity_of, tell
 from jaxconvex.evaluation.kept_rows import keep_rows, kept_rows, metric_hash, place_of_rows, setting_name
 from jaxconvex.evaluation.labelings import (
     Labeling,
@@ -34,7 +35,7 @@ from jaxconvex.evaluation.layer_scores import (
     segment_rows,
 )
 from jaxconvex.evaluation.layer_sources import LayerSource, check_columns, check_source, open_source, predicted_labels
-from jaxconvex.evaluation.report import Report, Row
+from jaxconvex.evaluation.report import BESIDE, Report, Row
 from jaxconvex.evaluation.settings import (
     Settings,
     checked_settings,
@@ -82,6 +83,9 @@ def evaluate(
     cache: str | Path | None = None,
     mesh: Mesh | None = None,
     memory: float | None = None,
+    why: bool | None = None,
+    names: Any = None,
+    measures: str | Sequence[str] = (),
     progress: bool | Callable[[str], object] = True,
 ) -> Report:
     """The convexity of every layer as a `Report`: a row for each layer, labeling, k and class, and for the aggregates.
@@ -128,6 +132,14 @@ def evaluate(
         mesh: devices that share the searches for neighbours and paths. Every process of a cluster makes the same call and
             gets the whole report; the first alone writes the cache.
         memory: bytes that either search may take beyond the layer, on each device: see `knn_graph`, `graph_convexity`.
+        why: whether to tell what the scores are lost to, for about the cost of scoring each layer once more without the
+            jackknife: what each class loses to which others (`Report.intrusions`), and of each layer the twenty points that
+            others lose most to and the twenty worst outliers (`Report.points`). It is about all pairs. By default up to
+            20,000 points where all pairs are scored, but for graphs of very long paths and not with a protocol.
+        names: what the points are called: ids, texts, names of files; integers or strings, one a point.
+        measures: other measures of each layer, by the names of their functions, in `Report.measures` and tables: silhouette,
+            knn_accuracy, label_overlap, linear_probe (of five folds, groups whole), neural_collapse, intrinsic_dimension;
+            cka and mutual_knn, with the layer before.
         progress: a bar on stderr; or a function that is called with a layer's name after each score of it.
 
     Raises:
@@ -143,22 +155,25 @@ def evaluate(
     """
     settings = checked_settings(**{name: value for name, value in locals().items() if name in Settings._fields})
     shown = progress is True
-    data = _opened(representations, (labels, predictions, groups), heads or {}, settings, shown)
+    data = _opened(representations, (labels, predictions, groups, names), heads or {}, settings, shown)
     kept = _kept(cache, data, representations.pool if isinstance(representations, ModelSource) else pool)
     total = len(data.source.names) + len(data.source.with_heads)
     with tqdm(total=total, desc="layers", unit="layer", disable=not shown, leave=False) as bar:
         done = partial(_advance, bar, progress if callable(progress) else None)
-        graph_scores, hashes = _graph_scores(data, kept, bar.set_postfix_str, done)
+        scored, hashes = _graph_scores(data, kept, bar.set_postfix_str, done)
         segment_scores = _segment_scores(data, kept, bar.set_postfix_str, done)
-    rows = [
-        row._replace(layer=str(name), layer_index=index)
-        for index, name in enumerate(data.source.names)
-        for row in (*graph_scores[name], *segment_scores.get(name, ()))
-    ]
+    tables = {
+        field: tuple(
+            row._replace(layer=str(name), layer_index=index)
+            for index, name in enumerate(data.source.names)
+            for row in (*getattr(scored[name], field), *(segment_scores.get(name, ()) if field == "rows" else ()))
+        )
+        for field in ("rows", *BESIDE)
+    }
     provenance = made_by("jax", "jaxlib", "numpy", "scipy", "jaxconvex")
     provenance["sha256"] = {"layers": hashes, "labels": kept.hashes}
     provenance["groups"] = array_hash(data.sampled.parts) if data.settings.jackknife else None
-    return Report(tuple(rows), kept.recorded, provenance)
+    return Report(settings=kept.recorded, provenance=provenance, **tables)
 
 
 class _Data(NamedTuple):
@@ -170,6 +185,7 @@ class _Data(NamedTuple):
     num_groups: int | None
     settings: Settings
     score_key: PRNGKeyArray
+    beside: Beside
 
 
 class _Kept(NamedTuple):
@@ -182,10 +198,10 @@ class _Kept(NamedTuple):
 
 
 def _opened(
-    representations: Any, given: tuple[Any, Any, Any], heads: Mapping[str, Any], settings: Settings, shown: bool
+    representations: Any, given: tuple[Any, Any, Any, Any], heads: Mapping[str, Any], settings: Settings, shown: bool
 ) -> _Data:
     """The data, checked, and the points of them that are scored. A model runs here once."""
-    labels, predictions, groups = given
+    labels, predictions, groups, names = given
     sample_key, group_key, score_key = jax.random.split(settings.key, 3)
     from_model = isinstance(predictions, str) and predictions == "model"
     told = None if from_model else predictions
@@ -204,7 +220,9 @@ def _opened(
         labelings = encode(of_chosen, predicted_labels(source.outputs, settings.classes))
     _check_heads(source, labelings, settings.classes)
     sampled, num_groups = _sampled(next(iter(labelings.values())).codes, groups, chosen, len(main), group_key)
-    return _Data(source, labelings, sampled, num_groups, settled(settings, len(chosen), num_groups), score_key)
+    settings = settled(settings, len(chosen), num_groups)
+    beside = beside_scores(names, settings, chosen, len(main))
+    return _Data(source, labelings, sampled, num_groups, settings, score_key, beside)
 
 
 def _kept(folder: str | Path | None, data: _Data, pool: Any) -> _Kept:
@@ -218,6 +236,7 @@ def _kept(folder: str | Path | None, data: _Data, pool: Any) -> _Kept:
     recorded |= {"metric": setting_name(settings.metric), "pool": setting_name(pool)}
     recorded |= {"num_points_scored": len(data.sampled.units), "background": settings.background}
     recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
+    recorded |= {"why": data.beside.why, "measures": list(data.beside.measures)}
     return _Kept(folder, common, recorded, hashes)
 
 
@@ -229,10 +248,11 @@ def _advance(bar: Any, told: Callable[[str], object] | None, name: Any) -> None:
 
 def _graph_scores(
     data: _Data, kept: _Kept, begin: Callable[[str], object], done: Callable[[Any], None]
-) -> tuple[dict[Any, Sequence[Row]], dict[str, str]]:
-    """The rows of graph convexity of each layer, and a hash of its features."""
-    rows: dict[Any, Sequence[Row]] = {}
+) -> tuple[dict[Any, Report], dict[str, str]]:
+    """The rows of graph convexity of each layer, what is told beside them, and a hash of its features."""
+    scored: dict[Any, Report] = {}
     hashes: dict[str, str] = {}
+    before = None  # the points of the layer before
     score = graph_rows if data.settings.class_size is None else rows_of_equal_classes
     for name in data.source.names:
         begin(str(name))
@@ -240,15 +260,19 @@ def _graph_scores(
         hashes[str(name)] = array_hash(features)
         points, which = pooled(features, data.settings.pool), f"layer {name!r}"
         hashed = hashes[str(name)] if points is features else array_hash(points)
-        told = hashed, metric_hash(data.settings.metric, points, which)
+        told = hashed, metric_hash(data.settings.metric, points, which), *identity_of(data.beside, before)
         place = place_of_rows(kept.folder, told, kept.common, f"the metric of {which}")
         found = kept_rows(place)
         if found is None:
-            found = score(points, data.labelings, data.sampled, data.settings, key=data.score_key, name=which)
-            keep_rows(place, found, kept.recorded)
-        rows[name] = found
+            beside: dict[str, list[Any]] = {}
+            options: dict[str, Any] = {"key": data.score_key, "name": which}
+            options["see"] = partial(tell, data.beside, before, beside)
+            rows = score(points, data.labelings, data.sampled, data.settings, **options)
+            tables: dict[str, Any] = {field: tuple(values) for field, values in beside.items()}
+            found = keep_rows(place, Report(tuple(rows), kept.recorded, {}, **tables))
+        scored[name], before = found, for_next(data.beside, points)
         done(name)
-    return rows, hashes
+    return scored, hashes
 
 
 def _segment_scores(
@@ -263,14 +287,15 @@ def _segment_scores(
         for name in source.with_heads:
             what = f"the network from layer {name!r}"
             places[name] = place_of_rows(kept.folder, (identities[name],), shared, what)
-    rows = {name: found for name, place in places.items() if (found := kept_rows(place)) is not None}
+    rows: dict[Any, Sequence[Row]] = {}
+    rows |= {name: found.rows for name, place in places.items() if (found := kept_rows(place)) is not None}
     for name in rows:
         done(name)
     for name, whole, head in source.wholes([name for name in places if name not in rows]):
         begin(f"{name}, Euclidean")
         rows[name] = segment_rows(head, whole, data.labelings, data.sampled, data.settings, key=data.score_key)
         del whole  # before other layers are read
-        keep_rows(places[name], rows[name], kept.recorded)
+        keep_rows(places[name], Report(tuple(rows[name]), kept.recorded, {}))
         done(name)
     return rows
 

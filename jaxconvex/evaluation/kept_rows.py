@@ -16,7 +16,7 @@ from jaxconvex._internal.formats import plain
 from jaxconvex._internal.functions import as_program, program_hash
 from jaxconvex._internal.kept import found as kept_whole
 from jaxconvex._internal.kept import sealed, tell
-from jaxconvex.evaluation.report import Report, Row, read_report
+from jaxconvex.evaluation.report import Report, read_report
 
 __all__ = ["keep_rows", "kept_rows", "metric_hash", "place_of_rows", "setting_name"]
 
@@ -55,20 +55,24 @@ def place_of_rows(
     return Path(cache) / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
-def kept_rows(path: Path | None) -> Sequence[Row] | None:
+def kept_rows(path: Path | None) -> Report | None:
     """The rows kept at the path; None where there is no path, no file, or one that is not whole."""
     return None if path is None else kept_whole(path, _read)
 
 
-def _read(path: Path) -> Sequence[Row]:
+def _read(path: Path) -> Report:
     report = read_report(sealed(path))
     if report.provenance.get("entry") != path.stem:
         raise ValueError(f"{path} holds the rows of {report.provenance.get('entry')}.")
-    return report.rows
+    return report
 
 
-def keep_rows(path: Path | None, rows: Sequence[Row], recorded: dict[str, Any]) -> None:
-    """Write the rows to the path, for `kept_rows` to find; nothing without a path, or in any process but the first."""
+def keep_rows(path: Path | None, report: Report) -> Report:
+    """The report of a layer, after writing it to the path, for `kept_rows` to find.
+
+    Nothing is written without a path, or in any process but the first.
+    """
     if path is not None and jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Report(tuple(rows), recorded, {"entry": path.stem}).to_json(path)
+        report._replace(provenance={"entry": path.stem}).to_json(path)
+    return report

@@ -28,7 +28,7 @@ from jaxconvex.statistics.measures import hubness, occurrences, random_label_sco
 from jaxconvex.statistics.permutation import permutation_null
 from jaxconvex.statistics.resampling import leave_group_out_graphs, spare_neighbors
 
-__all__ = ["Sampled", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
+__all__ = ["Sampled", "Seen", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
 
 
 class Sampled(NamedTuple):
@@ -36,6 +36,18 @@ class Sampled(NamedTuple):
 
     parts: Int[np.ndarray, " n"]
     units: Int[np.ndarray, " n"]
+
+
+class Seen(NamedTuple):
+    """One graph that is scored: of which points, by which labelings."""
+
+    points: Any  # [n d]
+    labelings: Mapping[str, Labeling]
+    k: int
+    nearest: KNNGraph
+    packed: PackedGraph
+    parts: Int[np.ndarray, " n"]  # of the jackknife
+    taken: Int[np.ndarray, " n"] | None = None  # which of the points of the layer these are; None for all
 
 
 def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np.ndarray:
@@ -65,10 +77,11 @@ def graph_rows(
     *,
     key: PRNGKeyArray,
     name: str = "representations",
+    see: Callable[[Seen], object] | None = None,
 ) -> list[Row]:
     """The graph convexity of one layer, a vector a point, for each k and labeling; rows name no layer.
 
-    Arguments as for `evaluate`, already checked.
+    Arguments as for `evaluate`, already checked; `see` is called with each graph that is scored.
     """
     points = as_points(features, name)
     search: dict[str, Any] = {"mesh": settings.mesh, "memory": settings.memory}
@@ -88,6 +101,8 @@ def graph_rows(
         beside = scores(_packed(settings, _nearest(angles, k))) if angles else {}
         nearest = _nearest(knn, k)
         packed = _packed(settings, nearest)
+        if see is not None:
+            see(Seen(points, labelings, k, nearest, packed, sampled.parts))
         without: dict[str, Without] = {labeling: ([], []) for labeling in labelings}
         for number, left_out in enumerate(_left_out(sampled, settings)):  # one group, or two
             for kept, graph in leave_group_out_graphs(knn, features, left_out, k=k, metric=settings.metric):
@@ -155,6 +170,7 @@ def rows_of_equal_classes(
     *,
     key: PRNGKeyArray,
     name: str,
+    see: Callable[[Seen], object] | None = None,
 ) -> list[Row]:
     """As `graph_rows`, each labeling on a sample of its own, the same number of points of each class.
 
@@ -174,7 +190,11 @@ def rows_of_equal_classes(
             )
         parts = np.unique(sampled.parts[taken], return_inverse=True)[1]
         some = {own: labeling._replace(codes=labeling.codes[taken])}
-        rows += graph_rows(features[taken], some, Sampled(parts, sampled.units[taken]), settings, key=key, name=name)
+        options: dict[str, Any] = {"key": key, "name": name}
+        if see is not None:
+            which = np.flatnonzero(taken)
+            options["see"] = lambda seen, which=which: see(seen._replace(taken=which))
+        rows += graph_rows(features[taken], some, Sampled(parts, sampled.units[taken]), settings, **options)
     return rows
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from jaxconvex._internal import formats
 from jaxconvex._internal.formats import Table
+from jaxconvex.evaluation.intrusion_rows import IntrusionRow, PointRow
+from jaxconvex.evaluation.measure_rows import MeasureRow, measure_tables
 from jaxconvex.evaluation.rows import (
     FEW_FAILING,
     FEWEST_UNITS,
@@ -37,11 +39,15 @@ __all__ = [
 __all__ += ["check_settings", "row_key", "select"]
 
 FORMAT, VERSION = "jaxconvex report", 1
-PRINTED = Row._fields[:-2]  # all but the replicates
+BESIDE = {"intrusions": IntrusionRow, "points": PointRow, "measures": MeasureRow}  # what may be told beside the scores
+TABLES: dict[str, Any] = {"rows": Row, **BESIDE}
 
 
 class Report(NamedTuple):
     """The rows, the settings that made them and their provenance (versions, device, date, hashes of the input).
+
+    And, where it was looked for, why scores are not 1: what each class loses to which others, and the points to look at
+    first; and other measures that were asked for.
 
     >>> row = Row("graph", "layer 1", 0, "digit", 10, "class", "seven", score=0.875, num_points=4, num_pairs=6)
     >>> report = Report((row,), {"k": [10]}, {})
@@ -52,6 +58,9 @@ class Report(NamedTuple):
     rows: tuple[Row, ...]
     settings: dict[str, Any]
     provenance: dict[str, Any]
+    intrusions: tuple[IntrusionRow, ...] = ()
+    points: tuple[PointRow, ...] = ()
+    measures: tuple[MeasureRow, ...] = ()
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """The path, after writing everything to it as strict JSON that `read_report` reads back without loss.
@@ -60,21 +69,32 @@ class Report(NamedTuple):
         them become lists. Raises OSError for a path that cannot be written; the file is whole or untouched.
         """
         entries = {"settings": self.settings, "provenance": self.provenance}
-        return formats.write_file(path, formats.json_text(FORMAT, VERSION, self.rows, **entries))
+        tables = {name: getattr(self, name) for name in BESIDE if getattr(self, name)}
+        return formats.write_file(
+            path, formats.json_of_tables(FORMAT, VERSION, {"rows": self.rows, **tables}, **entries)
+        )
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """The path, after writing one line a row to it; all fields but the replicates, which only JSON holds.
 
         NaN and None are empty. Raises OSError for a path that cannot be written; the file is whole or untouched.
         """
-        return formats.write_file(path, formats.csv_text(PRINTED, self.rows))
+        return formats.write_file(path, formats.csv_text(_printed(Row), self.rows))
 
-    def to_dataframe(self) -> Any:
-        """A `pandas.DataFrame`, one line a row; all fields but the replicates. Needs pandas."""
+    def to_dataframe(self, table: str = "rows") -> Any:
+        """A `pandas.DataFrame`, one line a row; all fields but the replicates. Needs pandas.
+
+        Args:
+            table: "rows" for the scores; or "intrusions", "points" or "measures".
+        """
         pandas = formats.require("pandas")
-        columns: dict[str, Any] = {field: [getattr(row, field) for row in self.rows] for field in PRINTED}
+        if table not in TABLES:
+            raise ValueError(f"table must be one of {', '.join(map(repr, TABLES))}; got {table!r}.")
+        rows = getattr(self, table)
+        columns: dict[str, Any] = {field: [getattr(row, field) for row in rows] for field in _printed(TABLES[table])}
         frame = pandas.DataFrame(columns)
-        frame["label"] = pandas.Series([row.label for row in self.rows], dtype=object)  # integers stay integers
+        for field in {"label", "intruder"} & set(columns):
+            frame[field] = pandas.Series(columns[field], dtype=object)  # integers stay integers
         return frame.astype({"k": "Int64"})
 
     def adjusted(self) -> Report:
@@ -96,15 +116,22 @@ class Report(NamedTuple):
     def tables(self, *, classes: bool = False) -> list[Table]:
         """One table for each kind, labeling and k: a line a layer or, with `classes`, a line a layer and class.
 
+        After those of the layers comes one of the measures beside convexity for each labeling, where there are any.
+
         Scores are in percent. Where fewer than 10 pairs fail, their count stands beside the interval.
         """
         keys = list(dict.fromkeys((row.kind, row.labeling, row.k) for row in self.rows))
-        return [report_table(self, *key, classes=classes) for key in keys]
+        tables = [report_table(self, *key, classes=classes) for key in keys]
+        return tables if classes else tables + measure_tables(self)
 
     def table(self, *, classes: bool = False, width: int | None = None) -> str:
         """The tables as text to print, with `classes` those of the classes after those of the layers. Needs rich."""
         tables = self.tables() + (self.tables(classes=True) if classes else [])
         return "\n\n".join(table.to_text(width) for table in tables)
+
+
+def _printed(kind: Any) -> tuple[str, ...]:
+    return tuple(field for field in kind._fields if field not in ("replicates", "joint"))
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:
@@ -113,14 +140,14 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     Raises ValueError, naming the file and what came, for a file that is no report, was cut short, has another version or
     is not as it was written, by its checksum; OSError for one that cannot be read.
     """
-    rows, entries = formats.read_json(path, FORMAT, VERSION, Row)
+    tables, entries = formats.read_tables(path, FORMAT, VERSION, TABLES, optional=tuple(BESIDE))
     if not all(isinstance(entries.get(name), dict) for name in ("settings", "provenance")):
         raise ValueError(
             f"{path} must hold settings and provenance beside the rows; got {', '.join(entries) or 'neither'}."
         )
     check_settings(path, entries["settings"])
     formats.has_checksum(path)
-    return Report(rows, entries["settings"], entries["provenance"])
+    return Report(settings=entries["settings"], provenance=entries["provenance"], **tables)
 
 
 def check_settings(path: str | os.PathLike[str], settings: dict[str, Any]) -> None:

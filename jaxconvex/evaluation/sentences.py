@@ -11,6 +11,7 @@ from jaxconvex.evaluation.comparison import Comparison, Difference, difference_b
 from jaxconvex.evaluation.report import Report
 from jaxconvex.evaluation.rows import Row, distinct, select
 from jaxconvex.evaluation.table import interval_words, limits
+from jaxconvex.evaluation.why import losses_of, losses_words
 
 __all__ = ["Findings", "findings"]
 
@@ -95,7 +96,7 @@ def _of_report(report: Report, labeling: str, rows: Sequence[Row]) -> Findings:
         if place == 0:
             said += [
                 *_change(known, report.settings.get("confidence", 0.95)),
-                *_extremes(max(known, key=_score), classes),
+                *_extremes(max(known, key=_score), classes, report),
             ]
     return Findings(tuple(said[:5]), tuple(_report_warnings(report, labeling, aggregates, classes)))
 
@@ -146,13 +147,16 @@ def _change(rows: Sequence[Row], confidence: float) -> list[str]:
     return [f"{where} {100 * change:+.1f} points{interval}{verdict}."]
 
 
-def _extremes(best: Row, classes: Sequence[Row]) -> list[str]:
-    """The least and the most convex class of the layer where the mean is highest."""
+def _extremes(best: Row, classes: Sequence[Row], report: Report) -> list[str]:
+    """The least and the most convex class of the layer where the mean is highest, and what the least loses to others."""
     those = [row for row in classes if (row.kind, row.layer) == (best.kind, best.layer) and not math.isnan(row.score)]
     if len(those) < 2:
         return []
     least, most = min(those, key=_score), max(those, key=_score)
     least_text, most_text = (f"{name_text(row.label)!r}, {_percent(row)}" for row in (least, most))
+    if best.k is not None:  # of the Euclidean score it is not told
+        lost = losses_words(losses_of(report, best.labeling, best.k, best.layer).get((best.layer, least.label), ()))
+        least_text += f" (points lost: {lost})" if lost else ""
     return [f"In {name_text(best.layer)} the least convex class is {least_text}, the most convex {most_text}."]
 
 

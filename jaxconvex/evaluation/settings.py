@@ -59,6 +59,8 @@ class Settings(NamedTuple):
     background: int | str | None
     mesh: Mesh | None
     memory: float | None
+    why: bool | None
+    measures: str | Sequence[str]
     cosine: bool = False  # whether to score the cosine neighbours too, for comparison
 
 

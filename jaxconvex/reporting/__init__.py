@@ -1,8 +1,8 @@
 """Figures and pages of reports.
 
-figures -> plots             what all figures share; the figures of reports
-        -> inline -> page    a figure as inline SVG; text, figures and tables as one HTML file
-plots, page -> result_pages  the page of a report or a comparison
+figures -> plots, why_figures  what all figures share; the figures of reports, and of what classes lose to others
+        -> inline -> page      a figure as inline SVG; text, figures and tables as one HTML file
+plots, page -> result_pages    the page of a report or a comparison
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from jaxconvex.reporting.inline import Inline, inline_figure
     from jaxconvex.reporting.page import Captioned, Section, facts, write_page
     from jaxconvex.reporting.plots import plot_classes, plot_differences, plot_profile, plot_recall, save_figure
-    from jaxconvex.reporting.result_pages import draw_result, errors_and_settings, write_result_page
+    from jaxconvex.reporting.result_pages import draw_result, errors_and_settings, why_items, write_result_page
+    from jaxconvex.reporting.why_figures import plot_intruders, plot_losses
 
 __all__ = [
     "Captioned",
@@ -27,9 +28,12 @@ __all__ = [
     "inline_figure",
     "plot_classes",
     "plot_differences",
+    "plot_intruders",
+    "plot_losses",
     "plot_profile",
     "plot_recall",
     "save_figure",
+    "why_items",
     "write_page",
     "write_result_page",
 ]
@@ -41,6 +45,7 @@ __getattr__, __dir__ = on_demand(
         "inline": "Inline inline_figure",
         "page": "Captioned Section facts write_page",
         "plots": "plot_classes plot_differences plot_profile plot_recall save_figure",
-        "result_pages": "draw_result errors_and_settings write_result_page",
+        "result_pages": "draw_result errors_and_settings why_items write_result_page",
+        "why_figures": "plot_intruders plot_losses",
     },
 )

@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
 
 __all__ = ["Axes", "Figure", "band", "colours", "figure_bytes", "finish_layers", "label_ends", "label_points", "marks"]
 __all__ += ["name_classes", "name_places", "note_hollow"]
-__all__ += ["panels", "percent_axis", "save_figure", "tell", "text_width", "width_for", "width_of_ends"]
+__all__ += ["panels", "percent_axis", "save_figure", "shorten", "tell", "text_width", "width_for", "width_of_ends"]
 __all__ += ["Annotation", "LineCollection", "PathCollection", "PolyCollection", "QuadMesh"]
 
 # Okabe and Ito's colours, which people with any common colour blindness tell apart.
@@ -129,7 +129,8 @@ def text_width(text: str, size: float = 9) -> float:
     return TextPath((0, 0), text.replace("$", "S") or " ", size=size).get_extents().width
 
 
-def _shorten(name: Any, most: int = 26) -> str:
+def shorten(name: Any, most: int = 26) -> str:
+    """The name of a class or layer for a figure, its middle left out where it is long."""
     text = name_text(name)
     text = text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most - most // 2) :]}"
     return text.replace("$", r"\$")
@@ -159,7 +160,7 @@ def finish_layers(
     if grid:
         panel.grid(axis="y", color=FAINT, linewidth=0.8)
     spacing = max(_points(panel)[0] - reserve, 36) / max(len(layers) - 1 + 2 * edge, 1)
-    names, step, slant = [_shorten(layer) for layer in layers], 1, False
+    names, step, slant = [shorten(layer) for layer in layers], 1, False
     if _widest(names) > spacing:
         names, common = _apart(layers)
         panel.set_xlabel(common)
@@ -193,8 +194,8 @@ def _apart(layers: Sequence[str]) -> tuple[list[str], str]:
     after = re.sub(r"^[A-Za-z0-9]+", "", after)
     names = [rest[: len(rest) - len(after)] for rest in rests]
     if not (before or after) or len(layers) < 2 or not all(names):
-        return [_shorten(layer) for layer in layers], ""
-    return [_shorten(name) for name in names], _shorten(f"{before}…{after}" if after else before.rstrip(" _-./:"), 60)
+        return [shorten(layer) for layer in layers], ""
+    return [shorten(name) for name in names], shorten(f"{before}…{after}" if after else before.rstrip(" _-./:"), 60)
 
 
 def _common_prefix(texts: Sequence[str]) -> str:
@@ -208,21 +209,21 @@ def name_classes(panel: Axes, labels: Sequence[Any]) -> None:
     spacing = _points(panel)[1] / max(len(labels), 1)
     size = float(np.clip(0.9 * spacing, 5.5, 9))
     places = range(0, len(labels), math.ceil(1.05 * size / spacing))
-    panel.set_yticks(list(places), [_shorten(labels[index]) for index in places], fontsize=size)
+    panel.set_yticks(list(places), [shorten(labels[index]) for index in places], fontsize=size)
 
 
-def percent_axis(axis: Any, *, signed: bool = False) -> None:
-    """Format an axis of fractions in percent, or in percentage points with their sign."""
+def percent_axis(axis: Any, *, signed: bool = False, unit: str = "%") -> None:
+    """Format an axis of fractions in percent, or in percentage points: with their sign, or without a unit."""
 
     def text(share: float, _: Any) -> str:
         low, high = axis.get_view_interval()  # as many digits as neighbouring ticks need to differ
         digits = max(0, math.ceil(-math.log10(20 * abs(high - low)))) if high != low else 1
         percent = f"{100 * share:.{digits}f}"
         if not signed:
-            return f"{percent}%"
+            return f"{percent}{unit}"
         return "0" if not float(percent) else f"{float(percent):+.{digits}f}".replace("-", "−")
 
-    said = "" if signed else "%"
+    said = "" if signed else unit
     setattr(axis.axes, f"fmt_{axis.axis_name}data", lambda share: f"{100 * share:{'+' if signed else ''}.1f}{said}")
     axis.set_major_formatter(FuncFormatter(text))
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -230,7 +231,7 @@ def percent_axis(axis: Any, *, signed: bool = False) -> None:
 
 def width_of_ends(names: Sequence[str]) -> float:
     """The width in points that `label_ends` takes beside the panel."""
-    return max((1.15 * text_width(_shorten(name)) + 12 for name in names if name), default=0)
+    return max((1.15 * text_width(shorten(name)) + 12 for name in names if name), default=0)
 
 
 def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> None:
@@ -252,12 +253,12 @@ def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> No
             placed[index + 1] += push
     for (x, y, name, colour), shift in zip(named, placed - wished, strict=True):
         panel.annotate(
-            _shorten(name), (x, y), (9, shift), textcoords="offset points", color=colour, va="center", fontweight="bold"
+            shorten(name), (x, y), (9, shift), textcoords="offset points", color=colour, va="center", fontweight="bold"
         )
 
 
 def tell(line: Any, series: str, said: Sequence[str]) -> None:
-    """Say "where: what" of each point of a line where a page shows the figure, in place of its label and coordinates."""
+    """Say "where: what" of each point of a line, or each cell of a mesh, where a page shows the figure."""
     line.series, line.said = series, list(said)
 
 
@@ -295,7 +296,7 @@ def label_points(panel: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]
     taken = [(px - 3.5, py - 3.5, px + 3.5, py + 3.5) for px, py in spots]
     middle = spots.mean(axis=0) if len(spots) else 0
     for index in np.argsort(-np.square(spots - middle).sum(axis=-1), kind="stable"):
-        text = _shorten(names[index], 20)
+        text = shorten(names[index], 20)
         if not text:
             continue
         wide, tall, (px, py) = text_width(text, size) + 2, size, spots[index]

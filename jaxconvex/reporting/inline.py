@@ -192,16 +192,20 @@ class _Panel:
         lines, columns = len(corners) - 1, corners.shape[1] - 1
         spots = self._spots(mesh, corners).reshape(corners.shape)
         paints = mesh.get_facecolor().reshape(lines, columns, 4)
-        values = values.reshape(lines, columns)
+        values, said = values.reshape(lines, columns), getattr(mesh, "said", None)
         for (y, x), value in np.ndenumerate(np.ma.filled(values, np.nan)):
             (left, top), (right, bottom) = spots[y, x], spots[y + 1, x + 1]
             where = f"{self._said('y', y)}, {self._said('x', x)}"
             mark = Mark("", where, "no pairs" if math.isnan(value) else f"{100 * value:.1f}%")
+            mark = Mark(mesh.series, *said[y * columns + x].rsplit(": ", 1)) if said else mark
             self.marks.append(mark)
-            fill = "var(--line)" if math.isnan(value) else figures.mpl.colors.to_hex(paints[y, x])
+            fill, opacity = ("var(--line)", 1.0) if math.isnan(value) else _paint(paints[y, x])
             sides = {"width": f"{right - left:.4g}%", "height": f"{abs(bottom - top):.4g}%"}
             place = {"x": f"{left:.4g}%", "y": f"{min(top, bottom):.4g}%"}
-            yield _tag("rect", _tag("title", escape(str(mark))), class_="mark cell", fill=fill, **place, **sides)
+            title = _tag("title", escape(str(mark)))
+            style: dict[str, Any] = {"fill": fill, "class_": "mark cell"}
+            style |= {"fill_opacity": opacity} if opacity < 1 else {}
+            yield _tag("rect", title, **style, **place, **sides)
 
     def _areas(self) -> Iterator[str]:
         """Bands, and rectangles such as those of axvspan."""
@@ -428,7 +432,8 @@ def _legend(legend: Any) -> str:
 
 def _scale(mesh: Any) -> str:
     """What the colours of cells mean, where no numbers stand in them."""
-    low, high = mesh.get_clim()
-    steps = ", ".join(figures.mpl.colors.to_hex(mesh.cmap(share)) for share in np.linspace(0, 1, 9))
+    (low, high), unit = mesh.get_clim(), getattr(mesh, "unit", "%")
+    shades = (figures.mpl.colors.to_hex(mesh.cmap(share), keep_alpha=True) for share in np.linspace(0, 1, 9))
+    steps = ", ".join(shade.removesuffix("ff") if len(shade) == 9 else shade for shade in shades)
     bar = _tag("span", class_="scale", style=f"background: linear-gradient(to right, {steps})")
-    return _tag("div", f"{100 * low:.0f}%", bar, f"{100 * high:.0f}%", class_="legend")
+    return _tag("div", f"{100 * low:.3g}{unit}", bar, f"{100 * high:.3g}{unit}", class_="legend")

@@ -14,15 +14,23 @@ from jaxconvex.evaluation.comparison import Comparison
 from jaxconvex.evaluation.report import Report, distinct
 from jaxconvex.evaluation.rows import failing_pairs, row_key
 from jaxconvex.evaluation.sentences import findings
+from jaxconvex.evaluation.why import courses, told_layer, why_tables
 from jaxconvex.reporting.figures import Figure
 from jaxconvex.reporting.page import Captioned, Section, facts, write_page
 from jaxconvex.reporting.plots import plot_classes, plot_differences, plot_profile
+from jaxconvex.reporting.why_figures import intruders_caption, plot_intruders, plot_losses
 
-__all__ = ["draw_result", "errors_and_settings", "write_result_page"]
+__all__ = ["WHY", "draw_result", "errors_and_settings", "why_items", "write_result_page"]
 
 PROFILE = "Convexity of every layer, mean of the classes. Bands are intervals; grey are permuted labels."
 CLASSES = "The score of every class in every layer, percent."
 DIFFERENCES = "The difference in every layer with its paired interval; grey dashes are the single classes."
+WHY = (
+    "A class loses points of its score where the shortest paths between its points run through points of others, and where "
+    "there is no path. Each pair counts the same, and each point inside its path. An intruder may lie inside the region of "
+    "a class, or between its parts; a point that takes much may be mislabelled, or a hub."
+)
+LOSSES = "The largest losses of a class to another over the layers, in percentage points of its score."
 INTERVALS = (
     "Intervals are of the delete-a-group jackknife with rebuilt graphs: where the expected score of another sample of as "
     "many points lies. Scores depend on k, on the number of points and on the sizes of classes. Hashes of the input and all "
@@ -42,18 +50,26 @@ def draw_result(result: Report | Comparison, reports: Mapping[str, Report] | Non
     >>> list(draw_result(Report(tuple(rows), {}, {})))
     ['profile', 'classes']
     """
+    drawn = {}
+    for (labeling, k), suffix in _suffixes(result).items():
+        drawn[f"profile{suffix}"] = plot_profile(reports or result, labeling=labeling, k=k)  # type: ignore[arg-type]
+        if isinstance(result, Report):
+            drawn[f"classes{suffix}"] = plot_classes(result, labeling=labeling, k=k)
+            drawn |= _draw_why(result, labeling, k, suffix)
+        else:
+            drawn[f"comparison{suffix}"] = plot_differences(result, classes=True, labeling=labeling, k=k)
+    return drawn
+
+
+def _suffixes(result: Report | Comparison) -> dict[tuple[str, int | None], str]:
+    """For each labeling and k what tells its figures from others, in the names of their files."""
     labelings = file_names(distinct(result.rows, "labeling"))
     numbers = [k for k in distinct(result.rows, "k") if k is not None] or [None]
-    drawn = {}
-    for labeling, name in labelings.items():
-        for k in numbers:
-            suffix = (f"-{name}" if len(labelings) > 1 else "") + (f"-k{k}" if len(numbers) > 1 else "")
-            drawn[f"profile{suffix}"] = plot_profile(reports or result, labeling=labeling, k=k)  # type: ignore[arg-type]
-            if isinstance(result, Report):
-                drawn[f"classes{suffix}"] = plot_classes(result, labeling=labeling, k=k)
-            else:
-                drawn[f"comparison{suffix}"] = plot_differences(result, classes=True, labeling=labeling, k=k)
-    return drawn
+    return {
+        (labeling, k): (f"-{name}" if len(labelings) > 1 else "") + (f"-k{k}" if len(numbers) > 1 else "")
+        for labeling, name in labelings.items()
+        for k in numbers
+    }
 
 
 def write_result_page(
@@ -78,6 +94,9 @@ def write_result_page(
     if isinstance(result, Report):
         classes = [Captioned(figure, _caption(name, CLASSES)) for name, figure in _named(drawn, "classes")]
         sections = [Section("Layers", [*others, result]), Section("Classes", [*classes, *result.tables(classes=True)])]
+        looked = {(row.labeling, row.k): None for row in result.intrusions}
+        why = [item for key in looked for item in why_items(result, *key, drawn, _suffixes(result)[key])]
+        sections += [Section("Why", [WHY, *why])] if why else []
     else:
         differences = [Captioned(figure, _caption(name, DIFFERENCES)) for name, figure in _named(drawn, "comparison")]
         layers = [Captioned(report, name) for name, report in (reports or {}).items()]
@@ -91,6 +110,36 @@ def write_result_page(
     )
     lead, warnings = ("\n\n".join(parts) for parts in said)
     return write_page(path, title=title, lead=lead, warnings=warnings, figure=first, sections=sections)
+
+
+def _draw_why(report: Report, labeling: str, k: int | None, suffix: str) -> dict[str, Figure]:
+    """The figures of what classes lose, where there is anything to draw."""
+    drawn = {}
+    if k is not None and told_layer(report, labeling, k) is not None:
+        drawn[f"intruders{suffix}"] = plot_intruders(report, labeling=labeling, k=k)
+        if courses(report, labeling, k)[1]:
+            drawn[f"losses{suffix}"] = plot_losses(report, labeling=labeling, k=k)
+    return drawn
+
+
+def why_items(
+    report: Report, labeling: str, k: int, drawn: Mapping[str, Figure] | None = None, suffix: str = ""
+) -> list[Any]:
+    """The items of a section on why scores are not 1: figures and tables; none where nothing was looked for, or lost.
+
+    Args:
+        report: a Report.
+        labeling, k: of which labels, in which graph.
+        drawn: figures by name; None draws them.
+        suffix: ends the names of theirs.
+
+    >>> why_items(Report((), {}, {}), "digit", 10)
+    []
+    """
+    drawn = _draw_why(report, labeling, k, suffix) if drawn is None else drawn
+    figures = [(f"{name}{suffix}", text) for name, text in (("intruders", intruders_caption(report, labeling)),
+                                                            ("losses", LOSSES)) if f"{name}{suffix}" in drawn]  # fmt: skip
+    return [*(Captioned(drawn[name], _caption(name, text)) for name, text in figures), *why_tables(report, labeling, k)]
 
 
 def _named(drawn: Mapping[str, Figure], start: str) -> list[tuple[str, Figure]]:

@@ -23,7 +23,7 @@ from jaxconvex.layers.model_sources import model_source, pooled_features
 from jaxconvex.reporting import plots
 from jaxconvex.reporting.figures import Figure, save_figure
 from jaxconvex.reporting.page import Captioned, Section, write_page
-from jaxconvex.reporting.result_pages import errors_and_settings
+from jaxconvex.reporting.result_pages import WHY, errors_and_settings, why_items
 from jaxconvex.statistics.correlation import Correlation, pearson, spearman
 from jaxconvex.study import training
 from jaxconvex.study.claims.recall import no_correlation
@@ -249,6 +249,7 @@ def _sections(demo: Demonstration, figures: Mapping[str, Figure]) -> list[Sectio
                 *demo.comparison.tables(classes=True),
             ],
         ),
+        Section("Why, fine-tuned", [WHY, *why_items(demo.finetuned, "digit", demo.finetuned.settings["k"][0])]),
         Section(
             "Errors and settings",
             [how, *errors_and_settings({"pretrained": demo.pretrained, "fine-tuned": demo.finetuned})],

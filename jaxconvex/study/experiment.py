@@ -187,6 +187,7 @@ def _score(
             classes=material.classes,
             key=key,
             cache=step / "layers",
+            why=False,  # no page of the study shows it
             progress=done,
             **settings,
         )

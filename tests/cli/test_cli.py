@@ -117,16 +117,19 @@ def test_the_options_reach_evaluate(run, monkeypatch):
         raise ValueError("enough")
 
     monkeypatch.setattr("jaxconvex.evaluation.evaluation.evaluate", record)
-    np.savez("b.npz", x=np.zeros((N, 4, 2)), y=LABELS, z=LABELS, guess=LABELS, speaker=LABELS + 7)
+    np.savez("b.npz", x=np.zeros((N, 4, 2)), y=LABELS, z=LABELS, guess=LABELS, speaker=LABELS + 7, ids=np.arange(N))
     options = "--labels z --labels y --predictions guess --pool mean --background 2 --max-points 20 --k 3 --k 5 "
     options += "--metric cosine --graph mutual --duplicates drop --pairs 50 --no-jackknife --permutations 7 --seed 3 "
     options += "--sources 40 --tolerance 0.02 --memory 2 --groups speaker --class-size 6 --holm"
+    options += " --names ids --why --measures cka,silhouette"
     code, _, err = run("score", "b.npz", *options.split())
     assert code == 2 and "Error: enough" in err
     layers, labels = given.pop("data")
     assert list(layers) == ["x"] and list(labels) == ["z", "y"]
     assert given.pop("predictions") is not None and given.pop("key") is not None and given.pop("cache") is not None
     assert given.pop("groups").tolist() == (LABELS + 7).tolist() and given.pop("class_size") == 6
+    assert given.pop("names").tolist() == list(range(N)) and given.pop("why") is True
+    assert given.pop("measures") == ("cka", "silhouette")
     assert given.pop("background") in (2, "2") and given.pop("progress") is False
     assert given == {
         "k": (3, 5),
@@ -254,7 +257,7 @@ def test_figures_of_labelings_that_files_cannot_be_called_after(score):
     options = [part for name in names for part in ("--labels", name)]
     assert score("b.npz", *options, "--no-jackknife", "-o", "out")[0] == 0
     figures = [path.name.casefold() for path in Path("out").glob("*.png")]
-    assert len(set(figures)) == len(figures) == 2 * len(names)
+    assert len(set(figures)) == len(figures) == 3 * len(names)
     assert not [path for path in Path().rglob("*up*") if path.parent.name != "out"]
 
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from browser import browser  # noqa: F401  a fixture
-from sample_reports import sample_report
+from sample_reports import report_of_losses, sample_report
 from sample_studies import small_study
 
 pytest.importorskip("matplotlib")
@@ -57,6 +57,13 @@ def test_nothing_overflows_at_any_width(browser, page):  # noqa: F811
     assert len(set(browser.value(tops))) == 1  # beside each other on a large screen
     browser.show(page, width=360)
     assert len(set(browser.value(tops))) == 2
+
+
+def test_what_classes_lose_overflows_at_no_width(browser, tmp_path):  # noqa: F811
+    report = report_of_losses(
+        {name: [0.1, 0.05 * place, 0] for place, name in enumerate(CLASSES)} | {"no path": [0, 0, 0.1]}
+    )
+    check_widths(browser, write_result_page(tmp_path / "why.html", report, draw_result(report), title="Why"))
 
 
 @pytest.mark.long
