@@ -15,7 +15,7 @@ the area under its ROC curve and by the share of changed labels among as many of
 - probe: 1 - the probability of the label by a softmax probe fitted to four fifths that hold other points: the ranking of
   confident learning by "self-confidence" (Northcutt, Jiang and Chuang, 2021).
 
-Ties count half in the area, and rank in the order of a random draw for the foremost. Results go to flips.csv, a line for each
+Ties count half in the area, and the foremost of them are drawn. Results go to flips.csv, a line for each
 data set, share, seed and method. Then the labels as they are: the twenty points of the lowest score of each data set, with
 what the other methods say of them, go to foremost.csv.
 """
@@ -66,7 +66,9 @@ def changed(labels: np.ndarray, share: float, classes: int, rng: np.random.Gener
     return np.where(wrong, (labels + rng.integers(1, classes, len(labels))) % classes, labels), wrong
 
 
-def doubts(x: np.ndarray, knn: KNNGraph, packed: PackedGraph, labels: np.ndarray, classes: int) -> dict[str, np.ndarray]:
+def doubts(
+    x: np.ndarray, knn: KNNGraph, packed: PackedGraph, labels: np.ndarray, classes: int
+) -> dict[str, np.ndarray]:
     """How doubtful every point's label is, by each method; the highest is looked at first."""
     found = graph_intrusions(packed, labels, num_classes=classes)
     fold = np.random.default_rng(0).permutation(len(x)) % FOLDS
@@ -74,7 +76,9 @@ def doubts(x: np.ndarray, knn: KNNGraph, packed: PackedGraph, labels: np.ndarray
     for number in range(FOLDS):
         # Points of the other folds come first, as many in each: one compilation for all folds.
         train = np.flatnonzero(fold != number)[: len(x) - -(-len(x) // FOLDS)]
-        head = softmax_regression(jnp.asarray(x[train]), jnp.asarray(labels[train]), num_classes=classes, penalty=PENALTY)
+        head = softmax_regression(
+            jnp.asarray(x[train]), jnp.asarray(labels[train]), num_classes=classes, penalty=PENALTY
+        )
         rest = np.flatnonzero(fold == number)
         probabilities = jax.nn.softmax(x[rest] @ head.kernel + head.bias)
         own[rest] = np.asarray(probabilities)[np.arange(len(rest)), labels[rest]]
