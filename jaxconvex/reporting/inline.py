@@ -7,7 +7,7 @@ without its text growing or shrinking, and needs no script for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -15,16 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxconvex._internal.formats import Table
-from jaxconvex.reporting import figures
-from jaxconvex.reporting.figures import COLOURS, FAINT, INK, MUTED, Axes, Figure
+from jaxconvex.reporting import figures, svg
+from jaxconvex.reporting.figures import FAINT, INK, Axes, Figure
 
 __all__ = ["Inline", "inline_figure"]
 
-PIXELS = 4 / 3  # a point, 1/72 inch, in the pixels of a page
-NAMES = {colour.lower(): f"var(--colour-{place})" for place, colour in enumerate(COLOURS[:-1])}
-NAMES |= {INK: "var(--ink)", MUTED: "var(--muted)", FAINT: "var(--line)", "#000000": "var(--ink)"}
-NAMES |= {"#ffffff": "var(--ground)", "#b3261e": "var(--alarm)"}
-DASHES = {"--": "5 3", "-.": "6 3 1.5 3", ":": "1.5 3"}
 ANCHORS = {"left": "start", "center": "middle", "right": "end"}
 BASELINES = {"center": "central", "center_baseline": "central", "top": "hanging"}
 
@@ -77,15 +72,15 @@ def inline_figure(figure: Figure, name: str) -> Inline:
     tracks = (
         f"repeat(auto-fit, minmax(min(100%, {track}), 1fr))" if flowing else f"repeat({columns}, minmax({least}, 1fr))"
     )
-    parts = [_legend(legend) for legend in figure.legends]
-    parts += [_legend(legend) for panel in panels if (legend := panel.get_legend())]
+    parts = [svg.legend(legend) for legend in figure.legends]
+    parts += [svg.legend(legend) for panel in panels if (legend := panel.get_legend())]
     parts.append(
-        _tag("div", *(panel.html() for panel in shown), class_="panels", style=f"grid-template-columns: {tracks}")
+        svg.tag("div", *(panel.html() for panel in shown), class_="panels", style=f"grid-template-columns: {tracks}")
     )
-    parts += [_scale(mesh) for panel in shown[:1] for mesh in panel.meshes if not panel.panel.texts]
+    parts += [svg.scale(mesh) for panel in shown[:1] for mesh in panel.meshes if not panel.panel.texts]
     if figure.get_supxlabel():
-        parts.append(_tag("div", escape(figure.get_supxlabel()), class_="below"))
-    return Inline(_tag("div", *parts, class_="chart"), _numbers(shown))
+        parts.append(svg.tag("div", escape(figure.get_supxlabel()), class_="below"))
+    return Inline(svg.tag("div", *parts, class_="chart"), _numbers(shown))
 
 
 def _numbers(panels: Sequence[_Panel]) -> Table:
@@ -103,7 +98,7 @@ class _Panel:
         self.panel, self.first, self.name = panel, first, name
         box, scale = panel.get_window_extent(), 96 / panel.figure.figure.dpi
         self.width, self.height = box.width * scale + 60, box.height * scale
-        self.title = _plain(panel.get_title(loc="left") or panel.get_title())
+        self.title = svg.plain(panel.get_title(loc="left") or panel.get_title())
         self.marks: list[Mark] = []
         beside = (panel, *panel.get_shared_y_axes().get_siblings(panel))
         self.order = "yx" if any(getattr(each, "named", "") == "y" for each in beside) else "xy"  # the name, the value
@@ -116,18 +111,20 @@ class _Panel:
         across, down = _ticks(self.panel.xaxis), _ticks(self.panel.yaxis)
         if not down and self.panel.get_ylim() == self.first.get_ylim() and self.meshes:
             down = _ticks(self.first.yaxis)
-        label = _plain(self.panel.get_xlabel())
-        left = max((_width(text) + 12 for _, text in down), default=8)
+        label = svg.plain(self.panel.get_xlabel())
+        left = max((svg.width(text) + 12 for _, text in down), default=8)
         below = (24 if across else 6) + 18 * bool(label)
         drawing = [*self._behind(across, down), *self._drawn(), *self._names(across, down, label)]
-        drawing.append(_tag("style", "\n".join(self._rules(across, left, below))))
-        parts = (self.title, _plain(self.panel.get_ylabel().replace("\n", " ")))
+        drawing.append(svg.tag("style", "\n".join(self._rules(across, left, below))))
+        parts = (self.title, svg.plain(self.panel.get_ylabel().replace("\n", " ")))
         head = [
-            _tag("div", escape(part), class_=name) for part, name in zip(parts, ("head", "axis"), strict=True) if part
+            svg.tag("div", escape(part), class_=name)
+            for part, name in zip(parts, ("head", "axis"), strict=True)
+            if part
         ]
-        svg = _tag("svg", *drawing, id=self.name, role="img", aria_label=self._told())
+        drawn = svg.tag("svg", *drawing, id=self.name, role="img", aria_label=self._told())
         least = left + self.right + 23 * len(across) if self.meshes and self.panel.texts else 0
-        return _tag("div", *head, svg, class_="panel", style=f"min-width: {least:.0f}px" if least else None)
+        return svg.tag("div", *head, drawn, class_="panel", style=f"min-width: {least:.0f}px" if least else None)
 
     def _told(self) -> str:
         """The panel in words: its title, and the first and the last value of each series."""
@@ -154,11 +151,11 @@ class _Panel:
         for axis, ticks, upright in ((self.panel.xaxis, across, True), (self.panel.yaxis, down, False)):
             grid = axis.get_gridlines()
             for place, _ in ticks if grid and grid[0].get_visible() else ():
-                yield _line(*self._across(place, upright), stroke=NAMES[FAINT])
+                yield svg.line(*self._across(place, upright), stroke=svg.NAMES[FAINT])
         sides = self.panel.spines
         for side, line in (("left", (0, 0, 0, 100)), ("bottom", (0, 100, 100, 100))):
             if sides[side].get_visible():
-                yield _line(*line, stroke="var(--muted)", stroke_opacity=0.6)
+                yield svg.line(*line, stroke="var(--muted)", stroke_opacity=0.6)
 
     def _across(self, place: float, upright: bool) -> tuple[float, float, float, float]:
         """The line through the whole panel at a place of its x axis, or of its y axis."""
@@ -172,7 +169,7 @@ class _Panel:
             yield from self._cells(mesh)
         stretched = [*self._areas(), *self._lines()]
         size = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none", "width": "100%", "height": "100%"}
-        yield _tag("svg", *stretched, **size)
+        yield svg.tag("svg", *stretched, **size)
         for bars in self.panel.collections:
             if isinstance(bars, figures.LineCollection):
                 yield from self._bars(bars)
@@ -199,13 +196,13 @@ class _Panel:
             mark = Mark("", where, "no pairs" if math.isnan(value) else f"{100 * value:.1f}%")
             mark = Mark(mesh.series, *said[y * columns + x].rsplit(": ", 1)) if said else mark
             self.marks.append(mark)
-            fill, opacity = ("var(--line)", 1.0) if math.isnan(value) else _paint(paints[y, x])
+            fill, opacity = ("var(--line)", 1.0) if math.isnan(value) else svg.paint(paints[y, x])
             sides = {"width": f"{right - left:.4g}%", "height": f"{abs(bottom - top):.4g}%"}
             place = {"x": f"{left:.4g}%", "y": f"{min(top, bottom):.4g}%"}
-            title = _tag("title", escape(str(mark)))
+            title = svg.tag("title", escape(str(mark)))
             style: dict[str, Any] = {"fill": fill, "class_": "mark cell"}
             style |= {"fill_opacity": opacity} if opacity < 1 else {}
-            yield _tag("rect", title, **style, **place, **sides)
+            yield svg.tag("rect", title, **style, **place, **sides)
 
     def _areas(self) -> Iterator[str]:
         """Bands, and rectangles such as those of axvspan."""
@@ -213,12 +210,12 @@ class _Panel:
             if isinstance(band, figures.PolyCollection):
                 rings = [self._spots(band, ring) for path in band.get_paths() for ring in path.to_polygons()]
                 if rings:
-                    colour, opacity = _paint(band.get_facecolor()[0])
-                    yield _tag("path", d=_steps(rings, "Z"), fill=colour, fill_opacity=opacity)
+                    colour, opacity = svg.paint(band.get_facecolor()[0])
+                    yield svg.tag("path", d=svg.steps(rings, "Z"), fill=colour, fill_opacity=opacity)
         for patch in self.panel.patches:
             rings = [self._spots(patch, ring) for ring in patch.get_path().to_polygons()]
-            colour, opacity = _paint(patch.get_facecolor())
-            yield _tag("path", d=_steps(rings, "Z"), fill=colour, fill_opacity=opacity)
+            colour, opacity = svg.paint(patch.get_facecolor())
+            yield svg.tag("path", d=svg.steps(rings, "Z"), fill=colour, fill_opacity=opacity)
 
     def _lines(self) -> Iterator[str]:
         for line in self.panel.lines:
@@ -227,7 +224,7 @@ class _Panel:
             spots = self._spots(line, line.get_xydata())
             known = np.isfinite(spots).all(axis=-1)
             runs = [spots[list(those)] for own, those in groupby(range(len(spots)), key=known.__getitem__) if own]
-            yield _tag("path", d=_steps(runs), fill="none", class_="line", **_stroke(line))
+            yield svg.tag("path", d=svg.steps(runs), fill="none", class_="line", **svg.stroke(line))
 
     def _bars(self, bars: Any) -> Iterator[str]:
         """Intervals as bars; what they say stands at their marks."""
@@ -235,16 +232,16 @@ class _Panel:
         for number, segment in enumerate(bars.get_segments()):
             spots = self._spots(bars, segment)
             if len(spots) == 2 and np.isfinite(spots).all():
-                colour, opacity = _paint(paints[number % len(paints)])
-                yield _line(
-                    *spots.ravel(), stroke=colour, stroke_opacity=opacity, stroke_width=_px(bars.get_linewidths()[0])
+                colour, opacity = svg.paint(paints[number % len(paints)])
+                yield svg.line(
+                    *spots.ravel(), stroke=colour, stroke_opacity=opacity, stroke_width=svg.px(bars.get_linewidths()[0])
                 )
 
     def _marks(self, artist: Any, data: Any, spots: np.ndarray) -> Iterator[str]:
         line = hasattr(artist, "get_marker")
         label = str(artist.get_label())
         series, said = getattr(artist, "series", "" if label.startswith("_") else label), getattr(artist, "said", None)
-        radius = _px(artist.get_markersize() if line else math.sqrt(artist.get_sizes()[0])) / 2
+        radius = svg.px(artist.get_markersize() if line else math.sqrt(artist.get_sizes()[0])) / 2
         paints = [artist.get_markerfacecolor()] if line else artist.get_facecolor()
         edge = artist.get_markeredgecolor() if line else "none"
         for number, (x, y) in enumerate(spots):
@@ -255,16 +252,18 @@ class _Panel:
             else:
                 mark = Mark(series, *(self._said(axis, data[number]["xy".index(axis)]) for axis in self.order))
             self.marks.append(mark)
-            colour, opacity = _paint(paints[number % len(paints)])
+            colour, opacity = svg.paint(paints[number % len(paints)])
             if line and artist.get_alpha() is not None:
                 opacity = artist.get_alpha()
-            place, title = {"cx": f"{x:.4g}%", "cy": f"{y:.4g}%"}, _tag("title", escape(str(mark)))
+            place, title = {"cx": f"{x:.4g}%", "cy": f"{y:.4g}%"}, svg.tag("title", escape(str(mark)))
             if line and artist.get_marker() == "_":
-                dash = _tag("path", title, d=f"M {-radius:.2g} 0 H {radius:.2g}", class_="mark", stroke=_paint(edge)[0])
-                yield _tag("svg", dash, x=place["cx"], y=place["cy"], overflow="visible", width="1", height="1")
+                dash = svg.tag(
+                    "path", title, d=f"M {-radius:.2g} 0 H {radius:.2g}", class_="mark", stroke=svg.paint(edge)[0]
+                )
+                yield svg.tag("svg", dash, x=place["cx"], y=place["cy"], overflow="visible", width="1", height="1")
                 continue
-            stroke = {} if edge == "none" else {"stroke": _paint(edge)[0]}
-            yield _tag(
+            stroke = {} if edge == "none" else {"stroke": svg.paint(edge)[0]}
+            yield svg.tag(
                 "circle", title, class_="mark", r=f"{radius:.3g}", fill=colour, fill_opacity=opacity, **place, **stroke
             )
 
@@ -276,14 +275,14 @@ class _Panel:
             spot[1] = 100 - spot[1]
         else:
             spot = self._spots(text, [place])[0]
-        ink = "#222222" if self.meshes and text.get_color() == INK else _paint(text.get_color())[0]
+        ink = "#222222" if self.meshes and text.get_color() == INK else svg.paint(text.get_color())[0]
         ink = "#ffffff" if self.meshes and text.get_color() == "white" else ink
         bold = "bold" if text.get_fontweight() == "bold" else None
-        up = -_px(shift[1]) if text.get_va() != "bottom" else -_px(shift[1]) - 2
-        style = {"fill": ink, "font_size": _px(text.get_fontsize()), "font_weight": bold}
+        up = -svg.px(shift[1]) if text.get_va() != "bottom" else -svg.px(shift[1]) - 2
+        style = {"fill": ink, "font_size": svg.px(text.get_fontsize()), "font_weight": bold}
         style["dominant_baseline"] = BASELINES.get(text.get_va())
-        words = _plain(text.get_text())
-        return _words(spot, words, shift=(_px(shift[0]), up), anchor=ANCHORS[text.get_ha()], **style)
+        words = svg.plain(text.get_text())
+        return svg.words(spot, words, shift=(svg.px(shift[0]), up), anchor=ANCHORS[text.get_ha()], **style)
 
     def _said(self, which: str, value: Any) -> str:
         """A value of an axis in words: the name of a layer or class, or a number as the axis shows it."""
@@ -298,14 +297,16 @@ class _Panel:
 
     def _names(self, across: Sequence, down: Sequence, label: str) -> Iterator[str]:
         small = self.panel.get_yticklabels()
-        size = _px(float(small[0].get_fontsize())) if small else 12.0
+        size = svg.px(float(small[0].get_fontsize())) if small else 12.0
         for place, text in down:
             spot = self._across(place, False)[:2]
-            yield _words(spot, text, shift=(-8, 0), anchor="end", dominant_baseline="central", font_size=min(size, 12))
+            yield svg.words(
+                spot, text, shift=(-8, 0), anchor="end", dominant_baseline="central", font_size=min(size, 12)
+            )
         for number, (place, text) in enumerate(across):
-            yield _words(self._across(place, True)[2:], text, shift=(0, 17), class_=f"across rank-{_rank(number)}")
+            yield svg.words(self._across(place, True)[2:], text, shift=(0, 17), class_=f"across rank-{_rank(number)}")
         if label:
-            yield _words((50, 100), label, shift=(0, 36 if across else 18), class_="axis")
+            yield svg.words((50, 100), label, shift=(0, 36 if across else 18), class_="axis")
 
     def _rules(self, across: Sequence, left: float, below: float) -> Iterator[str]:
         """Size and margins; where the panel is too narrow for all names along its x axis they are slanted, or some left out.
@@ -316,10 +317,10 @@ class _Panel:
             f"#{self.name} {{ height: {self.height:.0f}px; margin: 10px {self.right:.0f}px {below:.0f}px {left:.0f}px; "
             f"width: calc(100% - {left + self.right:.0f}px) }}"
         )
-        widest, space = max((_width(text) for _, text in across), default=0), left + self.right
+        widest, space = max((svg.width(text) for _, text in across), default=0), left + self.right
         each = widest + 10
         if not all(text.replace(".", "").rstrip("%").lstrip("+−").isdigit() for _, text in across):
-            deep, first = 0.64 * widest, max(left, 0.77 * _width(across[0][1]))
+            deep, first = 0.64 * widest, max(left, 0.77 * svg.width(across[0][1]))
             yield (
                 f"@container (max-width: {each * len(across) + space:.0f}px) {{ "
                 f"#{self.name} {{ margin-bottom: {below + deep:.0f}px; margin-left: {first:.0f}px; "
@@ -345,95 +346,7 @@ def _ticks(axis: Any) -> list[tuple[float, str]]:
     texts = axis.get_major_formatter().format_ticks(places)
     near = 1e-9 * (high - low)
     return [
-        (float(place), _plain(text))
+        (float(place), svg.plain(text))
         for place, text in zip(places, texts, strict=True)
         if text and low - near <= place <= high + near
     ]
-
-
-# Strings --------------------------------------------------------------------------------------------------------------
-
-
-def _tag(tag: str, *content: str, **attributes: Any) -> str:
-    shown = [
-        f' {name.rstrip("_").replace("_", "-")}="{escape(f"{value:.4g}" if isinstance(value, float) else str(value))}"'
-        for name, value in attributes.items()
-        if value is not None
-    ]
-    return f"<{tag}{''.join(shown)}>{''.join(content)}</{tag}>"
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, **attributes: Any) -> str:
-    ends = {name: f"{value:.4g}%" for name, value in (("x1", x1), ("y1", y1), ("x2", x2), ("y2", y2))}
-    return _tag("line", **ends, **attributes)
-
-
-def _words(spot: Any, text: str, *, shift: tuple[float, float], anchor: str = "middle", **attributes: Any) -> str:
-    """Text at a spot in percent, shifted by pixels; in a box of its own, so that it can be turned about the spot."""
-    words = _tag("text", escape(text), text_anchor=anchor, **attributes)
-    place = {"x": f"{spot[0]:.4g}%", "y": f"{spot[1]:.4g}%"}
-    moved = _tag("g", words, transform=f"translate({shift[0]:.4g} {shift[1]:.4g})")
-    return _tag("svg", moved, overflow="visible", width="1", height="1", **place)
-
-
-def _steps(runs: Iterable[np.ndarray], end: str = "") -> str:
-    return " ".join("M" + " L".join(f"{x:.4g} {y:.4g}" for x, y in run) + end for run in runs if len(run))
-
-
-def _stroke(line: Any) -> dict[str, Any]:
-    colour, opacity = _paint(line.get_color())
-    if line.get_alpha() is not None:
-        opacity = line.get_alpha()
-    dashes = DASHES.get(line.get_linestyle())
-    return {
-        "stroke": colour,
-        "stroke_opacity": opacity,
-        "stroke_width": _px(line.get_linewidth()),
-        "stroke_dasharray": dashes,
-    }
-
-
-def _paint(colour: Any) -> tuple[str, float]:
-    """The colour for a page, ours by a name whose value follows the reader's setting, and its opacity."""
-    opacity = round(figures.mpl.colors.to_rgba(colour)[3], 3)
-    code = figures.mpl.colors.to_hex(colour)
-    return NAMES.get(code, code), opacity
-
-
-def _px(points: float) -> float:
-    return round(PIXELS * points, 2)
-
-
-def _width(text: str) -> float:
-    return _px(figures.text_width(text))
-
-
-def _plain(text: str) -> str:
-    return text.replace(r"\$", "$")
-
-
-def _legend(legend: Any) -> str:
-    """The entries of a legend, which flow as text does."""
-    entries = []
-    for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
-        drawn = []
-        if hasattr(handle, "get_marker"):
-            if handle.get_linestyle() not in ("None", "none", "", " "):
-                drawn.append(_tag("path", d="M 0 6 H 26", fill="none", **_stroke(handle)))
-            if handle.get_marker() not in ("None", "none", "", " ", None):
-                drawn.append(_tag("circle", cx="13", cy="6", r="4", fill=_paint(handle.get_markerfacecolor())[0]))
-        else:
-            colour, opacity = _paint(np.ravel(handle.get_facecolor())[:4])
-            drawn.append(_tag("rect", x="3", y="1", width="20", height="10", fill=colour, fill_opacity=opacity))
-        swatch = _tag("svg", *drawn, width="26", height="12", aria_hidden="true")
-        entries.append(_tag("span", swatch, " ", escape(_plain(text.get_text()))))
-    return _tag("div", *entries, class_="legend")
-
-
-def _scale(mesh: Any) -> str:
-    """What the colours of cells mean, where no numbers stand in them."""
-    (low, high), unit = mesh.get_clim(), getattr(mesh, "unit", "%")
-    shades = (figures.mpl.colors.to_hex(mesh.cmap(share), keep_alpha=True) for share in np.linspace(0, 1, 9))
-    steps = ", ".join(shade.removesuffix("ff") if len(shade) == 9 else shade for shade in shades)
-    bar = _tag("span", class_="scale", style=f"background: linear-gradient(to right, {steps})")
-    return _tag("div", f"{100 * low:.3g}{unit}", bar, f"{100 * high:.3g}{unit}", class_="legend")
