@@ -19,7 +19,7 @@ from jaxconvex.evaluation.comparison import Comparison, compare_reports
 from jaxconvex.evaluation.evaluation import evaluate
 from jaxconvex.evaluation.report import Report, class_means, only
 from jaxconvex.evaluation.sentences import findings
-from jaxconvex.layers.model_sources import model_source, pooled_features
+from jaxconvex.layers.model_sources import pooled_features
 from jaxconvex.reporting import plots
 from jaxconvex.reporting.figures import Figure, save_figure
 from jaxconvex.reporting.page import Captioned, Section, write_page
@@ -27,7 +27,7 @@ from jaxconvex.reporting.result_pages import WHY, errors_and_settings, why_items
 from jaxconvex.statistics.correlation import Correlation, pearson, spearman
 from jaxconvex.study import training
 from jaxconvex.study.claims.recall import no_correlation
-from jaxconvex.study.networks import PENALTY
+from jaxconvex.study.networks import PENALTY, layers_of
 from jaxconvex.study.pretraining import masked_patches
 from jaxconvex.study.splits import stratified_split
 from jaxconvex.study.training import fine_tune, probe
@@ -138,8 +138,7 @@ def _score(
     model: Encoder, images: np.ndarray, digits: np.ndarray, folder: Path, key: jax.Array, progress: bool
 ) -> Report:
     """The report of one network; it and the pooled activations are written to the folder."""
-    blocks = [f"blocks/{i}" for i in range(len(model.blocks))]  # before them the class token is the same for all images
-    source = model_source(model, images, layers=blocks, pool="cls", batch_size=len(images))
+    source = layers_of(model, images, pool="cls")
     report = evaluate(
         source,
         {"digit": digits},

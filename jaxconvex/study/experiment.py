@@ -18,7 +18,7 @@ from jaxconvex._internal.messages import say
 from jaxconvex.evaluation.evaluation import evaluate
 from jaxconvex.evaluation.report import Report, read_report
 from jaxconvex.layers.activations import Activations, read_activations
-from jaxconvex.layers.model_sources import model_source, pooled_features
+from jaxconvex.layers.model_sources import pooled_features
 from jaxconvex.study.analyses.measures import simple_measures
 from jaxconvex.study.analyses.robustness import reparametrizations
 from jaxconvex.study.analyses.sensitivity import sensitivity
@@ -26,8 +26,8 @@ from jaxconvex.study.describing import described, notes, provenance, settings, s
 from jaxconvex.study.domains import Domain
 from jaxconvex.study.failures import sound
 from jaxconvex.study.gathering import changes, classes, labels_of, scores
-from jaxconvex.study.material import Material, Part, prepare
-from jaxconvex.study.networks import Network, fine_tuned, network_name, pretrained
+from jaxconvex.study.material import Material, prepare
+from jaxconvex.study.networks import Network, fine_tuned, layers_of, network_name, pretrained
 from jaxconvex.study.progress import Plan, Work, clock_text
 from jaxconvex.study.pruning import pruned
 from jaxconvex.study.results import PREDICTED, MeasureRow, Study, VariantRow, write_study
@@ -148,13 +148,6 @@ def _work(domain: Domain, material: Material) -> dict[str, Work]:
 # Measuring ------------------------------------------------------------------------------------------------------------
 
 
-def _source(domain: Domain, part: Part, network: Network, folder: Path | None) -> Any:
-    layers = None
-    if domain.pool == "cls":  # at the embedding the first token is the same for all points
-        layers = [f"blocks/{i}" for i in range(len(network.encoder.blocks))]
-    return model_source(network.encoder, part.inputs, layers=layers, pool=domain.pool, batch_size=64, folder=folder)
-
-
 def _score(
     domain: Domain,
     material: Material,
@@ -180,7 +173,7 @@ def _score(
 
     def make(step: Path) -> None:
         report = evaluate(
-            _source(domain, material.test, network, step / "features"),
+            layers_of(network.encoder, material.test.inputs, pool=domain.pool, folder=step / "features"),
             labels,
             predictions="model",
             groups=material.test.groups,
@@ -244,7 +237,8 @@ def _measures(
 ) -> list[MeasureRow]:
     def make() -> list[MeasureRow]:
         rows = np.arange(len(material.train.classes))
-        train = pooled_features(_source(domain, material.train, network, None), rows, progress=False)
+        source = layers_of(network.encoder, material.train.inputs, pool=domain.pool)
+        train = pooled_features(source, rows, progress=False)
         return simple_measures(
             {name: np.asarray(layer) for name, layer in train.items()},
             np.array(material.classes)[material.train.classes],

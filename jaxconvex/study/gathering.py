@@ -23,6 +23,8 @@ from jaxconvex.study.results import (
 
 __all__ = ["changes", "classes", "labels_of", "scores"]
 
+AS_REPORTED = tuple(field for field in ScoreRow._fields if field in Row._fields)
+
 
 def labels_of(seed: int) -> str:
     """The labeling of pretrained layers by what the network says that was fine-tuned with this seed."""
@@ -35,24 +37,8 @@ def scores(network: NetworkRow, report: Report) -> list[ScoreRow]:
         ScoreRow(
             network=network.network,
             seed=network.seed,
-            kind=row.kind,
-            labeling=row.labeling,
-            layer=row.layer,
-            layer_index=row.layer_index,
-            level=row.level,
-            score=row.score,
             se=row.se_jackknife,
-            lower=row.lower,
-            upper=row.upper,
-            null_mean=row.null_mean,
-            null_lower=row.null_lower,
-            null_upper=row.null_upper,
-            p_value=row.p_value,
-            num_points=row.num_points,
-            num_pairs=row.num_pairs,
-            hubness=row.hubness,
-            hub=row.hub,
-            cosine=row.cosine,
+            **{field: getattr(row, field) for field in AS_REPORTED},
         )
         for row in report.rows
         if row.level != "class"

@@ -17,6 +17,7 @@ from jaxtyping import Int
 from jaxconvex._internal.formats import write_file
 from jaxconvex._internal.functions import weights_hash
 from jaxconvex.encoders.encoder import Encoder
+from jaxconvex.layers.model_sources import ModelSource, model_source
 from jaxconvex.study.domains import Domain
 from jaxconvex.study.failures import share_of_last
 from jaxconvex.study.material import Material
@@ -25,7 +26,7 @@ from jaxconvex.study.results import NetworkRow
 from jaxconvex.study.steps import kept
 from jaxconvex.study.training import fine_tune, load_state, logits, probe, save_state, with_classifier
 
-__all__ = ["PENALTY", "Network", "fine_tuned", "network_name", "pretrained", "probed"]
+__all__ = ["PENALTY", "Network", "fine_tuned", "layers_of", "network_name", "pretrained", "probed"]
 
 TAKES: dict[str, Literal["mean", "first"]] = {"mean": "mean", "cls": "first"}
 # Of the probe's squared norm. With 0.001 the probe fits its training part nearly without error; there the gradient is noise,
@@ -50,6 +51,15 @@ class Network(NamedTuple):
 def network_name(row: NetworkRow) -> str:
     """The name of the network in folders and figures: "pretrained", "fine-tuned-0"."""
     return row.network if row.seed is None else f"{row.network}-{row.seed}"
+
+
+def layers_of(encoder: Encoder, inputs: Any, *, pool: str, folder: Path | None = None) -> ModelSource:
+    """The layers of a network at these points, for `evaluate`; with "cls" without the embedding.
+
+    There the first token is the same for all points.
+    """
+    layers = [f"blocks/{i}" for i in range(len(encoder.blocks))] if pool == "cls" else None
+    return model_source(encoder, inputs, layers=layers, pool=pool, batch_size=64, folder=folder)
 
 
 def pretrained(domain: Domain, material: Material, work: Path, key: jax.Array, progress: Progress) -> Network:

@@ -15,7 +15,7 @@ from jaxconvex.study.claims.words import Statement
 from jaxconvex.study.results import Study
 
 __all__ = [
-    "Statement", "missing_parts", "paragraphs", "pooled", "read_statements", "statements", "write_statements",
+    "Statement", "by_group", "missing_parts", "paragraphs", "pooled", "read_statements", "statements", "write_statements",
 ]  # fmt: skip
 
 FORMAT, VERSION = "jaxconvex statements", 1
@@ -84,11 +84,15 @@ def missing_parts(studies: Sequence[Study]) -> list[str]:
 
 def paragraphs(statements: Sequence[Statement]) -> list[str]:
     """A paragraph for each claim: of the domains together if there are several, else of the one."""
-    chosen = [statement for statement in statements if statement.domain == "all"] or list(statements)
-    groups = list(dict.fromkeys(statement.claim.split(":")[0] for statement in chosen))
-    return [
-        " ".join(statement.text for statement in chosen if statement.claim.split(":")[0] == group) for group in groups
-    ]
+    return [" ".join(statement.text for statement in those) for those in by_group(statements).values()]
+
+
+def by_group(statements: Sequence[Statement]) -> dict[str, list[Statement]]:
+    """The statements by claim, without its detail: of the domains together if there are several, else of the one."""
+    groups: dict[str, list[Statement]] = {}
+    for statement in [each for each in statements if each.domain == "all"] or statements:
+        groups.setdefault(statement.claim.split(":")[0], []).append(statement)
+    return groups
 
 
 def write_statements(statements: Sequence[Statement], folder: str | os.PathLike[str]) -> list[Path]:

@@ -18,6 +18,7 @@ from jaxconvex.study.reporting.summary import SummaryRow, study_findings, summar
 from jaxconvex.study.results import Study
 from jaxconvex.study.statements import (
     Statement,
+    by_group,
     missing_parts,
     pooled,
     statements,
@@ -168,10 +169,8 @@ def _described_one(study: Study) -> str:
 
 def _told(claims: Sequence[Statement]) -> list[Any]:
     """A paragraph for each claim, where many statements say its details, a table of those."""
-    chosen = [statement for statement in claims if statement.domain == "all"] or list(claims)
     items: list[Any] = []
-    for group in dict.fromkeys(statement.claim.split(":")[0] for statement in chosen):
-        those = [statement for statement in chosen if statement.claim.split(":")[0] == group]
+    for group, those in by_group(claims).items():
         whole = those if len(those) < 4 else [one for one in those if ":" not in one.claim]
         rows = tuple((one.claim.split(": ", 1)[1], one.text) for one in those if one not in whole)
         items += [" ".join(one.text for one in whole)] if whole else []
