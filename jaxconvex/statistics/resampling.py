@@ -5,7 +5,7 @@ The jackknife runs under jit too; on concrete arrays statistics are NumPy's floa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from jaxconvex._internal.loops import cond, scan
 from jaxconvex.neighbors.distances import Metric
 from jaxconvex.neighbors.knn import KNNGraph, knn_graph, neighbors_of_first
 from jaxconvex.neighbors.lists import neighbors_graph
-from jaxconvex.paths.graph import undirected
+from jaxconvex.paths.graph import Graph, undirected
 from jaxconvex.scores.graph import ConvexityScore, graph_convexity
 from jaxconvex.statistics.intervals import Interval, score_interval, upper_level
 
@@ -33,8 +33,10 @@ __all__ = [
     "Replicates",
     "graph_jackknife",
     "jackknife_groups",
+    "jackknife_score",
     "leave_group_out_graphs",
     "macro_of_kept",
+    "replicates_of",
     "spare_neighbors",
 ]
 
@@ -289,14 +291,25 @@ def graph_jackknife(
         if key is None:
             raise ValueError("the jackknife draws its groups at random: pass key=jax.random.key(0), or groups.")
         groups = jackknife_groups(classes, key, num_groups=num_groups)
-    options: Any = {"num_classes": num_classes, "k": k, "metric": metric, "mode": mode, "duplicates": duplicates}
+    options: Any = {"k": k, "metric": metric, "mode": mode, "duplicates": duplicates}
     if is_concrete(x, classes, groups):
-        full, replicates, joint = _replicates(x, np.asarray(classes), np.asarray(groups), **options)
+
+        def score(kept: ArrayLike, edges: Graph) -> ConvexityScore:
+            return graph_convexity(edges, jnp.where(kept, classes, -1), num_classes=num_classes)
+
+        full, replicates, joint = replicates_of(score, x, np.asarray(groups), **options)
     else:
         if callable(metric):
             options["metric"] = frozen(metric, *2 * [jax.ShapeDtypeStruct(points.shape[1:], points.dtype)])
-        form = _static_form(min(num_groups, n), **options)
+        form = _static_form(min(num_groups, n), num_classes=num_classes, **options)
         full, replicates, joint = form(points, classes, as_array(groups, "groups"))
+    return jackknife_score(full, replicates, joint, confidence=confidence)
+
+
+def jackknife_score(
+    full: ConvexityScore, replicates: Replicates, joint: Replicates | None, *, confidence: float
+) -> JackknifeScore:
+    """The intervals of a score from its replicates, those without one group and those without two."""
     _, *macro = macro_of_kept(full, replicates.per_class, None if joint is None else joint.per_class)
     replicates = replicates._replace(macro=macro[1])
     joint = None if joint is None else joint._replace(macro=macro[2])
@@ -316,21 +329,31 @@ def graph_jackknife(
     )
 
 
-def _replicates(
-    x: Any, labels: np.ndarray, groups: np.ndarray, *, num_classes: int, k: int, metric: Metric, **edges: str
+def replicates_of(
+    score: Callable[[ArrayLike, Graph], ConvexityScore],
+    x: Any,
+    groups: np.ndarray,
+    *,
+    k: int,
+    metric: Metric,
+    **edges: str,
 ) -> tuple[ConvexityScore, Replicates, Replicates | None]:
-    """The score of all points, and without each group, and each pair of groups, in turn."""
-    group = np.unique(groups, return_inverse=True)[1]
-    knn = knn_graph(x, k=spare_neighbors(k, len(labels)), metric=metric)
+    """The score of all points, and without each group, and each pair of groups, in turn.
 
-    def score(kept: ArrayLike, graph: KNNGraph) -> ConvexityScore:
-        return graph_convexity(undirected(graph, **edges), jnp.where(kept, labels, -1), num_classes=num_classes)
+    Args:
+        score: of the points that are kept (true for all) and the edges of their graph.
+        x, groups, k, metric: as for `graph_jackknife`.
+        edges: mode and duplicates, as for `undirected`.
+    """
+    group = np.unique(groups, return_inverse=True)[1]
+    knn = knn_graph(x, k=spare_neighbors(k, len(x)), metric=metric)
 
     def without(groups: np.ndarray) -> Replicates:
-        scores = [score(*left) for left in leave_group_out_graphs(knn, x, groups, k=k, metric=metric)]
+        left = leave_group_out_graphs(knn, x, groups, k=k, metric=metric)
+        scores = [score(kept, undirected(graph, **edges)) for kept, graph in left]
         return Replicates(*(np.array([getattr(s, name) for s in scores], np.float64) for name in Replicates._fields))
 
-    full = score(True, KNNGraph(knn.indices[:, :k], knn.distances[:, :k]))
+    full = score(True, undirected(KNNGraph(knn.indices[:, :k], knn.distances[:, :k]), **edges))
     singly = without(group)
     return full, singly, without(group // 2) if len(singly.micro) >= 4 else None
 
