@@ -44,6 +44,7 @@ Examples
   jaxconvex score embeddings.npz
   jaxconvex score embeddings.npz --labels species --predictions predicted
   jaxconvex score embeddings.npz --labels species --labels genus --k 5 --k 10
+  jaxconvex score embeddings.npz --labels species --parents genus   # as a tree
   jaxconvex score embeddings.npy --labels labels.csv --max-points 5000
   jaxconvex score embeddings.npz --names texts      # who intrudes, by name
   jaxconvex score embeddings.npz --measures linear_probe,intrinsic_dimension
@@ -99,6 +100,15 @@ Labels = Annotated[
         "NAME",
         "Array or column of labels, or a file of them (.npy, .txt, .csv); again for more labelings. "
         "[default: labels, label, targets, target or y]",
+    ),
+]
+Parents = Annotated[
+    Names,
+    option(
+        "--parents",
+        "NAME",
+        "Labels of the level above the first --labels, in which each class lies in one: shown as a tree; again for more "
+        "levels.",
     ),
 ]
 Predictions = Annotated[
@@ -259,6 +269,7 @@ def _score(
     context: typer.Context,
     file: File,
     labels: Labels = None,
+    parents: Parents = None,
     predictions: Predictions = None,
     groups: Groups = None,
     names: Called = None,

@@ -29,6 +29,7 @@ class Options(NamedTuple):
     """What is scored and how: the options of `read_representations` and of `evaluate`."""
 
     labels: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
     predictions: str | None = None
     groups: str | None = None
     names: str | None = None
@@ -65,6 +66,7 @@ def read(path: Path, options: Options) -> Representations:
     data = read_representations(
         path,
         labels=options.labels,
+        parents=options.parents,
         predictions=options.predictions,
         groups=options.groups,
         names=options.names,
@@ -125,6 +127,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             permutations=options.permutations,
             why=options.why,
             measures=options.measures,
+            parents=data.parents,
             key=jax.random.key(options.seed),
             background=options.background,
             protocol=options.protocol,

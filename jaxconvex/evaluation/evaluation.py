@@ -39,6 +39,7 @@ from jaxconvex.evaluation.layer_scores import (
 )
 from jaxconvex.evaluation.layer_sources import LayerSource, check_columns, check_source, open_source, predicted_labels
 from jaxconvex.evaluation.report import BESIDE, FEWEST_UNITS, Report, Row
+from jaxconvex.evaluation.tree import parents_of
 from jaxconvex.layers.activations import Activations
 from jaxconvex.layers.calls import array_hash
 from jaxconvex.layers.model_sources import ModelSource
@@ -96,6 +97,7 @@ def evaluate(
     why: bool | None = None,
     names: Any = None,
     measures: str | Sequence[str] = (),
+    parents: str | Sequence[str] = (),
     progress: bool | Callable[[str], object] = True,
 ) -> Report:
     """The convexity of every layer as a `Report`: a row for each layer, labeling, k and class, and for the aggregates.
@@ -150,6 +152,8 @@ def evaluate(
         measures: other measures of each layer, by the names of their functions, in `Report.measures` and tables: silhouette,
             knn_accuracy, label_overlap, linear_probe (of five folds, groups whole), neural_collapse, intrinsic_dimension;
             cka and mutual_knn, with the layer before.
+        parents: names of labelings that are levels above the first one, from fine to coarse: each class lies in one class of
+            the next. Tables then show the tree of classes.
         progress: a bar on stderr; or a function that is called with a layer's name after each score of it.
 
     Raises:
@@ -215,6 +219,8 @@ def evaluate(
     recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
     beside = beside_scores(why, names, measures, settings, protocol, chosen, n)
     recorded |= {"why": beside.why, "measures": list(beside.measures)}
+    levels = parents_of(labelings, (parents,) if isinstance(parents, str) else parents)
+    recorded |= {"parents": levels} if levels else {}
     data = _Data(source, labelings, sampled, settings, classes, pool, score_key, mesh, memory, beside)
     kept = _Kept(cache, common, recorded)
     total = len(source.names) + len(source.with_heads)
