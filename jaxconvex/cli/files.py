@@ -35,12 +35,14 @@ class Representations(NamedTuple):
     notes: tuple[str, ...] = ()  # what was decided about columns and labels, a line each
     groups: np.ndarray | None = None  # [n], the same for points that were sampled together
     names: np.ndarray | None = None  # [n], what points are called
+    parents: tuple[str, ...] = ()  # labelings that are levels above the first
 
 
 def read_representations(
     path: str | os.PathLike[str],
     *,
     labels: Sequence[str | os.PathLike[str]] = (),
+    parents: Sequence[str | os.PathLike[str]] = (),
     predictions: str | os.PathLike[str] | None = None,
     groups: str | os.PathLike[str] | None = None,
     names: str | os.PathLike[str] | None = None,
@@ -61,6 +63,7 @@ def read_representations(
             with a header; or any format of `path` with one array. None named takes the first there is of "labels",
             "label", "targets", "target", "y". Integers or text; booleans become text. In csv and txt, labels are the text
             that stands there ("NA" too), and integers only where all are written like integers (not "007").
+        parents: labelings that are levels above the first, from fine to coarse; names or paths as above.
         predictions: the predicted labels, a name or a path as above.
         groups: what says which points were sampled together (speaker, text, video), a name or a path as above.
         names: what the points are called (ids, texts, names of files), a name or a path as above.
@@ -94,6 +97,8 @@ def read_representations(
             f"the labels of {path} must be named (--labels NAME, or --labels FILE), since no array in it is called "
             f"{', '.join(map(repr, LABEL_NAMES))}; it has {listed(there)}."
         )
+    above = [os.fspath(name) for name in parents]
+    label_names += [name for name in above if name not in label_names]
     by_labeling = {_labeling(name, there): _labels(source, there, name) for name in label_names}
     if len(by_labeling) < len(label_names):
         raise ValueError(f"each labeling must be named once, and by a name of its own; got {listed(label_names)}.")
@@ -117,7 +122,8 @@ def read_representations(
     if features:
         notes.insert(0, f"features are {listed(features)}; --layer NAME takes a column, --skip NAME leaves it out")
     predicted, together, called = (beside.get(key) for key in ("predictions", "groups", "names"))
-    return Representations(arrays, by_labeling, predicted, tuple(left_out), tuple(notes), together, called)
+    return Representations(arrays, by_labeling, predicted, tuple(left_out), tuple(notes), together, called,
+                           tuple(_labeling(name, there) for name in above))  # fmt: skip
 
 
 # Labels ---------------------------------------------------------------------------------------------------------------

@@ -63,6 +63,15 @@ class Options(NamedTuple):
             "[default: labels, label, targets, target or y]",
         ),
     ] = None
+    parents: Annotated[
+        Names,
+        option(
+            "--parents",
+            "NAME",
+            "Labels of the level above the first --labels, in which each class lies in one: shown as a tree; again for more "
+            "levels.",
+        ),
+    ] = None
     predictions: Annotated[
         str | None, option("--predictions", "NAME", "Labels as the model predicts them: scored too, with recall.")
     ] = None

@@ -27,10 +27,9 @@ __all__ += ["read_sides", "score"]
 T = TypeVar("T")
 
 # The options that `read_representations` takes, and those that `evaluate` takes as they are.
-READ = ("labels", "predictions", "groups", "names", "layers", "skip", "axis", "pool")
-SCORED = tuple(
-    name for name in Options._fields if name not in (*READ, "k", "measures", "memory", "holm", "seed") or name == "pool"
-)
+READ = ("labels", "parents", "predictions", "groups", "names", "layers", "skip", "axis", "pool")
+OTHERWISE = {*READ, "k", "measures", "memory", "holm", "seed"} - {"pool"}
+SCORED = tuple(name for name in Options._fields if name not in OTHERWISE)
 
 
 class Interrupted(Exception):
@@ -82,6 +81,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             k=options.k or 10,
             measures=[name.strip() for name in options.measures.split(",") if name.strip()],
             memory=None if options.memory is None else options.memory * 1e9,
+            parents=data.parents,
             key=jax.random.key(options.seed),
             cache=cache,
             progress=is_terminal(sys.stderr),

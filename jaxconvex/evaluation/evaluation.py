@@ -44,6 +44,7 @@ from jaxconvex.evaluation.settings import (
     settled,
     version_of,
 )
+from jaxconvex.evaluation.tree import parents_of
 from jaxconvex.layers.activations import Activations
 from jaxconvex.layers.model_sources import ModelSource
 from jaxconvex.neighbors.distances import Metric
@@ -86,6 +87,7 @@ def evaluate(
     why: bool | None = None,
     names: Any = None,
     measures: str | Sequence[str] = (),
+    parents: str | Sequence[str] = (),
     progress: bool | Callable[[str], object] = True,
 ) -> Report:
     """The convexity of every layer as a `Report`: a row for each layer, labeling, k and class, and for the aggregates.
@@ -140,6 +142,8 @@ def evaluate(
         measures: other measures of each layer, by the names of their functions, in `Report.measures` and tables: silhouette,
             knn_accuracy, label_overlap, linear_probe (of five folds, groups whole), neural_collapse, intrinsic_dimension;
             cka and mutual_knn, with the layer before.
+        parents: names of labelings that are levels above the first one, from fine to coarse: each class lies in one class of
+            the next. Tables then show the tree of classes.
         progress: a bar on stderr; or a function that is called with a layer's name after each score of it.
 
     Raises:
@@ -237,6 +241,8 @@ def _kept(folder: str | Path | None, data: _Data, pool: Any) -> _Kept:
     recorded |= {"num_points_scored": len(data.sampled.units), "background": settings.background}
     recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
     recorded |= {"why": data.beside.why, "measures": list(data.beside.measures)}
+    levels = parents_of(data.labelings, (settings.parents,) if isinstance(settings.parents, str) else settings.parents)
+    recorded |= {"parents": levels} if levels else {}
     return _Kept(folder, common, recorded, hashes)
 
 

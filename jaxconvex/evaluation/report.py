@@ -24,6 +24,7 @@ from jaxconvex.evaluation.rows import (
     select,
 )
 from jaxconvex.evaluation.table import report_table
+from jaxconvex.evaluation.tree import tree_tables
 
 __all__ = [
     "FEWEST_UNITS",
@@ -116,13 +117,13 @@ class Report(NamedTuple):
     def tables(self, *, classes: bool = False) -> list[Table]:
         """One table for each kind, labeling and k: a line a layer or, with `classes`, a line a layer and class.
 
-        After those of the layers comes one of the measures beside convexity for each labeling, where there are any.
+        After those of the layers come, where there are any, the tree of classes and the measures beside convexity.
 
         Scores are in percent. Where fewer than 10 pairs fail, their count stands beside the interval.
         """
         keys = list(dict.fromkeys((row.kind, row.labeling, row.k) for row in self.rows))
         tables = [report_table(self, *key, classes=classes) for key in keys]
-        return tables if classes else tables + measure_tables(self)
+        return tables if classes else [*tables, *tree_tables(self), *measure_tables(self)]
 
     def table(self, *, classes: bool = False, width: int | None = None) -> str:
         """The tables as text to print, with `classes` those of the classes after those of the layers. Needs rich."""

@@ -61,6 +61,7 @@ class Settings(NamedTuple):
     memory: float | None
     why: bool | None
     measures: str | Sequence[str]
+    parents: str | Sequence[str]
     cosine: bool = False  # whether to score the cosine neighbours too, for comparison
 
 

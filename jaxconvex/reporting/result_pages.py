@@ -159,9 +159,12 @@ def errors_and_settings(reports: Mapping[str, Any]) -> list[Any]:
     (('k', '10'),)
     """
     errors = [table for name, report in reports.items() for table in _errors(name, report)]
-    tables = [facts(field.capitalize(), {name: getattr(each, field) for name, each in reports.items()})
-              for field in ("settings", "provenance")]  # fmt: skip
-    return [INTERVALS, *errors, *tables]
+    settings = {
+        name: {key: value for key, value in each.settings.items() if key != "parents"}  # the tree shows them
+        for name, each in reports.items()
+    }
+    made = facts("Provenance", {name: each.provenance for name, each in reports.items()})
+    return [INTERVALS, *errors, facts("Settings", settings), made]
 
 
 def _errors(name: str, report: Any) -> Sequence[Table]:

@@ -2,6 +2,7 @@
 
 from jaxconvex.statistics.bootstrapping import BootstrapScore, bootstrap
 from jaxconvex.statistics.comparison import Peak, holm, paired_difference, peak_layer
+from jaxconvex.statistics.concept_errors import concept_jackknife, concept_null
 from jaxconvex.statistics.correlation import Correlation, domain_correlation, pearson, spearman
 from jaxconvex.statistics.geometry import cka, intrinsic_dimension, mutual_knn
 from jaxconvex.statistics.intervals import Interval, jackknife
@@ -28,6 +29,8 @@ __all__ = [
     "Replicates",
     "bootstrap",
     "cka",
+    "concept_jackknife",
+    "concept_null",
     "domain_correlation",
     "graph_jackknife",
     "holm",

@@ -24,7 +24,7 @@ from jaxconvex.scores.aggregates import FINE_BITS, UNIT, ConvexityScore, fractio
 from jaxconvex.scores.packed import packed_scores, static_score
 from jaxconvex.statistics.trees import losses_along, path_losses
 
-__all__ = ["Null", "NullScore", "null_of_macro", "permutation_null"]
+__all__ = ["Null", "NullScore", "null_of_macro", "null_score", "permutation_null"]
 
 WORK = 2e10  # sources times points times permutations, beyond which sources are sampled: some seconds on two cores
 BLOCK = 16  # sources searched together, and handed to a core at once
@@ -102,7 +102,7 @@ def permutation_null(
         return _static_form(num_classes, num_permutations, count, confidence)(packed, codes, key)
     with outside_meshes(), known_values():  # all may be constants inside jit
         found = _host_losses(packed, codes, key, num_classes, num_permutations, count)
-        return _null_score(*found, num_classes=num_classes, confidence=confidence, xp=np)
+        return null_score(*found, num_classes=num_classes, confidence=confidence, xp=np)
 
 
 def null_of_macro(null: NullScore, kept: Bool[np.ndarray, " c"], macro: Any, confidence: float) -> Null:
@@ -118,7 +118,7 @@ def _static_form(num_classes: int, number: int, count: int, confidence: float) -
     @sequential_vmap  # so that a batch takes the memory of one
     def score(packed: PackedGraph, codes: Array, key: PRNGKeyArray) -> NullScore:
         found = _static_losses(packed, codes, key, num_classes, number, count)
-        return _null_score(*found, num_classes=num_classes, confidence=confidence, xp=jnp)
+        return null_score(*found, num_classes=num_classes, confidence=confidence, xp=jnp)
 
     return score
 
@@ -180,7 +180,7 @@ def _static_losses(
     return observed, lost, drawn_of * (size - 1).astype(float_type), jnp.minimum(labelled, count), packed
 
 
-def _null_score(
+def null_score(
     observed: ConvexityScore,
     lost: Any,
     pairs: Any,
@@ -191,6 +191,7 @@ def _null_score(
     confidence: float,
     xp: Any,
 ) -> NullScore:
+    """The null of an observed score, of what permuted labels lose in how many ordered pairs [c p]."""
     defined = (observed.num_pairs > 0)[:, None] & ~xp.isnan(xp.asarray(packed.quantum))
     per_class = xp.where(defined & (pairs > 0), 1 - lost / xp.maximum(pairs, 1), xp.nan)
     scored = xp.where(xp.isnan(per_class), 0, pairs)

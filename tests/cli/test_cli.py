@@ -121,7 +121,7 @@ def test_the_options_reach_evaluate(run, monkeypatch):
     options = "--labels z --labels y --predictions guess --pool mean --background 2 --max-points 20 --k 3 --k 5 "
     options += "--metric cosine --graph mutual --duplicates drop --pairs 50 --no-jackknife --permutations 7 --seed 3 "
     options += "--sources 40 --tolerance 0.02 --memory 2 --groups speaker --class-size 6 --holm"
-    options += " --names ids --why --measures cka,silhouette"
+    options += " --parents y --names ids --why --measures cka,silhouette"
     code, _, err = run("score", "b.npz", *options.split())
     assert code == 2 and "Error: enough" in err
     layers, labels = given.pop("data")
@@ -129,7 +129,7 @@ def test_the_options_reach_evaluate(run, monkeypatch):
     assert given.pop("predictions") is not None and given.pop("key") is not None and given.pop("cache") is not None
     assert given.pop("groups").tolist() == (LABELS + 7).tolist() and given.pop("class_size") == 6
     assert given.pop("names").tolist() == list(range(N)) and given.pop("why") is True
-    assert given.pop("measures") == ("cka", "silhouette")
+    assert given.pop("measures") == ("cka", "silhouette") and given.pop("parents") == ("y",)
     assert given.pop("background") in (2, "2") and given.pop("progress") is False
     assert given == {
         "k": (3, 5),
