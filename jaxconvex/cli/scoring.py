@@ -79,7 +79,7 @@ def score(data: Representations, options: Options, cache: Path) -> Report:
             groups=data.groups,
             names=data.names,
             k=options.k or 10,
-            measures=[name.strip() for name in options.measures.split(",") if name.strip()],
+            measures=tuple(name.strip() for name in options.measures.split(",") if name.strip()),
             memory=None if options.memory is None else options.memory * 1e9,
             parents=data.parents,
             key=jax.random.key(options.seed),

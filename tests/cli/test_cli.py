@@ -173,6 +173,7 @@ def test_several_labelings_and_k_have_figures_of_their_own(score):
         assert Path(f"out/{stem}.svg").stat().st_size
 
 
+@pytest.mark.long
 def test_predictions_give_recall(score):
     np.savez("b.npz", x=blobs(0), label=LABELS, guess=np.roll(LABELS, 1))
     assert score("b.npz", "--predictions", "guess")[0] == 0
@@ -290,6 +291,7 @@ def test_columns_and_words_are_told(score):
     assert {row.label for row in read_report("out/scores.json").rows} == {"DE", None}
 
 
+@pytest.mark.long
 def test_background_of_the_command_line(score, refused):
     assert score("a.npz", "--background", "2", "--no-jackknife")[0] == 0
     labels = {row.label for row in read_report("a-convexity/scores.json").rows if row.level == "class"}
@@ -512,6 +514,7 @@ def test_a_pipe_that_nobody_reads_is_no_failure(folder, arguments):
 # Interrupts ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_finished_layers_are_kept_and_reused(score, monkeypatch):
     assert score("a.npz", "--out", "whole")[0] == 0
     write, written = Report.to_json, []

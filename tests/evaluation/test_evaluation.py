@@ -124,6 +124,7 @@ def test_paper_protocol():
         jc.evaluate(LAYERS["layer 1"], CODES, protocol="paper", k=5, progress=False)
 
 
+@pytest.mark.long
 def test_max_points_are_stratified_and_recorded():
     found = jc.evaluate(LAYERS["layer 1"], CODES, max_points=45, k=4, jackknife=False, progress=False)
     assert [row.num_points for row in select(found, level="class")] == [15, 15, 15]

@@ -230,6 +230,7 @@ def test_what_calls_back_to_python_is_not_kept(tmp_path, capsys):
 TOKENS = RNG.normal(size=(60, 4, 3)).astype(np.float32)
 
 
+@pytest.mark.long
 def test_scores_are_kept_by_what_the_pooling_gives(tmp_path):
     place = [0]
 

@@ -181,6 +181,7 @@ def test_keywords_of_every_call_go_wherever_the_model_goes():
     np.testing.assert_allclose(drawing(X)[0], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_score_that_is_left_out_is_said_with_the_reason():
     source = jc.model_source(lambda x: (x[:, :3], {"input": x}), X)
     with pytest.warns(UserWarning, match="no Euclidean score of 'input': a function of one's own needs rest="):
@@ -235,6 +236,7 @@ class RichDict(Rich):
 
 
 @pytest.mark.parametrize("kind", [Rich, RichDict])
+@pytest.mark.long
 def test_parts_and_objects(kind):
     model = kind(nnx.Rngs(0))
     outputs, layers = jc.from_nnx(model)(X)

@@ -71,6 +71,7 @@ def test_no_gradient_stays_none():
     assert not gradient.any()
 
 
+@pytest.mark.long
 def test_nan_is_not_hidden():
     x = points().at[3, 2].set(jnp.nan)
     value, gradient = jax.jit(jax.value_and_grad(lambda x: with_unit_gradient(loss)(x)))(x)

@@ -115,6 +115,7 @@ def test_a_long_chain():
     assert_same(found, oracles.graph_intrusions(oracles.undirected(beside, lengths), labels, CLASSES))
 
 
+@pytest.mark.long
 def test_an_outlier_so_far_that_lengths_stay_floating_point():
     x, labels = case("random", 2)
     graph = knn_graph(x.at[0].set(1e7), k=4)
@@ -145,6 +146,7 @@ def test_more_points_than_a_block_has_sources():
 
 
 @pytest.mark.check_shapes(False)
+@pytest.mark.long
 def test_what_cannot_be_told_is_nan():
     x, labels = case("random", 2)
     knn = knn_graph(x, k=4)

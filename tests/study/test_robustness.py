@@ -145,6 +145,7 @@ def test_isometries_and_scaling_keep_the_graph_score(rewritten, labelings, layer
                 assert found[variant, labeling, layer] == pytest.approx(usual, abs=1e-6)
 
 
+@pytest.mark.long
 def test_affine_maps_change_the_graph_score(rewritten, labelings, layers):
     found = scores(rewritten)
     for variant in ("standardization", "affine", "affine 100"):

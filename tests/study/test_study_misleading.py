@@ -150,6 +150,7 @@ def test_a_hub_is_counted_and_warned_of():
     assert "is a neighbour of 80 others" in " ".join(table.split()) and "macro cosine" in table
 
 
+@pytest.mark.long
 def test_a_point_without_direction_has_no_cosine_score():
     x = np.random.default_rng(0).normal(size=(40, 3))
     x[7] = 0

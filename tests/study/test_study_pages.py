@@ -85,6 +85,7 @@ def test_a_study_with_nothing_in_it_has_a_page(tmp_path):
     assert study_figures([empty]) == {} and "–" in summary_table([empty]).to_text()
 
 
+@pytest.mark.long
 def test_nan_rows_and_a_single_class_are_drawn(tmp_path):
     study = small_study(classes=1, layers=1, seeds=1)
     blind = study._replace(
