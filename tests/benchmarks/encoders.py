@@ -6,7 +6,8 @@ Random weights go from torch's save_pretrained through encoders.load, so both si
 are timed in turn in one process, ours compiled before, torch in inference_mode with its scaled_dot_product_attention. Peak
 memory is that of a process which has only one side, loads the weights and computes the states twice: the whole process, and
 what came on top of the weights and the imports. Ratios are torch's number by ours, so more than 1 is faster, or less memory.
-The load average of the last minute stands beside them, before and after.
+The load average of the last minute stands beside them, before and after. Where others use the cores too, the seconds of the
+processor on all threads say more than those of the clock; torch's threads wait for each other busily, which counts.
 
 --loading reads a file of the same weights in float16: the peak of a process of its own beyond the imports, on either side,
 beside the size of the weights in float32.
@@ -106,19 +107,23 @@ def compare(family: str, batch: int, threads: int, repeats: int) -> None:
             for a, b in zip(theirs(), ours().values(), strict=True)
         ][:-1]  # the last one is normalised in some of torch's models
         times: dict[str, list[float]] = {"torch": [], "ours": [], "bfloat16": []}
+        seconds: dict[str, list[float]] = {name: [] for name in times}  # of the processor, on all threads
         narrow()
         for _ in range(repeats):
             for name, function in (("torch", theirs), ("ours", ours), ("bfloat16", narrow)):
-                start = time.perf_counter()
+                start, begun = time.perf_counter(), time.process_time()
                 function()
                 times[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - begun)
         middle = {name: float(np.median(values)) for name, values in times.items()}
         pairs = np.divide(times["torch"], times["ours"])
+        used = np.divide(seconds["torch"], seconds["ours"])
         load.append(os.getloadavg()[0])
         torch_memory, own_memory = (alone(side, family, batch, threads, folder) for side in ("torch", "jax"))
     print(
         f"| {family}, {batch} x {SHAPES[family]} | {middle['torch']:.3f} | {middle['ours']:.3f} | "
-        f"{np.median(pairs):.2f} ({pairs.min():.2f} to {pairs.max():.2f}) | {flops / middle['ours'] / 1e9:.0f} | "
+        f"{np.median(pairs):.2f} ({pairs.min():.2f} to {pairs.max():.2f}) | "
+        f"{np.median(used):.2f} ({used.min():.2f} to {used.max():.2f}) | {flops / middle['ours'] / 1e9:.0f} | "
         f"{middle['bfloat16']:.3f} | {torch_memory[0]:.0f}, {torch_memory[1]:.0f} | "
         f"{own_memory[0]:.0f}, {own_memory[1]:.0f} | "
         f"{torch_memory[0] / own_memory[0]:.2f} | {max(differences):.0e} | {compiled:.0f} | {load[0]:.1f}, {load[1]:.1f} |",
@@ -269,9 +274,10 @@ def main() -> None:
         return
     if not options.rate and not options.loading:
         print(
-            "| all states of | torch s | ours s | torch by ours, median (range) of pairs | ours GFLOP/s | ours bfloat16 s | "
+            "| all states of | torch s | ours s | torch by ours, median (range) of pairs | by the processor | "
+            "ours GFLOP/s | ours bfloat16 s | "
             "torch MB: all, states | ours MB: all, states | torch by ours, all | difference | load and compile s | load |\n"
-            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
             flush=True,
         )
     for family in options.families:
