@@ -27,6 +27,7 @@ from jaxconvex.evaluation.labelings import (
 )
 from jaxconvex.evaluation.layer_scores import (
     Sampled,
+    Shared,
     columns_of,
     graph_rows,
     pooled,
@@ -157,7 +158,7 @@ def evaluate(
     ]
     provenance = made_by("jax", "jaxlib", "numpy", "scipy", "jaxconvex")
     provenance["sha256"] = {"layers": hashes, "labels": kept.hashes}
-    provenance["groups"] = array_hash(data.sampled.parts) if data.settings.jackknife else None
+    provenance["groups"] = array_hash(data.shared.sampled.parts) if data.shared.settings.jackknife else None
     return Report(tuple(rows), kept.recorded, provenance)
 
 
@@ -165,11 +166,8 @@ class _Data(NamedTuple):
     """What is scored, and how."""
 
     source: LayerSource
-    labelings: dict[str, Labeling]
-    sampled: Sampled
-    num_groups: int | None
-    settings: Settings
-    score_key: PRNGKeyArray
+    shared: Shared
+    num_groups: int | None  # that the points were sampled in; None where they were sampled one by one
 
 
 class _Kept(NamedTuple):
@@ -204,19 +202,19 @@ def _opened(
         labelings = encode(of_chosen, predicted_labels(source.outputs, settings.classes))
     _check_heads(source, labelings, settings.classes)
     sampled, num_groups = _sampled(next(iter(labelings.values())).codes, groups, chosen, len(main), group_key)
-    return _Data(source, labelings, sampled, num_groups, settled(settings, len(chosen), num_groups), score_key)
+    settings = settled(settings, len(chosen), num_groups)
+    return _Data(source, Shared(labelings, sampled, settings, score_key), num_groups)
 
 
 def _kept(folder: str | Path | None, data: _Data, pool: Any) -> _Kept:
-    settings, source = data.settings, data.source
+    source, (labelings, sampled, settings, _) = data.source, data.shared
     recorded = recorded_settings(settings, data.num_groups)
     drawn = str(jax.random.key_impl(settings.key)), bool(jax.config.values["jax_enable_x64"])
-    hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in data.labelings.items()}
+    hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
     # The order of the labelings counts: the first one is the truth. What functions and background do is hashed elsewhere.
-    sampled = [array_hash(values) for values in data.sampled]
-    common = [*hashes.items(), *sampled, recorded | {"metric": None}, *drawn, version_of("jaxconvex")]
+    common = [*hashes.items(), *map(array_hash, sampled), recorded | {"metric": None}, *drawn, version_of("jaxconvex")]
     recorded |= {"metric": setting_name(settings.metric), "pool": setting_name(pool)}
-    recorded |= {"num_points_scored": len(data.sampled.units), "background": settings.background}
+    recorded |= {"num_points_scored": len(sampled.units), "background": settings.background}
     recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
     return _Kept(folder, common, recorded, hashes)
 
@@ -233,18 +231,19 @@ def _graph_scores(
     """The rows of graph convexity of each layer, and a hash of its features."""
     rows: dict[Any, Sequence[Row]] = {}
     hashes: dict[str, str] = {}
-    score = graph_rows if data.settings.class_size is None else rows_of_equal_classes
+    settings = data.shared.settings
+    score = graph_rows if settings.class_size is None else rows_of_equal_classes
     for name in data.source.names:
         begin(str(name))
         features = data.source.features(name)
         hashes[str(name)] = array_hash(features)
-        points, which = pooled(features, data.settings.pool), f"layer {name!r}"
+        points, which = pooled(features, settings.pool), f"layer {name!r}"
         hashed = hashes[str(name)] if points is features else array_hash(points)
-        told = hashed, metric_hash(data.settings.metric, points, which)
+        told = hashed, metric_hash(settings.metric, points, which)
         place = place_of_rows(kept.folder, told, kept.common, f"the metric of {which}")
         found = kept_rows(place)
         if found is None:
-            found = score(points, data.labelings, data.sampled, data.settings, key=data.score_key, name=which)
+            found = score(points, data.shared, which)
             keep_rows(place, found, kept.recorded)
         rows[name] = found
         done(name)
@@ -255,7 +254,7 @@ def _segment_scores(
     data: _Data, kept: _Kept, begin: Callable[[str], object], done: Callable[[Any], None]
 ) -> dict[Any, Sequence[Row]]:
     """The rows of Euclidean convexity of each layer that has the rest of the network."""
-    source, classes = data.source, data.settings.classes
+    source, classes = data.source, data.shared.settings.classes
     places: dict[Any, Path | None] = dict.fromkeys(source.with_heads)
     if kept.folder is not None:
         identities = source.identities(source.with_heads)
@@ -268,7 +267,7 @@ def _segment_scores(
         done(name)
     for name, whole, head in source.wholes([name for name in places if name not in rows]):
         begin(f"{name}, Euclidean")
-        rows[name] = segment_rows(head, whole, data.labelings, data.sampled, data.settings, key=data.score_key)
+        rows[name] = segment_rows(head, whole, data.shared)
         del whole  # before other layers are read
         keep_rows(places[name], rows[name], kept.recorded)
         done(name)

@@ -24,7 +24,7 @@ from jaxconvex._internal.loops import cond, scan
 from jaxconvex.neighbors.distances import Metric
 from jaxconvex.neighbors.knn import KNNGraph, knn_graph, neighbors_of_first
 from jaxconvex.neighbors.lists import neighbors_graph
-from jaxconvex.paths.graph import undirected
+from jaxconvex.paths.graph import Graph, undirected
 from jaxconvex.scores.aggregates import macro_mean
 from jaxconvex.scores.graph import ConvexityScore, graph_convexity
 from jaxconvex.statistics.intervals import Interval, score_interval, upper_level
@@ -34,8 +34,10 @@ __all__ = [
     "Replicates",
     "graph_jackknife",
     "jackknife_groups",
+    "jackknife_score",
     "jackknifed",
     "leave_group_out_graphs",
+    "replicates_of",
     "spare_neighbors",
     "stacked",
 ]
@@ -336,32 +338,55 @@ def graph_jackknife(
         if key is None:
             raise ValueError("the jackknife draws its groups at random: pass key=jax.random.key(0), or groups.")
         groups = jackknife_groups(classes, key, num_groups=num_groups)
-    options: Any = {"num_classes": num_classes, "k": k, "metric": metric, "mode": mode, "duplicates": duplicates}
+    options: Any = {"k": k, "metric": metric, "mode": mode, "duplicates": duplicates}
     if is_concrete(x, classes, groups):
-        found = _replicates(x, np.asarray(classes), np.asarray(groups), **options)
+
+        def score(kept: ArrayLike, edges: Graph) -> ConvexityScore:
+            return graph_convexity(edges, jnp.where(kept, np.asarray(classes), -1), num_classes=num_classes)
+
+        found = replicates_of(score, x, np.asarray(groups), **options)
     else:
         if callable(metric):
             options["metric"] = frozen(metric, *2 * [jax.ShapeDtypeStruct(points.shape[1:], points.dtype)])
-        form = _static_form(min(num_groups, n), **options)
+        form = _static_form(min(num_groups, n), num_classes=num_classes, **options)
         found = form(points, classes, as_array(groups, "groups"))
-    sizes = found[0].num_points
-    return jackknifed(*found, lambda those: (sizes * those).sum(), num_points=sizes, confidence=confidence)[1]
+    return jackknife_score(*found, confidence=confidence)
 
 
-def _replicates(
-    x: Any, labels: np.ndarray, groups: np.ndarray, *, num_classes: int, k: int, metric: Metric, **edges: str
+def jackknife_score(
+    full: ConvexityScore, singly: ConvexityScore, joint: ConvexityScore | None, *, confidence: float
+) -> JackknifeScore:
+    """The intervals of a score whose points were sampled one by one: see `jackknifed`."""
+    sizes = full.num_points
+    found = jackknifed(
+        full, singly, joint, lambda those: (sizes * those).sum(), num_points=sizes, confidence=confidence
+    )
+    return found[1]
+
+
+def replicates_of(
+    score: Callable[[ArrayLike, Graph], ConvexityScore],
+    x: Any,
+    groups: Int[np.ndarray, " n"],
+    *,
+    k: int,
+    metric: Metric,
+    **edges: str,
 ) -> tuple[ConvexityScore, ConvexityScore, ConvexityScore | None]:
-    """The score of all points, and those without each group, and each pair of groups, in turn."""
+    """The score of all points, and those without each group, and each pair of groups, in turn.
+
+    Args:
+        score: of the points that are kept (true for all) and the edges of their graph.
+        x, groups, k, metric: as for `graph_jackknife`.
+        edges: mode and duplicates, as for `undirected`.
+    """
     group = np.unique(groups, return_inverse=True)[1]
-    knn = knn_graph(x, k=spare_neighbors(k, len(labels)), metric=metric)
-
-    def score(kept: ArrayLike, graph: KNNGraph) -> ConvexityScore:
-        return graph_convexity(undirected(graph, **edges), jnp.where(kept, labels, -1), num_classes=num_classes)
-
-    full = score(True, KNNGraph(knn.indices[:, :k], knn.distances[:, :k]))
+    knn = knn_graph(x, k=spare_neighbors(k, len(x)), metric=metric)
+    full = score(True, undirected(KNNGraph(knn.indices[:, :k], knn.distances[:, :k]), **edges))
 
     def without(groups: np.ndarray) -> ConvexityScore:
-        scores = stacked([score(*left) for left in leave_group_out_graphs(knn, x, groups, k=k, metric=metric)], full)
+        left = leave_group_out_graphs(knn, x, groups, k=k, metric=metric)
+        scores = stacked([score(kept, undirected(graph, **edges)) for kept, graph in left], full)
         return scores._replace(per_class=scores.per_class.astype(np.float64))
 
     singly = without(group)
