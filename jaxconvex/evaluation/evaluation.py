@@ -28,6 +28,7 @@ from jaxconvex.evaluation.labelings import (
 )
 from jaxconvex.evaluation.layer_scores import (
     Sampled,
+    Shared,
     columns_of,
     graph_rows,
     pooled,
@@ -176,7 +177,7 @@ def evaluate(
     }
     provenance = made_by("jax", "jaxlib", "numpy", "scipy", "jaxconvex")
     provenance["sha256"] = {"layers": hashes, "labels": kept.hashes}
-    provenance["groups"] = array_hash(data.sampled.parts) if data.settings.jackknife else None
+    provenance["groups"] = array_hash(data.shared.sampled.parts) if data.shared.settings.jackknife else None
     return Report(settings=kept.recorded, provenance=provenance, **tables)
 
 
@@ -184,11 +185,8 @@ class _Data(NamedTuple):
     """What is scored, and how."""
 
     source: LayerSource
-    labelings: dict[str, Labeling]
-    sampled: Sampled
-    num_groups: int | None
-    settings: Settings
-    score_key: PRNGKeyArray
+    shared: Shared
+    num_groups: int | None  # that the points were sampled in; None where they were sampled one by one
     beside: Beside
 
 
@@ -226,22 +224,21 @@ def _opened(
     sampled, num_groups = _sampled(next(iter(labelings.values())).codes, groups, chosen, len(main), group_key)
     settings = settled(settings, len(chosen), num_groups)
     beside = beside_scores(names, settings, chosen, len(main))
-    return _Data(source, labelings, sampled, num_groups, settings, score_key, beside)
+    return _Data(source, Shared(labelings, sampled, settings, score_key), num_groups, beside)
 
 
 def _kept(folder: str | Path | None, data: _Data, pool: Any) -> _Kept:
-    settings, source = data.settings, data.source
+    source, (labelings, sampled, settings, _) = data.source, data.shared
     recorded = recorded_settings(settings, data.num_groups)
     drawn = str(jax.random.key_impl(settings.key)), bool(jax.config.values["jax_enable_x64"])
-    hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in data.labelings.items()}
+    hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
     # The order of the labelings counts: the first one is the truth. What functions and background do is hashed elsewhere.
-    sampled = [array_hash(values) for values in data.sampled]
-    common = [*hashes.items(), *sampled, recorded | {"metric": None}, *drawn, version_of("jaxconvex")]
+    common = [*hashes.items(), *map(array_hash, sampled), recorded | {"metric": None}, *drawn, version_of("jaxconvex")]
     recorded |= {"metric": setting_name(settings.metric), "pool": setting_name(pool)}
-    recorded |= {"num_points_scored": len(data.sampled.units), "background": settings.background}
+    recorded |= {"num_points_scored": len(sampled.units), "background": settings.background}
     recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
     recorded |= {"why": data.beside.why, "measures": list(data.beside.measures)}
-    levels = parents_of(data.labelings, (settings.parents,) if isinstance(settings.parents, str) else settings.parents)
+    levels = parents_of(labelings, (settings.parents,) if isinstance(settings.parents, str) else settings.parents)
     recorded |= {"parents": levels} if levels else {}
     return _Kept(folder, common, recorded, hashes)
 
@@ -259,21 +256,20 @@ def _graph_scores(
     scored: dict[Any, Report] = {}
     hashes: dict[str, str] = {}
     before = None  # the points of the layer before
-    score = graph_rows if data.settings.class_size is None else rows_of_equal_classes
+    settings = data.shared.settings
+    score = graph_rows if settings.class_size is None else rows_of_equal_classes
     for name in data.source.names:
         begin(str(name))
         features = data.source.features(name)
         hashes[str(name)] = array_hash(features)
-        points, which = pooled(features, data.settings.pool), f"layer {name!r}"
+        points, which = pooled(features, settings.pool), f"layer {name!r}"
         hashed = hashes[str(name)] if points is features else array_hash(points)
-        told = hashed, metric_hash(data.settings.metric, points, which), *identity_of(data.beside, before)
+        told = hashed, metric_hash(settings.metric, points, which), *identity_of(data.beside, before)
         place = place_of_rows(kept.folder, told, kept.common, f"the metric of {which}")
         found = kept_rows(place)
         if found is None:
             beside: dict[str, list[Any]] = {}
-            options: dict[str, Any] = {"key": data.score_key, "name": which}
-            options["see"] = partial(tell, data.beside, before, beside)
-            rows = score(points, data.labelings, data.sampled, data.settings, **options)
+            rows = score(points, data.shared, which, partial(tell, data.beside, before, beside))
             tables: dict[str, Any] = {field: tuple(values) for field, values in beside.items()}
             found = keep_rows(place, Report(tuple(rows), kept.recorded, {}, **tables))
         scored[name], before = found, for_next(data.beside, points)
@@ -285,7 +281,7 @@ def _segment_scores(
     data: _Data, kept: _Kept, begin: Callable[[str], object], done: Callable[[Any], None]
 ) -> dict[Any, Sequence[Row]]:
     """The rows of Euclidean convexity of each layer that has the rest of the network."""
-    source, classes = data.source, data.settings.classes
+    source, classes = data.source, data.shared.settings.classes
     places: dict[Any, Path | None] = dict.fromkeys(source.with_heads)
     if kept.folder is not None:
         identities = source.identities(source.with_heads)
@@ -299,7 +295,7 @@ def _segment_scores(
         done(name)
     for name, whole, head in source.wholes([name for name in places if name not in rows]):
         begin(f"{name}, Euclidean")
-        rows[name] = segment_rows(head, whole, data.labelings, data.sampled, data.settings, key=data.score_key)
+        rows[name] = segment_rows(head, whole, data.shared)
         del whole  # before other layers are read
         keep_rows(places[name], Report(tuple(rows[name]), kept.recorded, {}))
         done(name)

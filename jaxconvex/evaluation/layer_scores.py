@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +27,7 @@ from jaxconvex.statistics.measures import hubness, occurrences, random_label_sco
 from jaxconvex.statistics.permutation import permutation_null
 from jaxconvex.statistics.resampling import leave_group_out_graphs, spare_neighbors
 
-__all__ = ["Sampled", "Seen", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
+__all__ = ["Sampled", "Seen", "Shared", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
 
 
 class Sampled(NamedTuple):
@@ -36,6 +35,15 @@ class Sampled(NamedTuple):
 
     parts: Int[np.ndarray, " n"]
     units: Int[np.ndarray, " n"]
+
+
+class Shared(NamedTuple):
+    """What all layers of an evaluation share: the classes of the points, how these were sampled, and what is asked."""
+
+    labelings: Mapping[str, Labeling]
+    sampled: Sampled
+    settings: Settings
+    key: PRNGKeyArray
 
 
 class Seen(NamedTuple):
@@ -70,19 +78,13 @@ def pooled(array: np.ndarray, pool: str | Callable[[Array], Array] | None) -> np
 
 @outside_meshes()
 def graph_rows(
-    features: np.ndarray,
-    labelings: Mapping[str, Labeling],
-    sampled: Sampled,
-    settings: Settings,
-    *,
-    key: PRNGKeyArray,
-    name: str = "representations",
-    see: Callable[[Seen], object] | None = None,
+    features: np.ndarray, shared: Shared, name: str, see: Callable[[Seen], object] = lambda seen: None
 ) -> list[Row]:
     """The graph convexity of one layer, a vector a point, for each k and labeling; rows name no layer.
 
-    Arguments as for `evaluate`, already checked; `see` is called with each graph that is scored.
+    `see` is called with each graph that is scored.
     """
+    labelings, sampled, settings, _ = shared
     points = as_points(features, name)
     search: dict[str, Any] = {"mesh": settings.mesh, "memory": settings.memory}
     widest = max(settings.k)
@@ -95,21 +97,19 @@ def graph_rows(
     angles = None
     if settings.cosine and np.all(np.any(np.asarray(points) != 0, axis=1)):  # 0 has no direction
         angles = knn_graph(features, k=widest, metric="cosine", **search)
-    scores = partial(_scores, labelings, settings, key)
     rows: list[Row] = []
     for k in settings.k:
-        beside = scores(_packed(settings, _nearest(angles, k))) if angles else {}
+        beside = _scores(shared, _packed(settings, _nearest(angles, k))) if angles else {}
         nearest = _nearest(knn, k)
         packed = _packed(settings, nearest)
-        if see is not None:
-            see(Seen(points, labelings, k, nearest, packed, sampled.parts))
+        see(Seen(points, labelings, k, nearest, packed, sampled.parts))
         without: dict[str, Without] = {labeling: ([], []) for labeling in labelings}
         for number, left_out in enumerate(_left_out(sampled, settings)):  # one group, or two
             for kept, graph in leave_group_out_graphs(knn, features, left_out, k=k, metric=settings.metric):
-                for labeling, score in scores(_packed(settings, graph), kept).items():
+                for labeling, score in _scores(shared, _packed(settings, graph), kept).items():
                     without[labeling][number].append(score)
         hubs = {"hubness": hubness(nearest), "tied": _tied(knn, k), "hub": int(occurrences(nearest).max())}
-        for labeling, score in scores(packed).items():
+        for labeling, score in _scores(shared, packed).items():
             rows += score_rows(
                 score,
                 without[labeling],
@@ -118,7 +118,7 @@ def graph_rows(
                 units=sampled.units,
                 cosine=beside.get(labeling),
                 confidence=settings.confidence,
-                **_random_labels(settings, packed, labelings[labeling], key),
+                **_random_labels(shared, packed, labelings[labeling]),
             )
     return rows
 
@@ -128,14 +128,9 @@ def _packed(settings: Settings, knn: KNNGraph) -> PackedGraph:
     return pack(knn, mode=settings.graph, duplicates=settings.duplicates)
 
 
-def _scores(
-    labelings: Mapping[str, Labeling],
-    settings: Settings,
-    key: PRNGKeyArray,
-    packed: PackedGraph,
-    kept: np.ndarray | bool = True,
-) -> dict[str, ConvexityScore]:
+def _scores(shared: Shared, packed: PackedGraph, kept: np.ndarray | bool = True) -> dict[str, ConvexityScore]:
     """The scores of all labelings, which share the paths; of the points that are kept."""
+    labelings, _, settings, key = shared
     scores = packed_scores(
         packed,
         [np.where(kept, labeling.codes, -1) for labeling in labelings.values()],
@@ -150,33 +145,31 @@ def _scores(
     return dict(zip(labelings, scores, strict=True))
 
 
-def _random_labels(settings: Settings, packed: PackedGraph, labeling: Labeling, key: PRNGKeyArray) -> dict[str, Any]:
+def _random_labels(shared: Shared, packed: PackedGraph, labeling: Labeling) -> dict[str, Any]:
     """What random labels give: the permutation null if it was asked for, otherwise the closed form of its mean."""
-    number = len(labeling.classes)
+    number, settings = len(labeling.classes), shared.settings
     if settings.permutations:
         options: dict[str, Any] = {"num_permutations": settings.permutations, "confidence": settings.confidence}
         codes = jnp.asarray(labeling.codes)
-        return {"null": permutation_null(packed, codes, num_classes=number, key=key, **options)}
+        return {"null": permutation_null(packed, codes, num_classes=number, key=shared.key, **options)}
     if (labeling.codes >= 0).all():  # with background the closed form would take another search of paths
         return {"expected": random_label_score(packed, labeling.codes, num_classes=number)}
     return {}
 
 
+def _see_some(see: Callable[[Seen], object], taken: Int[np.ndarray, " n"], seen: Seen) -> None:
+    see(seen._replace(taken=taken))
+
+
 def rows_of_equal_classes(
-    features: np.ndarray,
-    labelings: Mapping[str, Labeling],
-    sampled: Sampled,
-    settings: Settings,
-    *,
-    key: PRNGKeyArray,
-    name: str,
-    see: Callable[[Seen], object] | None = None,
+    features: np.ndarray, shared: Shared, name: str, see: Callable[[Seen], object] = lambda seen: None
 ) -> list[Row]:
     """As `graph_rows`, each labeling on a sample of its own, the same number of points of each class.
 
     Points come in one random order, so that labelings which agree on most points are scored on most of the same.
     Background is left out, as are classes of fewer points: they have no score.
     """
+    labelings, sampled, settings, key = shared
     rows: list[Row] = []
     for own, labeling in labelings.items():
         number, size = len(labeling.classes), settings.class_size or 0
@@ -190,11 +183,8 @@ def rows_of_equal_classes(
             )
         parts = np.unique(sampled.parts[taken], return_inverse=True)[1]
         some = {own: labeling._replace(codes=labeling.codes[taken])}
-        options: dict[str, Any] = {"key": key, "name": name}
-        if see is not None:
-            which = np.flatnonzero(taken)
-            options["see"] = lambda seen, which=which: see(seen._replace(taken=which))
-        rows += graph_rows(features[taken], some, Sampled(parts, sampled.units[taken]), settings, **options)
+        of_taken = shared._replace(labelings=some, sampled=Sampled(parts, sampled.units[taken]))
+        rows += graph_rows(features[taken], of_taken, name, partial(_see_some, see, np.flatnonzero(taken)))
     return rows
 
 
@@ -214,19 +204,12 @@ def _tied(knn: KNNGraph, k: int) -> int:
     return int(np.sum(lengths[:, k - 1 : k] == lengths[:, k : k + 1]))
 
 
-def segment_rows(
-    head: Callable[[Any], Array],
-    points: Any,
-    labelings: Mapping[str, Labeling],
-    sampled: Sampled,
-    settings: Settings,
-    *,
-    key: PRNGKeyArray,
-) -> list[Row]:
+def segment_rows(head: Callable[[Any], Array], points: Any, shared: Shared) -> list[Row]:
     """The Euclidean convexity of one layer, for the main labeling and its predictions; `points` may be a pytree.
 
     The network is fixed: replicates only leave pairs out.
     """
+    labelings, sampled, settings, key = shared
     points = jax.tree.map(jnp.asarray, points)
     rows: list[Row] = []
     main = next(iter(labelings))

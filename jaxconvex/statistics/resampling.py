@@ -240,7 +240,7 @@ def jackknifed(
     score in every replicate; where there are none, its estimate is that of all classes, without an error.
 
     >>> from jaxconvex.scores.graph import graph_convexity
-    >>> score = graph_convexity(knn_graph(jnp.arange(6.0)[:, None], k=1), np.array([0, 0, 0, 0, 1, 1]), num_classes=2)
+    >>> score = graph_convexity(knn_graph(jnp.arange(6.0)[:, None], k=1), jnp.array([0, 0, 0, 0, 1, 1]), num_classes=2)
     >>> without = jax.tree.map(lambda part: np.stack([part, part]), score)
     >>> without = without._replace(per_class=np.array([[1.0, np.nan], [0.5, 1.0]]))
     >>> kept, found = jackknifed(score, without, None, np.sum, num_points=score.num_points)
@@ -276,7 +276,7 @@ def stacked(scores: Sequence[Score], like: Score) -> Score:
     """Several scores as one, whose first axis tells them apart; also none, of as many classes as another.
 
     >>> from jaxconvex.scores.graph import graph_convexity
-    >>> score = graph_convexity(knn_graph(jnp.arange(4.0)[:, None], k=1), np.array([0, 0, 1, 1]), num_classes=2)
+    >>> score = graph_convexity(knn_graph(jnp.arange(4.0)[:, None], k=1), jnp.array([0, 0, 1, 1]), num_classes=2)
     >>> stacked([score] * 3, score).per_class.shape, stacked([], score).micro.shape
     ((3, 2), (0,))
     """
@@ -342,7 +342,7 @@ def graph_jackknife(
     if is_concrete(x, classes, groups):
 
         def score(kept: ArrayLike, edges: Graph) -> ConvexityScore:
-            return graph_convexity(edges, jnp.where(kept, classes, -1), num_classes=num_classes)
+            return graph_convexity(edges, jnp.where(kept, np.asarray(classes), -1), num_classes=num_classes)
 
         found = replicates_of(score, x, np.asarray(groups), **options)
     else:
@@ -354,38 +354,51 @@ def graph_jackknife(
 
 
 def jackknife_score(full: Score, singly: Score, joint: Score | None, *, confidence: float) -> JackknifeScore:
-    """The intervals of a score from those without one group and without two, where points were sampled one by one."""
+    """The intervals of a score whose points were sampled one by one: see `jackknifed`.
+
+    >>> full = graph_convexity(knn_graph(jnp.arange(6.0)[:, None], k=1), jnp.repeat(jnp.arange(2), 3), num_classes=2)
+    >>> jackknife_score(full, stacked([full] * 3, full), None, confidence=0.95).per_class.se.tolist()
+    [0.0, 0.0]
+    """
     sizes = full.num_points
-    return jackknifed(
+    found = jackknifed(
         full, singly, joint, lambda those: (sizes * those).sum(), num_points=sizes, confidence=confidence
-    )[1]
+    )
+    return found[1]
 
 
 def replicates_of(
     score: Callable[[ArrayLike, Graph], Score],
     x: Any,
-    groups: np.ndarray,
+    groups: Int[np.ndarray, " n"],
     *,
     k: int,
     metric: Metric,
     **edges: str,
 ) -> tuple[Score, Score, Score | None]:
-    """The score of all points, and without each group, and each pair of groups, in turn.
+    """The score of all points, and those without each group, and each pair of groups, in turn.
 
     Args:
         score: of the points that are kept (true for all) and the edges of their graph.
         x, groups, k, metric: as for `graph_jackknife`.
         edges: mode and duplicates, as for `undirected`.
+
+    >>> labels = jnp.repeat(jnp.arange(2), 6)
+    >>> score = lambda kept, edges: graph_convexity(edges, jnp.where(kept, labels, -1), num_classes=2)
+    >>> points, groups = np.arange(12.0)[:, None], np.arange(12) % 3
+    >>> full, singly, joint = replicates_of(score, points, groups, k=2, metric="euclidean")
+    >>> singly.per_class.shape, joint is None
+    ((3, 2), True)
     """
     group = np.unique(groups, return_inverse=True)[1]
     knn = knn_graph(x, k=spare_neighbors(k, len(x)), metric=metric)
+    full = score(True, undirected(KNNGraph(knn.indices[:, :k], knn.distances[:, :k]), **edges))
 
     def without(groups: np.ndarray) -> Score:
         left = leave_group_out_graphs(knn, x, groups, k=k, metric=metric)
         scores = stacked([score(kept, undirected(graph, **edges)) for kept, graph in left], full)
         return scores._replace(per_class=scores.per_class.astype(np.float64))
 
-    full = score(True, undirected(KNNGraph(knn.indices[:, :k], knn.distances[:, :k]), **edges))
     singly = without(group)
     return full, singly, without(group // 2) if len(singly.per_class) >= 4 else None
 
