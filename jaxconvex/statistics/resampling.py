@@ -309,7 +309,13 @@ def graph_jackknife(
 def jackknife_score(
     full: ConvexityScore, replicates: Replicates, joint: Replicates | None, *, confidence: float
 ) -> JackknifeScore:
-    """The intervals of a score from its replicates, those without one group and those without two."""
+    """The intervals of a score from its replicates, those without one group and those without two.
+
+    >>> full = graph_convexity(knn_graph(jnp.arange(8.0)[:, None], k=1), jnp.arange(8) // 4, num_classes=2)
+    >>> same = Replicates(np.ones((4, 2)), np.ones(4), np.ones(4))
+    >>> float(jackknife_score(jax.tree.map(np.asarray, full), same, None, confidence=0.95).micro.estimate)
+    1.0
+    """
     _, *macro = macro_of_kept(full, replicates.per_class, None if joint is None else joint.per_class)
     replicates = replicates._replace(macro=macro[1])
     joint = None if joint is None else joint._replace(macro=macro[2])
@@ -344,6 +350,12 @@ def replicates_of(
         score: of the points that are kept (true for all) and the edges of their graph.
         x, groups, k, metric: as for `graph_jackknife`.
         edges: mode and duplicates, as for `undirected`.
+
+    >>> edges = {"mode": "union", "duplicates": "link"}
+    >>> score = lambda kept, graph: graph_convexity(graph, jnp.where(kept, jnp.arange(8) // 4, -1), num_classes=2)
+    >>> found = replicates_of(score, jnp.arange(8.0)[:, None], np.arange(8) % 4, k=2, metric="euclidean", **edges)
+    >>> found[1].per_class.shape, found[2].micro.shape
+    ((4, 2), (2,))
     """
     group = np.unique(groups, return_inverse=True)[1]
     knn = knn_graph(x, k=spare_neighbors(k, len(x)), metric=metric)
