@@ -84,6 +84,14 @@ def shapes(request):
     jaxtyping.config.update("jaxtyping_disable", True)
 
 
+@pytest.fixture(scope="module")
+def unexplained():
+    """`evaluate` tells what scores are lost to only where it is asked: each new shape would compile another program."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxconvex.evaluation.beside.LOOKED_AT", 0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder with the real data sets, named by the environment variable JAXCONVEX_DATA."""

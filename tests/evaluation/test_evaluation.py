@@ -11,6 +11,8 @@ import jaxconvex as jc
 from jaxconvex.evaluation.comparison import compare_reports
 from jaxconvex.evaluation.report import select
 
+pytestmark = pytest.mark.usefixtures("unexplained")
+
 KEY = jax.random.key(3)
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(["ant", "bee", "cow"], 30)

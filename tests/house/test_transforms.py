@@ -23,6 +23,8 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from transform_cases import ALL, CLASSES, K, data, head
 import jaxconvex
 
+pytestmark = pytest.mark.usefixtures("unexplained")
+
 mesh = jax.make_mesh((8,), ("data",))
 assert mesh.axis_types == (jax.sharding.AxisType.Explicit,)
 x, y = data()

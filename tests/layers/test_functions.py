@@ -13,6 +13,8 @@ from jax.tree_util import Partial
 import jaxconvex as jc
 from jaxconvex._internal.functions import as_program, compiled, digest
 
+pytestmark = pytest.mark.usefixtures("unexplained")
+
 nnx = pytest.importorskip("flax.nnx")
 nn = pytest.importorskip("flax.linen")
 

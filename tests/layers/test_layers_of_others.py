@@ -15,6 +15,8 @@ from flax import nnx
 
 import jaxconvex as jc
 
+pytestmark = pytest.mark.usefixtures("unexplained")
+
 X = jax.random.normal(jax.random.key(0), (30, 4))
 LABELS = np.repeat([0, 1, 2], 10)
 evaluate = functools.partial(jc.evaluate, k=5, jackknife=False, progress=False)

@@ -26,6 +26,8 @@ from jaxconvex.layers.model_sources import model_source
 pytest.importorskip("flax")
 from flax import nnx
 
+pytestmark = pytest.mark.usefixtures("unexplained")
+
 N, TOKENS, WIDTH, CLASSES = 60, 5, 8, 3
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(CLASSES), N // CLASSES)

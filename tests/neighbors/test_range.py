@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from jaxconvex import evaluate, graph_convexity, knn_graph, pairwise
 from jaxconvex.neighbors import distances, epsilon_graph
 
+pytestmark = pytest.mark.usefixtures("unexplained")
+
 N, D, K = 40, 3, 5
 METRICS = ("euclidean", "cosine", "manhattan")
 under_jit = jax.jit(knn_graph, static_argnames=("k", "metric"))
