@@ -54,7 +54,7 @@ def concept_null(
     that they have two million members together.
 
     >>> from jaxconvex import knn_graph
-    >>> x = jnp.arange(12.0)[:, None]
+    >>> x = np.arange(12.0)[:, None]
     >>> inside = np.stack([np.arange(12) < 6, np.arange(12) % 2 == 0], axis=1)
     >>> null = concept_null(knn_graph(x, k=2), inside, key=jax.random.key(0), num_permutations=19)
     >>> bool(null.per_class.p_value[0] == 0.05), bool(null.per_class.p_value[1] > 0.5)
