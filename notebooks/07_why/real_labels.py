@@ -7,7 +7,7 @@ MNIST in the last layer of EfficientNet-lite0. Of each the twenty points of the 
 classes lose most to go to texts.csv and pictures.csv (the pictures themselves to pictures.npz); what every class
 loses to which others goes to text_losses.csv and picture_losses.csv. topics.csv puts each of the 77 intents below one
 of ten topics, by hand, from the intents' names alone and before the first run; `concept_convexity` scores both levels
-from one search: hierarchy.csv.
+from one search, with intervals by `concept_jackknife`: hierarchy.csv.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 
@@ -28,6 +29,7 @@ from jaxconvex import (
     random_label_score,
 )
 from jaxconvex.layers import extract
+from jaxconvex.statistics import concept_jackknife
 from jaxconvex.study.datasets import read_dataset
 
 LARGEST, FOREMOST = 3, 20
@@ -75,7 +77,8 @@ def main() -> None:
 
     texts = pd.read_csv(options.text / "test.csv").drop_duplicates("text")
     names, codes = np.unique(texts.category, return_inverse=True)
-    graph = pack(knn_graph(last_layer(options.minilm, None, texts.text.tolist(), {}), k=10))
+    x = last_layer(options.minilm, None, texts.text.tolist(), {})
+    graph = pack(knn_graph(x, k=10))
     found = graph_intrusions(graph, codes, num_classes=len(names))
     score = np.asarray(graph_convexity(graph, codes, num_classes=len(names)).per_class)
     losses(found, score, names).to_csv(options.out / "text_losses.csv", index=False)
@@ -86,6 +89,7 @@ def main() -> None:
     topics, above = np.unique(topic, return_inverse=True)
     both = [codes == c for c in range(len(names))] + [above[codes] == t for t in range(len(topics))]
     levels = concept_convexity(graph, np.stack(both, axis=1))
+    error = concept_jackknife(x, np.stack(both, axis=1), key=jax.random.key(0)).per_class
     chance = [np.asarray(random_label_score(graph, each, num_classes=each.max() + 1)) for each in (codes, above[codes])]
     hierarchy = pd.DataFrame(
         {
@@ -94,6 +98,8 @@ def main() -> None:
             "topic": [*topic, *topics],
             "points": np.asarray(levels.num_points),
             "score": 100 * np.asarray(levels.per_class),
+            "lower": 100 * np.asarray(error.lower),
+            "upper": 100 * np.asarray(error.upper),
             "by random labels": 100 * np.concatenate(chance),
         }
     )
