@@ -32,7 +32,17 @@ jaxtyping.install_import_hook([f"jaxconvex.{name}" for name in CHECKED], "bearty
 gc.freeze()  # what stands now stays, so the collector need not look at it again and again
 gc.set_threshold(20_000, 20, 20)
 LIBC = ctypes.CDLL(None) if os.name == "posix" else None
-SLOW_EXAMPLES = {"jaxconvex.study.analyses.sensitivity.sensitivity"}  # marked long, as a docstring cannot be
+SLOW_EXAMPLES = (  # long, as a docstring cannot be marked
+    "evaluation.measuring.asked_measures",
+    "encoders.convolutions.ConvolutionalEncoder",
+    "statistics.concept_errors.concept_jackknife",
+    "statistics.concept_errors.concept_null",
+    "statistics.resampling.replicates_of",
+    "statistics.trees.path_losses",
+    "study.analyses.measures.simple_measures",
+    "study.analyses.sensitivity.sensitivity",
+    "study.training.probes.probe",
+)
 hypothesis.settings.register_profile("all", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("fewer", hypothesis.settings.get_profile("all"), max_examples=15)
 
@@ -66,7 +76,11 @@ def pytest_collection_modifyitems(config, items):
     number, parts = config.getoption("--part") or (0, 0)
     cases = Counter()
     for item in items:
-        marker = pytest.mark.long if item.name in SLOW_EXAMPLES else item.get_closest_marker("long")
+        marker = (
+            pytest.mark.long
+            if item.name.removeprefix("jaxconvex.") in SLOW_EXAMPLES
+            else item.get_closest_marker("long")
+        )
         function = item.nodeid.partition("[")[0]
         cases[function] += 1
         chosen = parts and zlib.crc32(item.nodeid.encode()) % parts == number

@@ -262,6 +262,7 @@ def test_figures_of_labelings_that_files_cannot_be_called_after(score):
     assert not [path for path in Path().rglob("*up*") if path.parent.name != "out"]
 
 
+@pytest.mark.long
 def test_links_in_the_output_folder(score, refused):
     for name in ("through", "dangling", "folder", "cache"):
         Path(name).mkdir()
@@ -346,6 +347,7 @@ def test_compare_files_and_results(run, score):
     )
 
 
+@pytest.mark.long
 def test_compare_refuses_what_is_not_paired(run, score):
     moved = dict(ARRAYS, label=np.roll(LABELS, 1))
     np.savez("moved.npz", **moved)

@@ -120,6 +120,7 @@ def test_without_torch_every_family_runs(tmp_path):
         assert_saves(encoder, tmp_path / kind, lambda encoder: encoder(ids, ids != 1))
 
 
+@pytest.mark.long
 def test_padding_changes_nothing_before_it():
     encoder = encoders.initialise(TINY | {"model_type": "roberta"}, rngs=nnx.Rngs(0))
     ids = np.array([[5, 9, 7, 4]])

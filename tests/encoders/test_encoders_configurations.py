@@ -192,6 +192,7 @@ def test_saving_writes_all_or_nothing(folder, tmp_path_factory):
     assert sorted(path.name for path in target.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
 
 
+@pytest.mark.long
 def test_inputs_of_another_kind_are_refused(folder):
     """Numbers of words outside the vocabulary, in 64 bits too, are nan; scores added to the attention are no mask."""
     encoder, _ = encoders.load(folder)

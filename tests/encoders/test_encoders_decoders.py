@@ -165,6 +165,7 @@ def test_no_state_of_a_token_knows_later_ones(tiny):
             assert np.abs(np.asarray(state - changed[name])[:, 5:]).max() > 1e-3
 
 
+@pytest.mark.long
 def test_padding_on_either_side_gives_the_same_states(tiny):
     alone = np.array([[5, 9, 7, 4]])
     right, left = np.array([[5, 9, 7, 4, 1, 1, 1]]), np.array([[1, 1, 1, 5, 9, 7, 4]])

@@ -88,7 +88,7 @@ def _depth(name):
     return -1 if name == "embed" else int(name.removeprefix("blocks/"))
 
 
-@pytest.mark.long(after=3)
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("pixels", [(8, 9), (1, 2), (15, 4)])
@@ -156,6 +156,7 @@ def test_training_uses_and_updates_the_statistics_of_the_batch(tmp_path):
     assert jnp.abs(encoder(images) - fixed).max() > 1e-4  # evaluation still, with the new statistics
 
 
+@pytest.mark.long
 def test_errors(tmp_path):
     encoder = encoders.initialise(TINY, num_classes=2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"\(b, height, width, 3\).*transpose"):
@@ -195,6 +196,7 @@ def classify(data):
 
 
 @pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.long
 def test_real_weights_see_what_is_in_real_pictures(name, classify):
     package, _, inside = name.partition("/")
     picture = Path(pytest.importorskip(package).__file__).parent / inside

@@ -66,6 +66,7 @@ def test_shards(folder):
         encoders.load(folder)
 
 
+@pytest.mark.long
 def test_old_spellings_and_other_heads(folder):
     expected = logits(folder)
 
@@ -299,7 +300,7 @@ SHAPES |= dict.fromkeys(["data2vec-vision", "dinov2", "dinov3_vit"], (2, 8, 8, 3
 SHAPES |= dict.fromkeys(["clip_vision_model", "siglip_vision_model"], (2, 8, 8, 3))
 
 
-@pytest.mark.long(after=4)
+@pytest.mark.long(after=2)
 @pytest.mark.parametrize("kind", SIZES)
 def test_every_family_without_torch(kind, tmp_path):
     """A block makes the next state, compiled or not, and what is saved is what is loaded."""

@@ -104,6 +104,7 @@ def test_a_truncated_encoder_saves_and_loads(tmp_path):
     assert_close(shorter(images), run_torch(again, images).logits)
 
 
+@pytest.mark.long
 def test_blocks_know_the_grid_of_their_images():
     config = TINY | {"model_type": "beit", **RELATIVE, **SHARED}
     encoder = encoders.initialise(config, num_classes=2, rngs=nnx.Rngs(0))

@@ -57,6 +57,7 @@ def test_scores_are_those_of_the_functions(report, k):
         assert micro.adjacent == pytest.approx(float(np.mean(score.adjacent)), abs=1e-6)
 
 
+@pytest.mark.long
 def test_replicates_are_scores_without_a_group(report):
     groups = jc.jackknife_groups(CODES, jax.random.split(KEY, 3)[1])
     (row,) = select(report, k=4, labeling="insect", level="micro", layer="layer 1")

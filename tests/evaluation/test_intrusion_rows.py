@@ -90,6 +90,7 @@ def test_a_report_says_what_its_scores_are_lost_to(made, tmp_path):
         found.to_dataframe("why")
 
 
+@pytest.mark.long
 def test_it_is_of_the_points_that_were_scored(made):
     _, layers, labels, options = made
     found = evaluate({"a": layers["a"]}, labels, class_size=8, **options)
@@ -100,6 +101,7 @@ def test_it_is_of_the_points_that_were_scored(made):
     assert all(row.name == f"item {row.point}" and row.label == labels[row.point] for row in found.points)
 
 
+@pytest.mark.long
 def test_it_is_kept_and_can_be_left_out(made, tmp_path, monkeypatch):
     found, layers, labels, options = made
     kept = evaluate(layers, labels, cache=tmp_path, **options)

@@ -46,6 +46,7 @@ def value_of(report, measure, k=None, label=None, layer="b"):
     return row.value
 
 
+@pytest.mark.long
 def test_values_are_those_of_the_functions(report):
     x, known = LAYERS["b"], CODES >= 0
     for k in (4, 3):

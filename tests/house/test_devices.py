@@ -117,6 +117,7 @@ LOWERED = {
 
 
 @pytest.mark.parametrize("name", LOWERED)
+@pytest.mark.long(after=3)
 def test_lowers_for_every_platform(name):
     function, arguments = LOWERED[name]
     platforms = ("cpu", "cuda", "rocm", "tpu")

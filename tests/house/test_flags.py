@@ -37,6 +37,7 @@ def flagged(request):
 
 @pytest.mark.parametrize("name", [*CORE, *MORE])
 @pytest.mark.parametrize("flagged", FLAGS, indirect=True)
+@pytest.mark.long(after=9)
 def test_the_core_runs_under_flags_of_the_future(flagged, name):
     """Traced only: the flags change what JAX allows, not what it compiles."""
     function = jax.grad(ALL[name]) if name in LOSSES else (CORE | ALL)[name]

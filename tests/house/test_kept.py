@@ -281,6 +281,7 @@ def test_heads_labelings_and_precision_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.long
 def test_a_damaged_score_is_made_again(tmp_path, how, capsys):
     first = scores(tmp_path)
     (path,) = tmp_path.iterdir()

@@ -71,6 +71,7 @@ def test_the_examples_call_what_there_is(page):
     assert calls
 
 
+@pytest.mark.long
 def test_models_of_other_libraries(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     for library in ("equinox", "keras"):

@@ -336,6 +336,7 @@ def child(folder, pause):
     )
 
 
+@pytest.mark.long
 def test_a_killed_process_goes_on_with_nothing_lost_and_nothing_doubled(tmp_path):
     whole = child(tmp_path / "whole", 0)
     assert whole.communicate(timeout=120)[0].endswith("finished\n")

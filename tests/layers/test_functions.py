@@ -171,6 +171,7 @@ def test_what_calls_back_to_python_is_never_taken_for_another():
         np.testing.assert_allclose(compiled(adding(number))(X), X + number)
 
 
+@pytest.mark.long
 def test_within_other_transformations(right):
     """Weights that are being traced: under jit, vmap and grad of a user's own."""
     network = Network()

@@ -195,7 +195,7 @@ def case(request):
     return CASES[request.param]()
 
 
-@pytest.mark.long(after=2)
+@pytest.mark.long(after=1)
 def test_all_blocks_in_order_with_their_outputs(case):
     read, weights, method, name = case
     x, mask = inputs(), jnp.arange(TOKENS) < jnp.array([[2], [5], [3]])
@@ -208,6 +208,7 @@ def test_all_blocks_in_order_with_their_outputs(case):
     assert list(jax.jit(lambda read: read(x, mask)[1])(read)) == list(layers)
 
 
+@pytest.mark.long(after=2)
 def test_running_on_is_the_rest_written_by_hand(case):
     read, weights, method, name = case
     x, mask = inputs(), jnp.arange(TOKENS) < jnp.array([[2], [5], [3]])
@@ -264,6 +265,7 @@ def test_vmap_and_gradients(case):
     )
 
 
+@pytest.mark.long(after=1)
 def test_the_rest_as_a_function_of_activations_alone(case):
     read, weights, method, name = case
     h = jax.random.normal(jax.random.key(2), (7, TOKENS, WIDTH))
@@ -601,6 +603,7 @@ def test_the_model_is_untouched_after_success_and_failure(kind):
     )
 
 
+@pytest.mark.long
 def test_nothing_is_traced_again():
     calls = []
 

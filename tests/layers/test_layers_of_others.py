@@ -284,6 +284,7 @@ def stacked(weights):
     return network
 
 
+@pytest.mark.long
 def test_a_plain_function_with_marks():
     keys = jax.random.split(jax.random.key(1), 3)
     shapes = {"embed": (4, 5), "blocks": (3, 5, 5), "head": (5, 3)}

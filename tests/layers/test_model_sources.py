@@ -149,7 +149,7 @@ def test_an_nnx_module(masked):
         assert_same(evaluate(source, LABELS), *by_hand(states, mask, rest))
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("masked", [False, True])
 def test_an_encoder(masked):
     coder, mask = Coder(), MASK if masked else None
@@ -225,6 +225,7 @@ def plain(**options):
     return model_source(Partial(apply, WEIGHTS), X, **{"rest": plain_rest, "batch_size": 16} | options)
 
 
+@pytest.mark.long
 def test_a_function_and_its_rest():
     states = apply(WEIGHTS, X)[1]
     assert_same(evaluate(plain(), LABELS), *by_hand(states, None, plain_rest))

@@ -47,6 +47,7 @@ def test_is_the_oracles_number(n, k, d):
                     np.testing.assert_allclose(got, want, rtol=0, atol=1e-14)
 
 
+@pytest.mark.long
 def test_is_zero_where_the_exact_score_is_one():
     ones = 0
     for seed in range(40):
@@ -60,6 +61,7 @@ def test_is_zero_where_the_exact_score_is_one():
     assert 3 < ones < 37
 
 
+@pytest.mark.long
 def test_by_hand():
     x = np.array([[0, 0], [1, 0], [2, 0], [1, 1], [9, 9], [9, 8]], np.float32)
     loss, pairs = measure(x, [0, 1, 0, 0, 2, 2], k=2)[0]

@@ -114,6 +114,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.long(after=1)
 def test_numbers_of_every_kind_are_checked(name):
     for wrong in (-1, 0.0, np.float32(-1), np.array(-1.0), jnp.float32(0), float("nan"), [1.0], "0.1", None, True):
         with pytest.raises(ValueError, match=r"must be.* above 0; got"):

@@ -94,6 +94,7 @@ def test_vmap_is_a_loop():
     np.testing.assert_allclose(together, jnp.stack([gradient_of(h) for h in x]), rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.long
 def test_whole_activations():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(24, 3, 5)), jnp.float32)
     gradient = jax.grad(lambda x: with_unit_gradient(lambda h: loss(h.mean(1)))(x))(x)

@@ -79,7 +79,7 @@ def test_is_the_oracles_number(temperature):
                     np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "k", "d"), [(2, 1, 3), (5, 1, 2), (9, 8, 2), (31, 6, 7)])
 def test_other_shapes(n, k, d):
     x, labels, _, where = batch(n, n, d)
@@ -92,7 +92,7 @@ def test_other_shapes(n, k, d):
             assert np.isfinite(slope).all()
 
 
-@pytest.mark.long(after=2)
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
 def test_long_walks_in_float32(seed):
     """Weights of walks down to the smallest numbers: what counts of them must not underflow."""
@@ -273,6 +273,7 @@ def test_eager_jit_and_vmap_are_one():
     np.testing.assert_allclose(eager, losses[0], rtol=0, atol=2e-6)
 
 
+@pytest.mark.long
 def test_bfloat16_is_computed_in_float32():
     x, labels, _, where = batch(1)
     narrow = jnp.asarray(x).astype(jnp.bfloat16)

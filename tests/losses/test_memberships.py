@@ -53,6 +53,7 @@ def oracle(x, labels, k, temperature, hop=0.1, nearness=0.5, num_classes=CLASSES
 @pytest.mark.parametrize(("hop", "nearness"), [(0.1, 0.5), (1.0, 0.0), (0.3, 1.0)])
 @pytest.mark.parametrize("temperature", [0.1, 0.3, 3.0])
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.long(after=6)
 def test_shares_are_those_of_all_walks(seed, temperature, hop, nearness):
     x, labels = sample(seed)
     shares, visits = path_memberships(
@@ -82,6 +83,7 @@ def test_leaving_one_out_is_unlabelling_it():
         np.testing.assert_allclose(left_out[v], path_memberships(x, without, **options)[v], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 def test_long_chains_do_not_underflow():
     x = np.arange(300.0)[:, None] * [1.0, 0.0]
     labels = np.full(300, -1)
@@ -135,6 +137,7 @@ def test_under_jit_with_traced_labels():
         np.testing.assert_allclose(jitted(x, labels), want, atol=1e-6)
 
 
+@pytest.mark.long
 def test_points_that_do_not_count_are_as_if_they_were_not_there():
     x, labels = sample(2)
     where = np.arange(60) % 4 != 0

@@ -45,7 +45,7 @@ def loss_of(predict, x, labels, key=KEY, **options):
     return compiled(predict, x, labels, key=key, **options)
 
 
-@pytest.mark.long(after=2)
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("kind", ["cross_entropy", "probability"])
 @pytest.mark.parametrize("num_points", [1, 4])
 def test_is_the_oracles_number(kind, num_points):
@@ -120,7 +120,7 @@ def test_goes_to_the_exact_score():
     np.testing.assert_allclose(1 - np.mean(losses), want, atol=5 * np.std(losses) / np.sqrt(2000) + 1e-3)
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["cross_entropy", "probability"])
 def test_gradients_are_the_slopes_of_the_oracle(kind):
     (x, labels), predict = pairs_of_two(3), network(3)

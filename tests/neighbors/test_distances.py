@@ -133,6 +133,7 @@ def test_lists_are_taken():
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.long(after=1)
 def test_gradient_is_finite_between_equal_points(metric):
     x = points(0)[0]
     chex.assert_tree_all_finite(jax.grad(METRICS[metric], argnums=(0, 1))(x, x))

@@ -66,6 +66,7 @@ def dense_of(graph):
 
 
 @given(st.integers(0, 2**32 - 1))
+@pytest.mark.long
 def test_lists_mean_the_same_to_every_function(seed):
     rng = np.random.default_rng(seed)
     indices, distances, directed = lists(rng)
@@ -178,6 +179,7 @@ def test_wrong_lists_are_nan_under_jit():
         assert np.isnan(jax.jit(lambda knn: shortest_path_lengths(knn, jnp.array([0])))(knn)).all()
 
 
+@pytest.mark.long
 def test_nan_lengths_are_refused_from_elsewhere_and_stay_in_a_graph():
     knn = wrong(lambda i, d: (i, put(d, np.nan)))
     with pytest.raises(ValueError, match=r"nan.*rows 7"):

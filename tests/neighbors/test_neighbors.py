@@ -45,7 +45,7 @@ def assert_neighbors(x, graph, k, metric="euclidean", rtol=1e-5):
     return (indices == want_indices).mean()
 
 
-@pytest.mark.long(after=3)
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("metric", ("euclidean", "manhattan"))
 @pytest.mark.parametrize(("n", "d", "k"), [(2, 1, 1), (3, 2, 2), (20, 1, 5), (40, 3, 10), (40, 16, 39)])
 def test_exact_order_where_float32_has_no_doubt(n, d, k, metric):
@@ -100,6 +100,7 @@ def test_binary_features():
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("value", (0.0, 0.1, -300.3))
+@pytest.mark.long(after=2)
 def test_all_points_equal(value, metric):
     if metric == "cosine" and value == 0:
         pytest.skip("the zero vector has no direction")
@@ -111,6 +112,7 @@ def test_all_points_equal(value, metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.long(after=1)
 def test_duplicates_are_neighbours_at_distance_zero(metric):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(30, 6)).astype(np.float32)
@@ -134,6 +136,7 @@ def test_an_offset_costs_no_digit(n, d):
 
 
 @pytest.mark.parametrize("n", (60, 1100))
+@pytest.mark.long
 def test_one_point_ten_million_spreads_away(n):
     """It drags the mean along, so that centring by the mean would leave an offset of 1e7/n."""
     x = np.random.default_rng(2).normal(size=(n, 5)).astype(np.float32)
@@ -387,6 +390,7 @@ def test_bad_input_is_named(x, options, words):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("value", (np.nan, np.inf))
+@pytest.mark.long(after=2)
 def test_nan_under_jit_shows_in_every_distance(metric, value):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)), jnp.float32).at[3, 1].set(value)
     graph = jax.jit(lambda x: knn_graph(x, k=3, metric=metric))(x)
@@ -415,7 +419,7 @@ def small_tiles(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.long(after=1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("n", "k", "dtype"), [(58, 57, "float32"), (59, 10, "float64"), (123, 1, "float32"), (250, 70, "float32")]
 )
@@ -460,6 +464,7 @@ def test_similar_sizes_share_a_compilation():
     assert search.knn_of_first._cache_size() == before
 
 
+@pytest.mark.long
 def test_equal_pairs_of_points_have_equal_distances():
     """To the last bit, wherever in the array they stand."""
     rng = np.random.default_rng(1)

@@ -164,7 +164,7 @@ WIDE = {
 }
 
 
-@pytest.mark.long(after=2)
+@pytest.mark.long
 @pytest.mark.parametrize("case", WIDE)
 @pytest.mark.parametrize("metric", ("euclidean", "manhattan"))
 def test_more_digits_than_the_type_holds(case, metric):
@@ -179,12 +179,14 @@ def test_more_digits_than_the_type_holds(case, metric):
 
 
 @pytest.mark.parametrize("case", ("offset", "clusters", "near-duplicates"))
+@pytest.mark.long
 def test_directions_that_differ_by_less_than_float32_tells(case):
     assert_nearest(knn_graph(WIDE[case] + 1, k=K, metric="cosine"), WIDE[case] + 1, "cosine")
     assert_nearest(knn_graph(base * 1e-60, k=K, metric="cosine"), base, "cosine")
 
 
 @pytest.mark.parametrize("dtype", (np.int32, np.uint32))
+@pytest.mark.long(after=1)
 def test_traced_integers(dtype):
     x = (numbers + np.iinfo(dtype).max - 10_000).astype(dtype)
     assert_nearest(under_jit(x, k=K), x)
@@ -193,6 +195,7 @@ def test_traced_integers(dtype):
     )
 
 
+@pytest.mark.long
 def test_what_no_type_tells_apart_is_told():
     x = np.array([[0], [1], [2**62], [2**62 + 1]])
     with pytest.warns(UserWarning, match="less than float64"):

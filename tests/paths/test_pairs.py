@@ -32,6 +32,7 @@ def all_pairs(labels, num_classes):
 
 
 @hypothesis.given(strategies.lists(strategies.integers(-1, 4), min_size=12, max_size=12))
+@pytest.mark.long
 def test_all_pairs_of_every_class_once(labels):
     labels = jnp.array(labels, jnp.int32)
     pairs = same_class_pairs(labels, num_classes=6)
@@ -42,6 +43,7 @@ def test_all_pairs_of_every_class_once(labels):
 
 
 @pytest.mark.parametrize("size", (1, 2, 3, 4, 5, 64, 65))
+@pytest.mark.long(after=3)
 def test_all_pairs_of_classes_of_any_size(size):
     got = sets(same_class_pairs(jnp.zeros(size, jnp.int32), num_classes=1))[0]
     assert len(got) == math.comb(size, 2)

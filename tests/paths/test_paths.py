@@ -160,6 +160,7 @@ def test_near_duplicates_do_not_go_round_in_circles():
             assert_paths(graph, labels, oracles.shortest_paths(adjacency, labels), adjacency)
 
 
+@pytest.mark.long
 def test_counts_are_symmetric_within_a_class():
     _, labels, graph, _ = grid_case(3, n=40, d=2, side=8, k=4)
     got = counts_of_all(graph, jnp.asarray(labels))
@@ -168,6 +169,7 @@ def test_counts_are_symmetric_within_a_class():
         np.testing.assert_array_equal(np.asarray(counts)[same], np.asarray(counts).T[same])
 
 
+@pytest.mark.long
 def test_sources_and_targets_are_rows_and_columns():
     _, labels, graph, _ = grid_case(4, n=40, d=2, side=8, k=4)
     whole = counts_of_all(graph, jnp.asarray(labels))
@@ -203,6 +205,7 @@ def test_lengths_are_dijkstras():
         np.testing.assert_allclose(lengths_of_all(graph), oracles.path_lengths(oracles.knn_adjacency(x, 3)), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_lengths_are_infinite_between_components_and_zero_to_oneself():
     x = jnp.asarray([[0.0], [1.0], [2.5], [100.0], [101.0], [103.0]])
     got = np.asarray(shortest_path_lengths(knn_graph(x, k=1), jnp.arange(6)))

@@ -93,6 +93,7 @@ def test_profile_joins_layers_that_only_some_reports_have():
 @pytest.mark.parametrize(
     "name", ["{}", "layer {}", "encoder/layers/{}/output", "{} a rather long name of a layer $x_1$"]
 )
+@pytest.mark.long(after=3)
 def test_layer_names_never_overlap(number, name):
     layers = [name.format(i) for i in range(number)]
     figure = plot_profile({"a long name": sample_report(layers=layers), "b": sample_report(layers=layers, seed=1)})
@@ -149,6 +150,7 @@ def test_classes_without_pairs_are_left_blank():
 
 
 @pytest.mark.parametrize(("layers", "classes"), [(1, 1), (40, 3), (2, 100), (40, 100), (2, 1000)])
+@pytest.mark.long(after=2)
 def test_classes_and_profile_take_any_size(layers, classes):
     report = sample_report(layers=layers, classes=tuple(range(classes)))
     figure = plot_classes(report)

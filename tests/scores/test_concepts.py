@@ -47,6 +47,7 @@ def test_parity(kind):
 
 
 @pytest.mark.parametrize("kind", ["random", "grid"])
+@pytest.mark.long(after=1)
 def test_concepts_that_do_not_overlap_are_labels(kind):
     rng = np.random.default_rng(4)
     labels, packed = jnp.asarray(rng.integers(-1, 5, N), jnp.int32), pack(knn_graph(points(kind, rng), k=4))

@@ -84,6 +84,7 @@ def test_all_forms_of_a_graph_eager_jit_and_vmap():
 
 
 @pytest.mark.parametrize("kind", ["random", "grid"])
+@pytest.mark.long(after=1)
 def test_the_order_of_rows_changes_at_most_the_split(kind):
     x, labels = case(kind, 2)
     turn = np.random.default_rng(0).permutation(len(labels))
@@ -196,6 +197,7 @@ def test_segments_against_every_point_between():
     np.testing.assert_allclose(1 - score.per_class, found.by_class.sum(axis=1), atol=1e-6)
 
 
+@pytest.mark.long
 def test_segments_eager_jit_and_vmap_and_a_logit_of_nan():
     rng = np.random.default_rng(0)
     w, x = (

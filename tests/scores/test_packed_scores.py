@@ -35,6 +35,7 @@ def drawn(key, **options):
     return packed_graph_convexity(GRAPH, LABELS, num_classes=5, key=jax.random.key(key), **options)
 
 
+@pytest.mark.long
 def test_drawing_all_sources_is_scoring_all_pairs():
     whole, all_drawn = packed_graph_convexity(GRAPH, LABELS, num_classes=5), drawn(0, max_sources=len(LABELS))
     for name in whole._fields:

@@ -536,6 +536,7 @@ def network(seed, features=4, classes=3, hidden=8):
 
 
 @pytest.mark.parametrize("num_points", (1, 10))
+@pytest.mark.long(after=1)
 def test_euclidean_is_the_oracle(num_points):
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -553,6 +554,7 @@ def test_euclidean_takes_whole_activations():
     oracles.assert_score(score, oracles.euclidean_convexity(network(1), x, labels, 3), atol=2e-6)
 
 
+@pytest.mark.long
 def test_euclidean_does_not_depend_on_the_batch():
     rng = np.random.default_rng(1)
     x, labels = as_jax(rng.normal(size=(20, 4)), rng.integers(-1, 3, 20))
@@ -566,6 +568,7 @@ def linear(weights, bias=0.0):
     return lambda h: jnp.dot(h, weights, precision="highest") + bias
 
 
+@pytest.mark.long
 def test_euclidean_is_one_on_predicted_labels_of_a_linear_head():
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -642,6 +645,7 @@ def test_eager_is_jit_at_forty_thousand_points():
         assert (eager.per_class[~np.isnan(eager.per_class)] == 1).all() == exact
 
 
+@pytest.mark.long
 def test_euclidean_draws_pairs_with_a_key():
     rng = np.random.default_rng(5)
     x, labels = as_jax(rng.normal(size=(40, 4)), rng.integers(0, 2, 40))

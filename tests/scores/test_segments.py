@@ -43,6 +43,7 @@ def by_hand(predict, x, labels, segments, num_points: int = 10) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch_size", [1, 70, None])
+@pytest.mark.long(after=1)
 def test_every_pair_once_and_its_share(batch_size):
     predict, (x, labels) = Partial(apply, weights(0)), data(30)
     segments = euclidean_segments(predict, x, labels, num_classes=3, batch_size=batch_size)
@@ -166,6 +167,7 @@ def by_hand_masked(h, valid, labels, segments, num_points: int = 10) -> np.ndarr
 
 
 @pytest.mark.parametrize("kind", [bool, np.int32, np.float32])
+@pytest.mark.long(after=1)
 def test_every_array_of_a_pytree_is_interpolated(kind):
     h, valid, labels = sentences()
     state = {"h": h, "mask": jnp.asarray(valid.astype(kind))}

@@ -39,6 +39,7 @@ def test_the_null_is_that_of_rows_dealt_to_other_points(monkeypatch):
     assert np.isnan(null.per_class.p_value[4]) and null.per_class.p_value[3] == pytest.approx(1 / 6)
 
 
+@pytest.mark.long
 def test_the_jackknife_is_rebuilding_from_scratch():
     groups = RNG.permutation(N) % 4
     found = concept_jackknife(X, TABLE, groups=groups, k=4)

@@ -120,7 +120,7 @@ def assert_as_from_scratch(x, groups, k, metric="euclidean", wide=None):
             np.testing.assert_array_equal(np.asarray(graph.distances)[kept, :width], np.asarray(scratch.distances))
 
 
-@pytest.mark.long(after=2)
+@pytest.mark.long(after=1)
 @pytest.mark.parametrize("metric", ["euclidean", "manhattan", lambda a, b: jnp.max(jnp.abs(a - b))])
 @pytest.mark.parametrize("kind", ["grid", "duplicates", "normal"])
 def test_graphs_without_a_group_are_those_built_from_scratch(kind, metric):
@@ -145,6 +145,7 @@ def test_graphs_without_a_group_are_searched_afresh_where_too_few_neighbours_are
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.long(after=1)
 def test_graphs_of_few_points_are_padded(n):
     x = np.arange(n, dtype=np.float32)[:, None] ** 2
     assert_as_from_scratch(x, np.arange(n), n - 1)
@@ -241,6 +242,7 @@ def test_the_jackknife_of_few_points_is_nan_or_finite_and_never_hangs(n):
     assert np.isfinite(found.micro.lower) == (n > 2)
 
 
+@pytest.mark.long
 def test_graph_jackknife_says_what_is_wrong():
     x, labels = np.eye(6, dtype=np.float32), np.array([0, 0, 0, 1, 1, 1])
     with pytest.raises(ValueError, match="pass key"):

@@ -397,6 +397,7 @@ def test_correlations_say_what_is_wrong(correlation):
 # Random labels and hubness
 
 
+@pytest.mark.long
 def test_the_expected_score_of_random_labels_is_the_mean_over_all_labelings():
     x = np.random.default_rng(5).normal(size=(7, 2)).astype(np.float32)
     x[4:] += 100  # a part of its own, so that some pairs have no path

@@ -254,6 +254,7 @@ def test_a_wrong_file_says_what_to_do(tmp_path, text, what):
         read_domains(tmp_path / "studies.toml")
 
 
+@pytest.mark.long
 def test_what_is_missing_is_named(toy, tmp_path, capsys):
     with pytest.raises(ValueError, match="--data"):
         prepare(domain("speech"), None)

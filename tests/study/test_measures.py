@@ -128,6 +128,7 @@ def layers(seed=0):
     return {"1": train, "2": np.tanh(train)}, train_labels, {"1": test, "2": np.tanh(test)}, test_labels
 
 
+@pytest.mark.long
 def test_rows_of_all_layers_hold_each_measure():
     train, train_labels, test, test_labels = layers()
     names = np.array(["ant", "bee", "cat", "dog"])

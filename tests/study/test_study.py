@@ -70,6 +70,7 @@ def same(model, other):
 # The network
 
 
+@pytest.mark.long
 def test_running_on_from_any_state_gives_the_logits(model, digits):
     images = jnp.asarray(digits[0][:5])
     logits = model(images)

@@ -95,6 +95,7 @@ def test_of_failed_runs_no_mean_is_made():
             assert mean[0].difference == pytest.approx(rows[wanted].difference) and math.isnan(mean[0].spread)
 
 
+@pytest.mark.long
 def test_the_change_of_the_labels_and_that_of_the_layers_are_its_parts():
     """Layers that stay the same, labels that change: all of the change is the labels'."""
     x, truth = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2

@@ -22,6 +22,7 @@ def test_the_file_of_domains_is_read(tmp_path):
     assert (made.name, made.modality, made.classes, made.options) == ("birds", "speech", 12, {"seconds": 3.0})
 
 
+@pytest.mark.long
 def test_a_domain_of_another_kind(tmp_path, monkeypatch):
     pytest.importorskip("tokenizers")
     monkeypatch.chdir(tmp_path)

@@ -252,6 +252,7 @@ def tune_free(seed):
 # Probes
 
 
+@pytest.mark.long
 def test_a_classifier_reads_the_normalised_tokens_alone():
     encoder = encoders.initialise(VIT, num_classes=7, rngs=nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(0), (3, 8, 8, 3))
