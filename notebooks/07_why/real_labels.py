@@ -6,7 +6,7 @@ All texts of banking77's test part in the last layer of MiniLM, and the first --
 Fashion-MNIST in the last layer of EfficientNet-lite0. Of each the twenty points of the lowest score and the twenty
 that other classes lose most to go to texts.csv and pictures.csv (the pictures themselves to pictures.npz); what every
 class loses to which others goes to text_losses.csv and picture_losses.csv. topics.csv puts each of the 77 intents
-below one of ten topics, by hand, from the intents' names alone and before the first run; `concept_convexity` scores
+below one of nine topics, by hand, from the intents' names alone and before the first run; `concept_convexity` scores
 both levels from one search, with intervals by `concept_jackknife`: hierarchy.csv.
 """
 
