@@ -215,6 +215,7 @@ def test_other_formats_score_the_same(score, suffix):
     np.testing.assert_equal([row._asdict() for row in found.rows], [row._asdict() for row in expected.rows])
 
 
+@pytest.mark.long
 def test_axis_and_pool(score):
     hidden = np.stack([blobs(i) for i in range(3)], axis=1)
     np.savez("b.npz", hidden=np.stack([hidden, hidden], axis=2), label=LABELS)

@@ -84,6 +84,7 @@ def test_configurations_of_other_networks_are_refused_at_once(changes, message, 
     assert time.perf_counter() - begin < 10  # a million layers would take minutes
 
 
+@pytest.mark.long
 def test_a_head_for_another_task_is_left_out(folder):
     """Its states are right; the classifier reads each token, so that it makes no logits of a text."""
     whole, _ = encoders.load(folder)

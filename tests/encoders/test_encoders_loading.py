@@ -84,6 +84,7 @@ def test_old_spellings_and_other_heads(folder):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+@pytest.mark.long
 def test_narrow_weights_are_widened(folder, dtype):
     rewritten(folder, lambda tensors: {name: tensor.astype(dtype) for name, tensor in tensors.items()})
     encoder, _ = encoders.load(folder)

@@ -228,6 +228,7 @@ def test_training_mode_is_that_of_torch(tmp_path):
     assert_close(encoder.blocks[0].parts[1].norm1.mean[...], running, "running mean", tolerance=1e-4)
 
 
+@pytest.mark.long
 def test_downsampling_keeps_what_does_not_change():
     """The filter sums to one; beside zeros at the ends, the mean of `factor` samples."""
     constant = jnp.ones((1, 30, 2))
@@ -259,6 +260,7 @@ def test_errors(tmp_path):
         encoders.load(tmp_path)
 
 
+@pytest.mark.long
 def test_the_layers_that_are_read_are_the_five_of_the_paper():
     encoder = encoders.initialise(TINY, num_classes=2, rngs=nnx.Rngs(0))
     signals = jnp.asarray(windows(2, 24))

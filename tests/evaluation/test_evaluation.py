@@ -98,6 +98,7 @@ def test_heads_add_the_euclidean_score():
         jc.evaluate({"a": x}, LABELS, heads={"a": head}, k=4, progress=False)
 
 
+@pytest.mark.long
 def test_pooling():
     tokens = RNG.normal(size=(90, 3, 6)).astype(np.float32)
     for pool, features in (("cls", tokens[:, 0]), ("mean", tokens.mean(1)), (lambda t: t[:, 2], tokens[:, 2])):

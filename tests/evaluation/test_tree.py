@@ -43,6 +43,7 @@ def test_the_tree_by_hand():
     assert tree_tables(Report(tuple(rows), {}, {})) == []
 
 
+@pytest.mark.long
 def test_evaluate_takes_levels(tmp_path):
     x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     options = {"k": 4, "background": "none", "jackknife": False, "why": False, "progress": False}

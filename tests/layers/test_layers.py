@@ -227,6 +227,7 @@ def from_layers(read, *patterns):
     return jaxconvex.LayeredModel(read.weights, read.call, patterns)
 
 
+@pytest.mark.long(after=2)
 def test_running_on_costs_what_the_rest_written_by_hand_costs(case):
     read, weights, method, name = case
     x, h = inputs(), jnp.ones((3, TOKENS, WIDTH))

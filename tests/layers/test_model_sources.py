@@ -300,6 +300,7 @@ def test_layers_are_read_in_groups_that_fit(layers_held, passes, monkeypatch):
     assert str(found.rows) == str(evaluate(plain(), LABELS).rows)
 
 
+@pytest.mark.long
 def test_types_stay_narrow(monkeypatch):
     seen = []
 

@@ -44,6 +44,7 @@ def test_a_batch_holds_so_many_points_of_so_many_classes():
         assert np.all(np.abs(seen[label == LABELS] - chosen[label] * share) <= spread)
 
 
+@pytest.mark.long
 def test_the_key_alone_decides():
     key = jax.random.key(1)
     options = {"num_classes": 6, "classes": 4, "points": 2}

@@ -97,6 +97,7 @@ def test_long_chains_do_not_underflow():
     assert (visits[260:] == 0).all() and (shares[260:] == 0).all()  # too far off to be seen
 
 
+@pytest.mark.long
 def test_points_lie_where_the_paths_of_their_class_do():
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(2), 100)
@@ -108,6 +109,7 @@ def test_points_lie_where_the_paths_of_their_class_do():
     assert (shares.argmax(1) == y)[passed].mean() > 0.95
 
 
+@pytest.mark.long
 def test_parts_of_the_graph_without_labels_have_no_shares():
     x = np.concatenate([np.arange(5.0), 100 + np.arange(5.0)])[:, None]
     labels = np.array([0, -1, 1, -1, 1, -1, -1, -1, -1, -1])
@@ -117,6 +119,7 @@ def test_parts_of_the_graph_without_labels_have_no_shares():
     np.testing.assert_array_equal(shares[5:], 0)
 
 
+@pytest.mark.long
 def test_no_labels_and_one_label():
     x = sample(0)[0]
     options = {"num_classes": CLASSES, "return_visits": True}
@@ -148,6 +151,7 @@ def test_points_that_do_not_count_are_as_if_they_were_not_there():
     assert (shares[~where] == 0).all()
 
 
+@pytest.mark.long
 def test_invariances():
     x, labels = sample(3, d=3)
     options = {"num_classes": CLASSES, "k": 5}

@@ -174,6 +174,7 @@ def test_whole_activations_and_pytrees():
     np.testing.assert_allclose(got, same, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_types():
     (x, labels), predict = pairs_of_two(2), network(2)
     want = float(loss_of(predict, x, labels))

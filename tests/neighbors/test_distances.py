@@ -148,6 +148,7 @@ def test_gradient_is_zero_at_zero_distance(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.long(after=2)
 def test_gradient_is_the_difference_quotient(metric):
     with jax.enable_x64(True):
         x, y = (jnp.asarray(row) for row in np.random.default_rng(5).normal(size=(2, 4)))

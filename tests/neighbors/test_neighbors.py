@@ -79,6 +79,7 @@ def test_ties_on_a_grid_go_to_the_lowest_index(side):
                 np.testing.assert_array_equal(graph.indices, oracles.neighbors(x[rows], k)[0])
 
 
+@pytest.mark.long
 def test_more_ties_than_candidates():
     """A centre with 200 equally near points: none may be lost to the rounding of a matrix product."""
     d = 100
@@ -90,6 +91,7 @@ def test_more_ties_than_candidates():
     np.testing.assert_array_equal(knn_graph(jnp.asarray(star), k=10).indices, oracles.neighbors(star, 10)[0])
 
 
+@pytest.mark.long
 def test_binary_features():
     x = np.random.default_rng(0).integers(0, 2, (300, 12)).astype(np.float32)
     for metric in ("euclidean", "manhattan"):
@@ -201,6 +203,7 @@ def test_float64_tells_apart_what_float32_cannot():
 
 @pytest.mark.check_shapes(False)
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "float16", "bfloat16", "float64"])
+@pytest.mark.long(after=2)
 def test_other_types_are_computed_in_float32(dtype):
     x = np.random.default_rng(8).integers(0, 120, (40, 5)).astype(jnp.dtype(dtype))
     graph = knn_graph(x, k=6)
@@ -316,6 +319,7 @@ def test_epsilon_graph_is_the_oracle(metric):
         assert (np.diff(np.where(indices < 0, np.finfo(np.float32).max, lengths), axis=1) >= 0).all()
 
 
+@pytest.mark.long
 def test_epsilon_graph_takes_the_radius_itself():
     x = jnp.asarray(list(itertools.product(range(4), repeat=2)), jnp.float32)
     graph = epsilon_graph(x, radius=1.0)
@@ -332,6 +336,7 @@ def test_epsilon_graph_without_edges_or_with_all():
 
 
 @pytest.mark.check_shapes(False)
+@pytest.mark.long
 def test_epsilon_graph_under_jit():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(25, 3)), jnp.float32)
     eager = epsilon_graph(x, radius=1.2, max_degree=24)

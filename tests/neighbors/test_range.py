@@ -251,6 +251,7 @@ def test_sparse_matrices_are_a_value_error_and_tables_are_taken():
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "manhattan"])
+@pytest.mark.long
 def test_what_is_lost_below_the_normal_numbers_is_refused_where_it_shows(metric):
     x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     want = knn_graph(x, k=3, metric=metric)

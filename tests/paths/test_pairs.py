@@ -88,6 +88,7 @@ def test_draws_are_reproducible_and_differ_between_keys_and_classes():
 
 
 @pytest.mark.parametrize(("size", "most"), [(9, 5), (12, 20), (23, 40)])
+@pytest.mark.long(after=1)
 def test_draws_are_unbiased(size, most):
     """Over 3,000 keys every pair comes equally often, and so does every pair of pairs (chi-square, 5 sigma)."""
     labels = jnp.zeros(size, jnp.int32)

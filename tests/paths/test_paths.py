@@ -350,6 +350,7 @@ def test_vmap_over_labelings_and_over_graphs():
 
 
 @pytest.mark.check_shapes(False)
+@pytest.mark.long
 def test_bad_input_is_named():
     knn = knn_graph(np.arange(5.0)[:, None], k=2)
     with pytest.raises(ValueError, match=r"labels.*\(5,\).*\(4,\)"):

@@ -181,6 +181,7 @@ def test_every_array_of_a_pytree_is_interpolated(kind):
     assert not np.allclose(whole.shares[whole.keep], expected)  # so the mask matters here
 
 
+@pytest.mark.long
 def test_a_pytree_under_jit_and_vmap():
     h, valid, labels = sentences()
     mask = jnp.asarray(valid, jnp.float32)

@@ -41,6 +41,7 @@ def test_votes_and_overlap_by_hand():
     np.testing.assert_allclose(label_overlap(knn, labels), [1 / 3, 1 / 2, 1 / 3, 1, np.nan, np.nan])
 
 
+@pytest.mark.long
 def test_mutual_neighbours_by_hand_and_by_chance():
     one = listed([[1, 2], [0, 2], [1, 0], [-1, -1]])
     np.testing.assert_array_equal(mutual_knn(one, listed([[2, 3], [2, 0], [3, -1], [0, 1]])), [0.5, 1, 0, np.nan])
@@ -81,6 +82,7 @@ def test_the_interval_of_the_dimension_from_its_formula():
     np.testing.assert_allclose([found.lower, found.upper], ends, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_what_has_no_dimension():
     x = np.repeat(np.random.default_rng(0).normal(size=(20, 3)), 2, axis=0).astype(np.float32)  # all have a copy
     assert np.isnan(intrinsic_dimension(knn_graph(x, k=2))).all()
@@ -105,6 +107,7 @@ def test_cka_is_the_formula_with_centred_kernels(d, e):
     assert cka(turned, x) == pytest.approx(1, rel=1e-5)
 
 
+@pytest.mark.long
 def test_cka_of_equal_points_and_of_other_points():
     x = points(0)[0]
     assert np.isnan(cka(x, np.ones((80, 2))))

@@ -38,6 +38,7 @@ KEY = jax.random.key(7)
     arrays.arrays(np.int32, strategies.sampled_from([1, 2, 7, 30, 60]), elements=strategies.integers(-1, 3)),
     strategies.integers(2, 12),
 )
+@pytest.mark.long
 def test_groups_are_even_within_every_class_and_in_all(labels, num_groups):
     groups = jackknife_groups(labels, KEY, num_groups=num_groups)
     assert groups.shape == labels.shape

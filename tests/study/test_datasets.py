@@ -67,6 +67,7 @@ def test_real_data(data, modality):
     assert (None if dataset.groups is None else len(set(dataset.groups))) == groups
 
 
+@pytest.mark.long
 def test_real_parts_and_counts_in_words(data):
     folders = {modality: toy_domains.real_folder(data, name) for modality, (name, *_) in REAL.items()}
     fashion = read_dataset("images", folders["images"])

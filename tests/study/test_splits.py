@@ -45,6 +45,7 @@ def datasets(draw):
     most=st.tuples(*[st.none() | st.integers(4, 60)] * 3),
     balanced=st.booleans(),
 )
+@pytest.mark.long
 def test_what_holds_for_all_splits(dataset, seed, most, balanced):
     names = sorted(set(dataset.labelings["class"].tolist()))
     options = {"most": most, "balanced": balanced, "classes": names}

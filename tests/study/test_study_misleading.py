@@ -79,6 +79,7 @@ def test_the_alarm_stands_first_and_names_the_seed(tmp_path):
     )
 
 
+@pytest.mark.long
 def test_of_failed_runs_no_mean_is_made():
     """Two seeds by hand: with one failed the mean is the other's; with both there is none."""
     key, points = jax.random.key(0), np.random.default_rng(0).normal(size=(3, 60, 4))

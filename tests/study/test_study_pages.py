@@ -31,6 +31,7 @@ def check_page(path, titles):
     return text
 
 
+@pytest.mark.long
 def test_page_of_one_domain(tmp_path):
     study = large_study(layers=6)
     paths = write_domain_page(study, tmp_path)

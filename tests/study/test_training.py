@@ -94,6 +94,7 @@ def tune(model, points, **settings):
 # Inputs of several arrays
 
 
+@pytest.mark.long
 def test_an_array_is_a_tuple_of_one(points):
     x, y = points
     one, other = tune(Normalised(), points), training.fine_tune(
