@@ -24,9 +24,9 @@ from jaxconvex.paths.layout import pack
 from jaxconvex.scores.aggregates import ConvexityScore, EuclideanScore
 from jaxconvex.scores.euclidean import euclidean_segments, summarise_segments
 from jaxconvex.scores.packed import check_packing, compile_ahead, packed_scores, places_in_class
+from jaxconvex.statistics.left_out import leave_group_out_graphs, spare_neighbors
 from jaxconvex.statistics.measures import hubness, occurrences, random_label_score
 from jaxconvex.statistics.permutation import permutation_null
-from jaxconvex.statistics.resampling import leave_group_out_graphs, spare_neighbors
 
 __all__ = ["Sampled", "Seen", "Shared", "columns_of", "graph_rows", "pooled", "rows_of_equal_classes", "segment_rows"]
 

@@ -24,7 +24,8 @@ from jaxconvex.neighbors.knn import KNNGraph, knn_graph
 from jaxconvex.paths.graph import undirected
 from jaxconvex.scores.graph import ConvexityScore, graph_convexity
 from jaxconvex.statistics.intervals import Interval, jackknife, score_interval
-from jaxconvex.statistics.resampling import jackknife_groups, leave_group_out_graphs, spare_neighbors
+from jaxconvex.statistics.left_out import leave_group_out_graphs, spare_neighbors
+from jaxconvex.statistics.resampling import jackknife_groups
 
 TARGET = (0.92, 0.98)  # for classes of 20 points or more and expected scores in RANGE
 RANGE = (0.3, 0.97)

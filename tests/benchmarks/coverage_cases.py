@@ -21,7 +21,8 @@ from jaxconvex.scores.graph import ConvexityScore, graph_convexity
 from jaxconvex.statistics.comparison import paired_difference
 from jaxconvex.statistics.correlation import domain_correlation, pearson, spearman
 from jaxconvex.statistics.intervals import score_interval
-from jaxconvex.statistics.resampling import jackknife_groups, leave_group_out_graphs, spare_neighbors
+from jaxconvex.statistics.left_out import leave_group_out_graphs, spare_neighbors
+from jaxconvex.statistics.resampling import jackknife_groups
 
 FEWEST = 6  # units of a class that has an interval in a report
 

@@ -26,7 +26,7 @@ from jaxconvex import (
     undirected,
 )
 from jaxconvex._internal.checks import as_labels
-from jaxconvex.statistics.resampling import leave_group_out_graphs
+from jaxconvex.statistics.left_out import leave_group_out_graphs
 
 N, K = 14, 4
 labels_under_jit = jax.jit(as_labels, static_argnums=(1, 2))

@@ -17,16 +17,12 @@ from hypothesis.extra import numpy as arrays
 
 from jaxconvex.neighbors.knn import KNNGraph, knn_graph
 from jaxconvex.scores.graph import graph_convexity, graph_pair_scores
-from jaxconvex.statistics import resampling
+from jaxconvex.statistics import left_out, resampling
 from jaxconvex.statistics.bootstrapping import bootstrap
 from jaxconvex.statistics.correlation import domain_correlation, pearson
 from jaxconvex.statistics.intervals import jackknife, score_interval
-from jaxconvex.statistics.resampling import (
-    graph_jackknife,
-    jackknife_groups,
-    leave_group_out_graphs,
-    spare_neighbors,
-)
+from jaxconvex.statistics.left_out import leave_group_out_graphs, spare_neighbors
+from jaxconvex.statistics.resampling import graph_jackknife, jackknife_groups
 
 KEY = jax.random.key(7)
 
@@ -377,10 +373,11 @@ def test_the_jackknife_error_exceeds_that_of_a_fixed_graph():
 
 
 def test_every_public_function_has_an_example():
-    for name in resampling.__all__:
-        value = getattr(resampling, name)
-        if not isinstance(value, type):
-            assert ">>>" in value.__doc__, name
+    for module in (resampling, left_out):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if not isinstance(value, type):
+                assert ">>>" in value.__doc__, name
 
 
 @pytest.mark.long
