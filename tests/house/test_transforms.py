@@ -16,14 +16,14 @@ from transform_cases import ALL, LOSSES, D, K, N, points_and_labels
 
 import jaxconvex
 
+pytestmark = pytest.mark.usefixtures("unexplained")
+
 ON_DEVICES = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from transform_cases import ALL, CLASSES, K, data, head
 import jaxconvex
-
-pytestmark = pytest.mark.usefixtures("unexplained")
 
 mesh = jax.make_mesh((8,), ("data",))
 assert mesh.axis_types == (jax.sharding.AxisType.Explicit,)
