@@ -101,10 +101,10 @@ def fold_groups(packed: PackedGraph, rows: Array, live: Array, initial: Any, ste
     return fori_loop(0, jnp.max(count), group, initial)
 
 
-def fold_rows(rows: Rows, step: Callable[[Array, Array, Any], Any], initial: Any) -> Any:
-    """step(rows, live, accumulated) over the chunks of the listed rows."""
+def fold_rows(rows: Rows, step: Callable[[Array, Array, Any], Any], initial: Any, few: int = CHUNK) -> Any:
+    """step(rows, live, accumulated) over the chunks of the listed rows; a processor's core takes `few` together."""
     total = rows.listed.shape[0]
-    chunk = CHUNK if jax.default_backend() == "cpu" else math.gcd(total, WIDE_CHUNK)
+    chunk = few if jax.default_backend() == "cpu" else math.gcd(total, WIDE_CHUNK)
 
     def one(index: Array, accumulated: Any) -> Any:
         start = index * chunk

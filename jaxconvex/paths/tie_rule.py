@@ -33,9 +33,10 @@ from jaxconvex.paths.search import (
 )
 
 __all__ = ["A_HOP", "OUTSIDE", "Columns", "Costs", "PathCounts", "counts_of_cost", "least_cost", "lowest_parents"]
-__all__ += ["Outside", "outside_of", "rounding_slack"]
+__all__ += ["Outside", "outside_of", "rounding_slack", "rows_of_paths"]
 
 EQUAL, A_HOP = 16, 2  # quanta by which rounding may part equal lengths, and what each hop of a path adds to them
+TOGETHER = 16  # rows that are relaxed together: few lie on the paths that are tied
 OUTSIDE = 2**16  # what a point outside costs, where a hop costs 1
 LOWNESS = (
     0.75  # of the number of a row: below 1, so that sums of different rows differ, where those of numbers often do not
@@ -98,15 +99,13 @@ def least_cost(
     outside: Outside,
     sources: Int[Array, " s"],
     distance: Columns,
-    ends: Bool[Array, "rows s"],
+    rows: Rows,
 ) -> Costs:
-    """The cost of the path that counts from each source to the ends and to what lies before them.
+    """The cost of the path that counts from each source to some rows, which hold all that lies on shortest paths to them.
 
-    `outside` tells which rows [...] lie outside the class of each source [... s]. Sweeps over the rows that lie on shortest
-    paths to the ends, mostly few, until nothing changes.
+    `outside` tells which rows [...] lie outside the class of each source [... s]. Sweeps until nothing changes.
     """
     start = from_sources(len(packed.first), sources, jnp.int32)
-    rows = _rows_of_paths(packed, distance, ends)
     dtype = packed.quantum.dtype
     far = infinity(distance.values.dtype)
 
@@ -135,7 +134,7 @@ def least_cost(
             changed |= jnp.any(live[:, None] & ((new[0] != new[2]) | (new[1] != new[3])))
             return put_rows(cost, some, live, new[0]), put_rows(excess, some, live, new[1]), changed
 
-        return fold_rows(rows, relax, (cost, excess, jnp.array(False)))
+        return fold_rows(rows, relax, (cost, excess, jnp.array(False)), few=TOGETHER)
 
     begin = start, jnp.zeros(start.shape, distance.values.dtype), jnp.array(True)
     cost, excess, _ = while_loop(lambda state: state[2], sweep, begin)
@@ -176,14 +175,14 @@ def lowest_parents(
             changed |= jnp.any(live[:, None] & (new[0] != old))
             return put_rows(least, some, live, new[0]), put_rows(parents, some, live, new[1]), changed
 
-        return fold_rows(found.rows, choose, (least, parents, jnp.array(False)))
+        return fold_rows(found.rows, choose, (least, parents, jnp.array(False)), few=TOGETHER)
 
     begin = start, jnp.zeros(start.shape, jnp.int32), jnp.array(True)
     return while_loop(lambda state: state[2], sweep, begin)[1]
 
 
-def _rows_of_paths(packed: PackedGraph, distance: Columns, ends: Bool[Array, "rows s"]) -> Rows:
-    """The rows on the shortest paths from each source to its ends, together."""
+def rows_of_paths(packed: PackedGraph, distance: Columns, ends: Bool[Array, "rows s"]) -> Rows:
+    """The rows on the shortest paths from each source to its ends, and the ends, together: mostly few."""
 
     def back(state: tuple[Array, Array]) -> tuple[Array, Array]:
         found, new = state
@@ -200,7 +199,7 @@ def _rows_of_paths(packed: PackedGraph, distance: Columns, ends: Bool[Array, "ro
 
             return fold_groups(packed, some, live, before, step)
 
-        before = fold_rows(chosen_rows(jnp.any(new, axis=1)), one, jnp.zeros_like(found))
+        before = fold_rows(chosen_rows(jnp.any(new, axis=1)), one, jnp.zeros_like(found), few=TOGETHER)
         return found | before, before & ~found
 
     found, _ = while_loop(lambda state: jnp.any(state[1]), back, (ends, ends))

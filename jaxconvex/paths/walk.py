@@ -38,12 +38,13 @@ from jaxconvex.paths.tie_rule import (
     lowest_parents,
     outside_of,
     rounding_slack,
+    rows_of_paths,
 )
 
 __all__ = ["WALKED", "Block", "Some", "Trail", "fold_pairs", "searched"]
 
 WALKED = 128  # targets walked together
-NARROW = 16  # sources with ties, solved together
+NARROW = 16
 
 
 class Block(NamedTuple):
@@ -168,9 +169,10 @@ def _fold_ties(
         ends = jnp.zeros((len(packed.first), narrow), bool).at[block.targets].max(own)
         sources = block.sources[index]
         some_distances = Columns(distance.values, index)
+        rows = rows_of_paths(packed, some_distances, ends)
 
         def solved(one: Array) -> Costs:
-            return least_cost(packed, outside_of(one, sources), sources, some_distances, ends)
+            return least_cost(packed, outside_of(one, sources), sources, some_distances, rows)
 
         found = lax.map(solved, labels)
         costs, parents = found.cost, jnp.zeros((0, 0), jnp.int32)

@@ -36,7 +36,7 @@ from jaxconvex.scores.aggregates import (
 from jaxconvex.scores.loads import Loads, fraction_of_load, load_of_paths, loads_with, no_loads
 
 __all__ = ["FIELDS", "carried_fields", "compiled", "counts_of_blocks", "fractions_of_sums", "loads_over_blocks"]
-__all__ += ["sum_blocks", "sums_of_whole", "sums_over_blocks", "whole_fields"]
+__all__ += ["pair_sums", "sum_blocks", "sums_of_whole", "sums_over_blocks", "whole_fields"]
 
 FIELDS = 8
 STATIC = "lanes", "num_classes", "whole", "intruders"
@@ -88,7 +88,7 @@ def sum_blocks(
 
     totals, loads = in_lengths(packed, search, whole)
     fields = jnp.moveaxis(totals.reshape(total, -1, FIELDS), 0, 2)
-    return _pair_sums([fields[:, i] for i in range(FIELDS)]), loads
+    return pair_sums([fields[:, i] for i in range(FIELDS)]), loads
 
 
 def _side_by_side(parts: Int[Array, "parts l p"]) -> Int[Array, "p fields"]:
@@ -111,7 +111,8 @@ def carried_fields(totals: Int[Array, "rows fields"]) -> Int[Array, "rows fields
     return jnp.concatenate([jnp.stack(parts, axis=-1), fields[..., 4:]], axis=-1).reshape(totals.shape)
 
 
-def _pair_sums(fields: Sequence[Any]) -> PairSums:
+def pair_sums(fields: Any) -> PairSums:
+    """The sums from the fields of `fields_of`, one after the other."""
     return PairSums(Whole(*fields[:2]), Whole(*fields[2:4]), *fields[4:])
 
 
@@ -223,7 +224,7 @@ def sums_of_whole(totals: Int[np.ndarray, "f n"]) -> PairSums:
 
 def whole_fields(fields: Sequence[Int[np.ndarray, ...]]) -> Int[np.ndarray, "f ..."]:
     """The fields of `fields_of` with deficits and squares as single whole numbers."""
-    return _whole_numbers(_pair_sums(fields))
+    return _whole_numbers(pair_sums(fields))
 
 
 def _whole_numbers(sums: PairSums) -> Int[np.ndarray, "f ..."]:

@@ -66,11 +66,54 @@ def test_more_points_than_a_block_has_sources_and_a_piece_members():
     oracles.assert_score(score, oracles.concept_convexity(oracles.knn_adjacency(x, 5), table))
 
 
+@pytest.mark.long(after=1)
+@pytest.mark.parametrize("kind", ["random", "grid", "islands"])
+def test_under_jit_and_vmap_as_outside(kind):
+    rng = np.random.default_rng(6)
+    tables = jnp.asarray(np.stack([memberships(rng) for _ in range(2)]))
+    graph = knn_graph(points(kind, rng), k=4)
+    inside = jax.jit(concept_convexity)(graph, tables[0])
+    mapped = jax.vmap(concept_convexity, in_axes=(None, 0))(graph, tables)
+    for i, found in enumerate((inside, *(jax.tree.map(lambda part, i=i: part[i], mapped) for i in range(2)))):
+        want = concept_convexity(graph, tables[max(i - 1, 0)])
+        for name in ConvexityScore._fields:
+            tolerance = 3e-4 if "se" in name else 2e-6  # errors of no spread are differences of float32
+            given = getattr(found, name), getattr(want, name)
+            np.testing.assert_allclose(*given, rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.long
+def test_paths_of_more_points_than_a_byte_counts():
+    rng = np.random.default_rng(7)
+    x = np.cumsum(rng.uniform(0.5, 1.5, 300))[:, None].astype(np.float32)
+    table = rng.random((300, 3)) < 0.5
+    score = concept_convexity(knn_graph(jnp.asarray(x), k=2), table)
+    oracles.assert_score(score, oracles.concept_convexity(oracles.knn_adjacency(x, 2), table))
+
+
+@pytest.mark.long
+def test_points_in_more_concepts_than_are_looked_at_together():
+    rng = np.random.default_rng(8)
+    x, table = points("grid", rng), rng.random((N, 170)) < 0.9
+    score = concept_convexity(knn_graph(x, k=4), table)
+    oracles.assert_score(score, oracles.concept_convexity(oracles.knn_adjacency(np.asarray(x), 4), table))
+
+
 def test_what_is_refused():
     graph, table = knn_graph(points("random", np.random.default_rng(0)), k=4), np.zeros((N, 2), int)
     for wrong in (table[:-1], table + 2, table[:, 0], [[0, N]], [[-1]], [[0.5]]):
         with pytest.raises(ValueError, match="memberships must be"):
             concept_convexity(graph, wrong)
-    with pytest.raises(ValueError, match="outside jit"):
-        jax.jit(lambda t: concept_convexity(graph, t))(table)
+    for wrong in (table[:-1], table[:, 0], table * 0.5):
+        with pytest.raises(ValueError, match="memberships must be"):
+            jax.jit(lambda t: concept_convexity(graph, t))(wrong)
     assert np.isnan(concept_convexity(graph, table).per_class).all()
+
+
+@pytest.mark.long(after=1)
+def test_a_table_of_other_values_is_nan_under_jit():
+    rng = np.random.default_rng(0)
+    graph, table = knn_graph(points("random", rng), k=4), memberships(rng).astype(np.int32)
+    score = jax.jit(concept_convexity)
+    assert not np.isnan(score(graph, table).per_class[0])
+    assert np.isnan(score(graph, table * 2).per_class).all()
