@@ -141,7 +141,20 @@ def open_parquet(path: Path) -> Source:
         parts = [_from_arrow(chunk, name, path) for chunk in table[name].chunks]
         return np.concatenate(parts) if parts else np.zeros(0)
 
-    return Source(path, tuple(named), read, table=True)
+    def read_labels(name: str) -> np.ndarray:
+        """Lists of integers or text are the labels of points that may have several; flags, all as many, are a table."""
+        if not _holds_lists(table[name].type):
+            return read(name)
+        lists = [own or [] for own in table[name].to_pylist()]
+        labels = [label for own in lists for label in own]
+        flags = len({len(own) for own in lists}) == 1 and len(lists[0]) > 1 and all(label in (0, 1) for label in labels)
+        if flags or any(isinstance(label, (float, list)) for label in labels):
+            return read(name)
+        found = np.empty(len(lists), object)
+        found[:] = [tuple(own) for own in lists]
+        return found
+
+    return Source(path, tuple(named), read, table=True, read_labels=read_labels)
 
 
 def _from_arrow(column: Any, name: str, path: Path) -> np.ndarray:
@@ -156,7 +169,7 @@ def _from_arrow(column: Any, name: str, path: Path) -> np.ndarray:
         column = column.dictionary_decode()
     if kinds.is_decimal(column.type):
         column = column.cast(arrow.float64())
-    if not (kinds.is_list(column.type) or kinds.is_large_list(column.type) or kinds.is_fixed_size_list(column.type)):
+    if not _holds_lists(column.type):
         return column.to_numpy(zero_copy_only=False)
     lengths = require("pyarrow.compute", "parquet").list_value_length(column).unique().to_pylist()
     if len(lengths) != 1 or lengths[0] is None:
@@ -164,3 +177,8 @@ def _from_arrow(column: Any, name: str, path: Path) -> np.ndarray:
         raise FileError(f"{name!r} in {path} must hold lists of one length; got lengths {found or 'of nothing'}.")
     inner = _from_arrow(column.flatten(), name, path)
     return inner.reshape(len(column), lengths[0], *inner.shape[1:])
+
+
+def _holds_lists(kind: Any) -> bool:
+    kinds = require("pyarrow", "parquet").types
+    return bool(kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind))

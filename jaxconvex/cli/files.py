@@ -12,24 +12,20 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxconvex._internal.messages import listed
-from jaxconvex._internal.reading import FileError, Source, errors_of, text_labels, text_of
+from jaxconvex._internal.reading import Source
 from jaxconvex.cli.features import is_id, layers_of_columns, matching, natural_order, reasons
-from jaxconvex.cli.sources import FORMATS, UNNAMED, is_numeric, open_source
-from jaxconvex.evaluation.labelings import label_array
+from jaxconvex.cli.labels import LABEL_NAMES, columns_of, labeling_of, lists_of_labels, read_labels, words_of
+from jaxconvex.cli.sources import UNNAMED, is_numeric, open_source
+from jaxconvex.evaluation.label_values import is_overlapping
 
 __all__ = ["LABEL_NAMES", "Representations", "natural_order", "read_representations"]
-
-LABEL_NAMES = ("labels", "label", "targets", "target", "y")  # what is looked for where no labels are named
-
-# Text by which tables say that a value is missing; among labels it may as well be a class (Namibia, a surname).
-NOT_THERE = {"NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None"}
 
 
 class Representations(NamedTuple):
     """What a file holds: arrays by layer, in order; labels by labeling; predicted labels; names that were left out."""
 
     layers: dict[str, np.ndarray]  # each [n d], or [n tokens d] to be pooled
-    labels: dict[str, np.ndarray]  # each [n], integers or text
+    labels: dict[str, np.ndarray]  # each [n], integers or text, or tuples of them; or [n m], true and false
     predictions: np.ndarray | None  # [n]
     left_out: tuple[str, ...]  # arrays and columns that belong to no layer
     notes: tuple[str, ...] = ()  # what was decided about columns and labels, a line each
@@ -42,6 +38,7 @@ def read_representations(
     path: str | os.PathLike[str],
     *,
     labels: Sequence[str | os.PathLike[str]] = (),
+    separator: str | None = None,
     parents: Sequence[str | os.PathLike[str]] = (),
     predictions: str | os.PathLike[str] | None = None,
     groups: str | os.PathLike[str] | None = None,
@@ -62,7 +59,10 @@ def read_representations(
         labels: names of arrays (columns) in the file, or paths of other files: .npy; .txt with one label a line; .csv
             with a header; or any format of `path` with one array. None named takes the first there is of "labels",
             "label", "targets", "target", "y". Integers or text; booleans become text. In csv and txt, labels are the text
-            that stands there ("NA" too), and integers only where all are written like integers (not "007").
+            that stands there ("NA" too), and integers only where all are written like integers (not "007"). A point may
+            have several labels in a column of lists, in an array (n, m) of 1 and 0, and in columns of 1 and 0 that a name
+            with wildcards stands for ("genre_*").
+        separator: text between two labels of a point that has several.
         parents: labelings that are levels above the first, from fine to coarse; names or paths as above.
         predictions: the predicted labels, a name or a path as above.
         groups: what says which points were sampled together (speaker, text, video), a name or a path as above.
@@ -99,7 +99,7 @@ def read_representations(
         )
     above = [os.fspath(name) for name in parents]
     label_names += [name for name in above if name not in label_names]
-    by_labeling = {_labeling(name, there): _labels(source, there, name) for name in label_names}
+    by_labeling = {labeling_of(name, there): lists_of_labels(source, there, name, separator) for name in label_names}
     if len(by_labeling) < len(label_names):
         raise ValueError(f"each labeling must be named once, and by a name of its own; got {listed(label_names)}.")
     others = {
@@ -107,8 +107,11 @@ def read_representations(
         for key, name in (("predictions", predictions), ("groups", groups), ("names", names))
         if name is not None
     }
-    beside = {key: _labels(source, there, name) for key, name in others.items()}
-    rest = [name for name in there if name not in (*label_names, *others.values())]
+    if separator is not None and not any(map(is_overlapping, by_labeling.values())):
+        raise ValueError(f"no labels of {path} hold the separator {separator!r}; leave --separator out.")
+    beside = {key: read_labels(source, there, name) for key, name in others.items()}
+    told = {*label_names, *others.values(), *(column for name in label_names for column in columns_of(name, there))}
+    rest = [name for name in there if name not in told]
     arrays, left_out, features = _layers(source, rest, layers)
     arrays = _split(arrays, axis, source.path)
     by_name = layers and not features
@@ -116,74 +119,14 @@ def read_representations(
     arrays = {name: _layer(arrays[name], name, source.path, pool) for name in kept}
     named = by_labeling | {key: beside[key] for key in ("predictions",) if key in beside}
     _check_lengths(arrays, named | beside, source.path)
-    notes = [*source.notes, *_words(named)]
+    notes = [*source.notes, *words_of(named)]
     if left_out:
         notes.insert(0, f"left out are {reasons(left_out)}")
     if features:
         notes.insert(0, f"features are {listed(features)}; --layer NAME takes a column, --skip NAME leaves it out")
     predicted, together, called = (beside.get(key) for key in ("predictions", "groups", "names"))
     return Representations(arrays, by_labeling, predicted, tuple(left_out), tuple(notes), together, called,
-                           tuple(_labeling(name, there) for name in above))  # fmt: skip
-
-
-# Labels ---------------------------------------------------------------------------------------------------------------
-
-
-def _labeling(name: str, names: Sequence[str]) -> str:
-    return name if name in names else Path(name).stem
-
-
-def _labels(source: Source, names: Sequence[str], name: str) -> np.ndarray:
-    """The labels behind a name in the source or in a file of their own, as integers or text."""
-    if name in names:
-        read = source.read if source.read_labels is None else source.read_labels
-        array, where = read(name), f"labels {name!r} in {source.path}"
-    elif Path(name).is_file() or (Path(name).suffix.lower() in (*FORMATS, ".txt") and os.sep in name):
-        array, where = _read_labels(Path(name)), f"labels in {name}"
-    else:
-        raise ValueError(
-            f"{source.path} has no {name!r}, and there is no such file of labels; it has {listed(names, name)}."
-        )
-    labels = label_array(array, where)
-    return labels.astype(str) if labels.dtype.kind == "b" else labels
-
-
-def _read_labels(path: Path) -> np.ndarray:
-    if path.suffix.lower() == ".txt":
-        with errors_of(path):
-            # Not splitlines(), which breaks lines at ten different characters.
-            lines = re.split(r"\r\n|\r|\n", text_of(path))
-        if lines[-1] == "":
-            lines.pop()
-        if not lines:
-            raise FileError(f"{path} is empty. It must hold one label a line.")
-        return text_labels(lines)
-    source = open_source(path)
-    names = [name for name in LABEL_NAMES if name in source.names][:1] or source.names
-    if len(names) != 1:
-        raise ValueError(
-            f"{path} must hold one array or column of labels, or one called {listed(LABEL_NAMES)}; "
-            f"it has {listed(source.names)}."
-        )
-    return (source.read_labels or source.read)(names[0])
-
-
-def _words(labelings: dict[str, np.ndarray]) -> list[str]:
-    """Notes on labels that may stand for a missing one, and on those that look alike."""
-    notes = []
-    for name, values in labelings.items():
-        alike: dict[str, list[str]] = {}
-        for value in np.unique(values):
-            alike.setdefault(" ".join(str(value).split()), []).append(str(value))
-        for classes in (spellings for spellings in alike.values() if len(spellings) > 1):
-            notes.append(f"labels {name!r}: {listed(classes)} differ in spaces alone, and are classes of their own")
-        words = {str(value): int(np.sum(values == value)) for value in np.unique(values) if str(value) in NOT_THERE}
-        for word, count in words.items():
-            notes.append(
-                f"labels {name!r}: {word!r} is a class of {count} points; if it says that the label is missing, "
-                f"--background {word!r} takes these points out of the classes"
-            )
-    return notes
+                           tuple(labeling_of(name, there) for name in above))  # fmt: skip
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------

@@ -60,8 +60,13 @@ class Options(NamedTuple):
             "--labels",
             "NAME",
             "Array or column of labels, or a file of them (.npy, .txt, .csv); again for more labelings. "
+            "Where points have several: lists, or by a NAME with * columns of 1 and 0. "
             "[default: labels, label, targets, target or y]",
         ),
+    ] = None
+    separator: Annotated[
+        str | None,
+        option("--separator", "TEXT", "What stands between two labels of a point that has several, e.g. ';'."),
     ] = None
     parents: Annotated[
         Names,

@@ -19,6 +19,7 @@ from jaxconvex.cli.files import Representations, read_representations
 from jaxconvex.cli.options import Options
 from jaxconvex.cli.writing import RESULT
 from jaxconvex.evaluation.comparison import Comparison, compare_reports
+from jaxconvex.evaluation.label_values import is_overlapping, values_of
 from jaxconvex.evaluation.report import Report, read_report
 
 __all__ = ["Interrupted", "compare", "demonstrate", "interruptible", "keep_compiled_code", "read"]
@@ -27,7 +28,7 @@ __all__ += ["read_sides", "score"]
 T = TypeVar("T")
 
 # The options that `read_representations` takes, and those that `evaluate` takes as they are.
-READ = ("labels", "parents", "predictions", "groups", "names", "layers", "skip", "axis", "pool")
+READ = ("labels", "separator", "parents", "predictions", "groups", "names", "layers", "skip", "axis", "pool")
 OTHERWISE = {*READ, "k", "measures", "memory", "holm", "seed"} - {"pool"}
 SCORED = tuple(name for name in Options._fields if name not in OTHERWISE)
 
@@ -58,6 +59,8 @@ def _summary(data: Representations) -> str:
 
 
 def _classes(labels: np.ndarray) -> str:
+    if is_overlapping(labels):
+        return f"{len(values_of(labels))} classes, several a point"
     none = int(np.sum(labels == -1)) if labels.dtype.kind != "U" else 0
     return f"{len(np.unique(labels)) - bool(none)} classes" + (f" and {none} points of background, -1" if none else "")
 
@@ -241,7 +244,7 @@ def _check_same_points(a: Representations, b: Representations, paths: Sequence[P
     where = f"{paths[0]} and {paths[1]}"
     if len(first) != len(second):
         raise ValueError(f"A and B must hold the same points; {where} hold {len(first)} and {len(second)}.")
-    differing = int(np.sum(first != second))
+    differing = sum(a != b for a, b in zip(first.tolist(), second.tolist(), strict=True))
     if differing:
         raise ValueError(
             f"A and B must hold the same points in the same order, so that their labels {name!r} agree; in {where} "

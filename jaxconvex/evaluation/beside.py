@@ -10,7 +10,8 @@ from jaxtyping import Int
 
 from jaxconvex._internal.kept import array_hash
 from jaxconvex.evaluation.intrusion_rows import rows_of_intrusions
-from jaxconvex.evaluation.labelings import label_array
+from jaxconvex.evaluation.label_values import label_array
+from jaxconvex.evaluation.labelings import exclusive
 from jaxconvex.evaluation.layer_scores import Seen
 from jaxconvex.evaluation.measuring import BETWEEN, asked_measures, measured
 from jaxconvex.evaluation.settings import Settings
@@ -61,13 +62,16 @@ def for_next(beside: Beside, points: np.ndarray) -> np.ndarray | None:
 
 
 def tell(beside: Beside, before: Any, told: dict[str, list[Any]], seen: Seen) -> None:
-    """Add the rows of one graph of a layer to `told`, by their field of the report; rows name no layer."""
+    """Add the rows of one graph of a layer to `told`, by their field of the report; rows name no layer.
+
+    Nothing is told of concepts that overlap.
+    """
     if beside.measures:
         same = before if before is None or seen.taken is None else before[seen.taken]
         told.setdefault("measures", []).extend(measured(beside.measures, seen, beside.settings, same))
     if not beside.why or (is_long(seen.packed) and not beside.asked):
         return
-    for name, (codes, classes) in seen.labelings.items():
+    for name, (codes, classes) in exclusive(seen.labelings).items():
         found = graph_intrusions(seen.packed, jnp.asarray(codes, jnp.int32), num_classes=len(classes))
         where = {"layer": "", "layer_index": 0, "labeling": name, "k": seen.k}
         rows = beside.rows if seen.taken is None else beside.rows[seen.taken]

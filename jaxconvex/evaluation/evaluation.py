@@ -18,13 +18,16 @@ from jaxconvex._internal.checks import positive_integer
 from jaxconvex._internal.kept import array_hash
 from jaxconvex.evaluation.beside import Beside, beside_scores, for_next, identity_of, tell
 from jaxconvex.evaluation.kept_rows import keep_rows, kept_rows, metric_hash, place_of_rows, setting_name
+from jaxconvex.evaluation.label_values import label_array
 from jaxconvex.evaluation.labelings import (
-    Labeling,
+    AnyLabeling,
+    Memberships,
     check_background,
     encode_all,
-    label_array,
     named_labels,
+    strata,
     stratified_sample,
+    taken,
 )
 from jaxconvex.evaluation.layer_scores import (
     Sampled,
@@ -49,6 +52,7 @@ from jaxconvex.evaluation.tree import parents_of
 from jaxconvex.layers.activations import Activations
 from jaxconvex.layers.model_sources import ModelSource
 from jaxconvex.neighbors.distances import Metric
+from jaxconvex.scores.packed import EXACT
 from jaxconvex.statistics.resampling import jackknife_groups
 
 __all__ = ["evaluate"]
@@ -97,7 +101,10 @@ def evaluate(
         representations: an array (n, d), or a mapping layer -> array, in order of depth, of which one at a time is read.
             With `pool` also whole activations (n, tokens, d): the graph takes pooled features, the Euclidean score the
             whole activation. Or a `model_source`: a model and its inputs, run for some layers at a time.
-        labels: integers, strings or booleans, one a point; or a mapping name -> labels, scored on the same graphs.
+        labels: integers, strings or booleans, one a point; or a mapping name -> labels, scored on the same graphs. Or, where
+            a point may have several labels or none, a list of them for each point, or a table of true and false, a column
+            for each (of a DataFrame with its names): concepts that overlap, scored as by `concept_convexity`, over all
+            pairs; nothing is told of why.
         k: neighbours; several are scored from one search.
         metric, graph, duplicates: see `knn_graph` and `undirected`, whose `mode` is `graph` here. Beside the Euclidean score
             up to 10,000 points also have that of the cosine metric (the field `cosine`, without intervals), since a few hubs
@@ -210,18 +217,20 @@ def _opened(
     named, encode = named_labels(labels), partial(encode_all, background=settings.background, classes=settings.classes)
     check_background(named | ({} if told is None else {"predictions": told}), settings.background)
     labelings = encode(labels, told)
-    main = next(iter(labelings.values())).codes
+    main = strata(next(iter(labelings.values())))
     if groups is None and isinstance(representations, Activations):
         groups = representations.groups
     check_source(representations, len(main), settings.pool, heads)
     chosen = _chosen(main, settings, sample_key)
+    _check_memberships(labelings, settings, len(chosen), from_model or bool(heads))
     source = open_source(representations, chosen, heads=heads, mesh=settings.mesh, progress=shown)
-    labelings = {name: one._replace(codes=one.codes[chosen]) for name, one in labelings.items()}
+    labelings = {name: taken(one, chosen) for name, one in labelings.items()}
     if from_model:
-        of_chosen = {name: np.asarray(values)[chosen] for name, values in named.items()}
-        labelings = encode(of_chosen, predicted_labels(source.outputs, settings.classes))
+        told, main_name = predicted_labels(source.outputs, settings.classes), next(iter(named))
+        both = {name: named[name] for name in (main_name, "predicted") if name in named}  # which refuses a second one
+        labelings |= encode({name: np.asarray(values)[chosen] for name, values in both.items()}, told)
     _check_heads(source, labelings, settings.classes)
-    sampled, num_groups = _sampled(next(iter(labelings.values())).codes, groups, chosen, len(main), group_key)
+    sampled, num_groups = _sampled(strata(next(iter(labelings.values()))), groups, chosen, len(main), group_key)
     settings = settled(settings, len(chosen), num_groups)
     beside = beside_scores(names, settings, chosen, len(main))
     return _Data(source, Shared(labelings, sampled, settings, score_key), num_groups, beside)
@@ -231,13 +240,15 @@ def _kept(folder: str | Path | None, data: _Data, pool: Any) -> _Kept:
     source, (labelings, sampled, settings, _) = data.source, data.shared
     recorded = recorded_settings(settings, data.num_groups)
     drawn = str(jax.random.key_impl(settings.key)), bool(jax.config.values["jax_enable_x64"])
-    hashes = {name: array_hash(one.codes, json.dumps(one.classes).encode()) for name, one in labelings.items()}
+    hashes = {name: array_hash(one[0], json.dumps(one.classes).encode()) for name, one in labelings.items()}
     # The order of the labelings counts: the first one is the truth. What functions and background do is hashed elsewhere.
     common = [*hashes.items(), *map(array_hash, sampled), recorded | {"metric": None}, *drawn, version_of("jaxconvex")]
     recorded |= {"metric": setting_name(settings.metric), "pool": setting_name(pool)}
     recorded |= {"num_points_scored": len(sampled.units), "background": settings.background}
     recorded |= {"left_out": dict(source.left_out)} if source.left_out else {}
     recorded |= {"why": data.beside.why, "measures": list(data.beside.measures)}
+    overlapping = [name for name, one in labelings.items() if isinstance(one, Memberships)]
+    recorded |= {"overlapping": overlapping} if overlapping else {}
     levels = parents_of(labelings, (settings.parents,) if isinstance(settings.parents, str) else settings.parents)
     recorded |= {"parents": levels} if levels else {}
     return _Kept(folder, common, recorded, hashes)
@@ -311,8 +322,33 @@ def _chosen(main: np.ndarray, settings: Settings, key: PRNGKeyArray) -> Int[np.n
     return np.arange(n) if max_points is None else stratified_sample(main, max_points, key)
 
 
-def _check_heads(source: LayerSource, labelings: Mapping[str, Labeling], classes: Sequence[int | str] | None) -> None:
+def _check_memberships(labelings: Mapping[str, AnyLabeling], settings: Settings, points: int, of_logits: bool) -> None:
+    """Raise ValueError for what cannot be asked where a point may have several labels."""
+    overlapping = [name for name, one in labelings.items() if isinstance(one, Memberships)]
+    if not overlapping:
+        return
+    drawn = settings.max_pairs, settings.max_sources, settings.tolerance, settings.class_size
+    if any(each is not None for each in drawn) or points > EXACT:
+        raise ValueError(
+            f"in {overlapping[0]!r} a point may have several labels: that is scored by all pairs of up to {EXACT} points. "
+            "Leave max_pairs, max_sources, tolerance, class_size and the protocol out; take fewer points by max_points."
+        )
+    if of_logits and overlapping[0] == next(iter(labelings)):
+        raise ValueError(
+            f"heads and predictions='model' are of points of one class each; in {overlapping[0]!r} a point may have "
+            "several. Put labels of one class a point first."
+        )
+
+
+def _check_heads(
+    source: LayerSource, labelings: Mapping[str, AnyLabeling], classes: Sequence[int | str] | None
+) -> None:
     """Raise ValueError if a class of the labelings that the heads are scored by has no column among the logits."""
+    if source.with_heads and isinstance(next(iter(labelings.values())), Memberships):
+        raise ValueError(
+            "the Euclidean score is of points of one class each, and the first labels have several for some point: put "
+            "others first, or leave the rest of the network out (rest=False)."
+        )
     for name in {next(iter(labelings)), "predicted"} & set(labelings) if source.with_heads else ():
         check_columns(columns_of(labelings[name].classes, classes), source.outputs)
 

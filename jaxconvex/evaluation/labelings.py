@@ -1,4 +1,4 @@
-"""Labels of any kind, as the integers that the core takes and the names that the report shows."""
+"""Labels of any kind, as the integers or tables that the core takes and the names that the report shows."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax import random
-from jaxtyping import Int, PRNGKeyArray
+from jaxtyping import Bool, Int, PRNGKeyArray
 
 from jaxconvex._internal.messages import listed, names_apart
+from jaxconvex.evaluation.label_values import is_background, is_overlapping, label_array, lists_of, plain, values_of
 
 __all__ = [
+    "AnyLabeling",
     "Labeling",
+    "Memberships",
     "check_background",
     "encode",
     "encode_all",
-    "label_array",
-    "named_labels",
-    "recall",
-    "stratified_sample",
+    "encode_lists",
+    "exclusive",
 ]
+__all__ += ["members", "named_labels", "recall", "sizes", "strata", "stratified_sample", "taken"]
 
 
 class Labeling(NamedTuple):
@@ -28,6 +30,16 @@ class Labeling(NamedTuple):
 
     codes: Int[np.ndarray, " n"]
     classes: tuple[int | str, ...]
+
+
+class Memberships(NamedTuple):
+    """The concepts of each point, of which it may be in several or in none, and the names of the concepts in order."""
+
+    table: Bool[np.ndarray, "n m"]
+    classes: tuple[int | str, ...]
+
+
+AnyLabeling = Labeling | Memberships
 
 
 def encode(
@@ -53,9 +65,9 @@ def encode(
 
 def _encode(labels: Any, name: str, background: Any, classes: Sequence[int | str] | None) -> Labeling:
     values, places = np.unique(label_array(labels, name), return_inverse=True)
-    names, none = values.tolist(), [_is_background(value, background) for value in values.tolist()]
+    names, none = values.tolist(), [is_background(value, background) for value in values.tolist()]
     kept = [value for value, left_out in zip(names, none, strict=True) if not left_out]
-    order = tuple(kept) if classes is None else tuple(map(_plain, classes))
+    order = tuple(kept) if classes is None else tuple(map(plain, classes))
     names_apart(order, "classes")
     column = {(type(value), value): i for i, value in enumerate(order)}  # 1 and True are not the same
     strange = [value for value in kept if (type(value), value) not in column]
@@ -65,109 +77,47 @@ def _encode(labels: Any, name: str, background: Any, classes: Sequence[int | str
     return Labeling(np.array(codes, int)[places], order)
 
 
-def _is_background(label: int | str, background: Any) -> bool:
-    background = _plain(background)
-    if type(label) is int and label == -1:
-        return True
-    if isinstance(background, str):
-        return str(label) == background
-    return type(label) is type(background) and label == background
+def encode_lists(labels: Any, *, name: str = "labels", background: Any = None) -> Memberships:
+    """The labels as `Memberships`: concepts sorted, or in the order of the columns.
+
+    Args:
+        labels: for each point a list, tuple or set of integers, or of strings, empty where it has none; or a table (n, m) of
+            true and false, or 1 and 0, whose columns have the names that a DataFrame gives them, or else are numbered.
+        name: what messages call them.
+        background: the label that means no concept.
+
+    Raises ValueError for points that have no list, labels of mixed types, and other values in a table.
+
+    >>> encode_lists([["sea", "sky"], [], ["sky"]])
+    Memberships(table=array([[ True,  True],
+           [False, False],
+           [False,  True]]), classes=('sea', 'sky'))
+    """
+    if hasattr(labels, "shape") and np.ndim(labels) > 1:
+        classes, given = values_of(labels, name), np.asarray(labels)
+        if given.ndim != 2 or given.dtype.kind not in "biuf" or not np.isin(given, (0, 1)).all():
+            raise ValueError(
+                f"{name} must hold one label a point, shape (n,), or for each label a column of true and false, or 1 and 0; "
+                f"got shape {given.shape} of type {given.dtype}, with other values or without."
+            )
+        table = given != 0
+    else:
+        lists = lists_of(labels, name)
+        values, places = np.unique(label_array([label for own in lists for label in own], name), return_inverse=True)
+        classes, table = values.tolist(), np.zeros((len(lists), len(values)), bool)
+        table[np.repeat(np.arange(len(lists)), [len(own) for own in lists]), places] = True
+    names_apart(classes, f"the labels of {name}")
+    kept = np.array([not is_background(label, background) for label in classes], bool)
+    return Memberships(table[:, kept], tuple(label for label, stays in zip(classes, kept, strict=True) if stays))
 
 
 def check_background(labelings: Mapping[str, Any], background: Any) -> None:
     """Raise ValueError for a background that is a label of none of the labelings, listing the labels."""
     if background is None or str(background) == "-1":
         return
-    labels = [label for name, values in labelings.items() for label in np.unique(label_array(values, name)).tolist()]
-    if not any(_is_background(label, background) for label in labels if type(label) is not int or label != -1):
+    labels = [label for name, values in labelings.items() for label in values_of(values, name)]
+    if not any(is_background(label, background) for label in labels if type(label) is not int or label != -1):
         raise ValueError(f"background must be one of the labels, {listed(labels)}; got {background!r}, which is none.")
-
-
-def label_array(labels: Any, name: str = "labels") -> np.ndarray:
-    """The labels as an array of integers, booleans or text, one a point; no two become one, and none is lost.
-
-    Bytes must be UTF-8. Integers of any size stay integers, and text stays text, whatever it says ("007" is not "7").
-
-    Raises ValueError, naming rows, for labels that are missing (None, NaN, NA, NaT, masked) or of several types, and
-    for those that are no labels: decimal numbers, dates, objects.
-
-    >>> label_array([2**64 - 1, 7]).tolist(), label_array([b"cat", b"dog"]).tolist()
-    ([18446744073709551615, 7], ['cat', 'dog'])
-    """
-    labels = labels.tolist() if isinstance(labels, np.ma.MaskedArray) else labels  # None where it is masked
-    # NumPy would write the numbers of a mixed list as text, and True as 1.
-    values = np.array(labels, dtype=object) if isinstance(labels, (list, tuple)) else np.asarray(labels)
-    if values.dtype.kind in "TS":
-        values = values.astype(object)
-    if values.dtype.kind == "f":
-        _check_present(np.isnan(values), name)
-    if values.ndim != 1:
-        raise ValueError(f"{name} must hold one label a point, shape (n,); got shape {values.shape}.")
-    if values.dtype.kind == "O":
-        values = _of_objects(values, name)
-    if values.dtype.kind not in "biuUO":
-        hint = ": for whole numbers save labels.astype(int), for measured values bins of them"
-        hint = hint if values.dtype.kind == "f" else ""
-        raise ValueError(f"{name} must be integers or strings; got an array of type {values.dtype}{hint}.")
-    return values.astype(np.int64) if values.dtype.kind in "iu" and values.dtype != np.uint64 else values
-
-
-def _of_objects(values: np.ndarray, name: str) -> np.ndarray:
-    """Python's objects of one type, as an array: text, booleans, or integers of any size."""
-    entries = [_plain(value) for value in values]
-    _check_present(np.array([_is_missing(value) for value in entries], bool), name)
-    kinds = {
-        next((kind for kind in (bool, int, str, bytes) if isinstance(value, kind)), type(value)) for value in entries
-    }
-    if len(kinds) > 1:
-        types = " and ".join(sorted(kind.__name__ for kind in kinds))
-        raise ValueError(
-            f"{name} must be integers or strings, all of one type; got mixed values: {types}. Convert them."
-        )
-    kind = kinds.pop() if kinds else str
-    if kind is bytes:
-        entries = [_decoded(value, row, name) for row, value in enumerate(entries)]
-    elif kind is int:
-        small = all(-(2**63) <= value < 2**63 for value in entries)
-        return np.array(entries, dtype=np.int64 if small else object)
-    elif kind not in (bool, str):
-        raise ValueError(f"{name} must be integers or strings; got values of type {kind.__name__}. Convert them.")
-    if any(isinstance(value, str) and value.endswith("\0") for value in entries):
-        raise ValueError(f"{name} must not end in the character NUL, which arrays of NumPy drop. Remove it.")
-    return np.array(entries, dtype=bool if kind is bool else str)
-
-
-def _plain(value: Any) -> Any:
-    """The value in Python's own type, if it is text, or a number or bytes of NumPy or JAX."""
-    if isinstance(value, str):
-        return str.__str__(value)  # all of it: NumPy's item() drops a NUL at the end
-    known = getattr(getattr(value, "dtype", None), "kind", "") in ("b", "i", "u", "f", "S")
-    return value.item() if known and np.ndim(value) == 0 else value
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether the value is None, NaN, or what pandas or NumPy write for a value that is not there; text is always there."""
-    return not isinstance(value, (str, bytes)) and str(value).lower() in ("none", "nan", "<na>", "nat", "--")
-
-
-def _check_present(missing: np.ndarray, name: str) -> None:
-    if missing.any():
-        where = np.flatnonzero(missing)
-        rows = ", ".join(map(str, where[:5])) + (", ..." if len(where) > 5 else "")
-        raise ValueError(
-            f"{name} must be there for every point, none mixed or missing; {len(where)} of {missing.size} are missing "
-            f"(rows {rows}). Fill them in, or remove these rows."
-        )
-
-
-def _decoded(value: bytes, row: int, name: str) -> str:
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{name} must be text in UTF-8; row {row} holds {value[:40]!r}. Decode them, for example with "
-            "numpy.char.decode(labels, 'latin-1')."
-        ) from error
 
 
 def named_labels(labels: Any) -> dict[str, Any]:
@@ -177,8 +127,8 @@ def named_labels(labels: Any) -> dict[str, Any]:
 
 def encode_all(
     labels: Any, predictions: Any, *, background: Any, classes: Sequence[int | str] | None
-) -> dict[str, Labeling]:
-    """The labelings by name, the first of them the main one, and "predicted" where there are predictions of it.
+) -> dict[str, Any]:
+    """Each `Labeling` or `Memberships` by name, the first of them the main one, and "predicted" where there are predictions.
 
     Raises ValueError for lengths that differ, and where no labeling has a class with two points.
     """
@@ -187,6 +137,12 @@ def encode_all(
         raise ValueError("labels must hold at least one labeling; got an empty mapping.")
     names_apart(named, "labelings")
     main = next(iter(named))
+    several = [name for name, values in named.items() if is_overlapping(values)]
+    if main in several and (predictions is not None or classes is not None):
+        raise ValueError(
+            f"predictions, classes and heads are of points of one class each; in {main!r} a point may have several. Put "
+            "labels of one class a point first, and predicted lists as labels of their own."
+        )
     if predictions is not None:
         if "predicted" in named:
             raise ValueError("a labeling is named 'predicted' already: rename it, or leave predictions out.")
@@ -200,14 +156,17 @@ def encode_all(
             classes = sorted({c for labeling in both for c in labeling.classes})
         named["predicted"] = predictions
     ours = (main, "predicted")
-    labelings = {
-        name: _encode(values, name, background, classes if name in ours else None) for name, values in named.items()
+    labelings: dict[str, AnyLabeling] = {
+        name: encode_lists(values, name=name, background=background)
+        if name in several
+        else _encode(values, name, background, classes if name in ours else None)
+        for name, values in named.items()
     }
-    lengths = {name: len(labeling.codes) for name, labeling in labelings.items()}
+    lengths = {name: len(labeling[0]) for name, labeling in labelings.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"labelings must be of the same points; got lengths {lengths}.")
     for name, labeling in labelings.items():
-        if not np.any(np.bincount(labeling.codes + 1, minlength=2)[1:] > 1):
+        if not np.any(sizes(labeling) > 1):
             raise ValueError(f"{name} has no class with two points, so there is no pair to score.")
     return labelings
 
@@ -222,6 +181,46 @@ def recall(truth: Labeling, predicted: Labeling) -> np.ndarray:
     count = np.bincount(truth.codes + 1, minlength=len(truth.classes) + 1)[1:]
     hits = np.bincount(truth.codes[right], minlength=len(truth.classes))
     return hits / np.where(count > 0, count, np.nan)
+
+
+def members(labeling: AnyLabeling, classes: Bool[np.ndarray, " c"]) -> Bool[np.ndarray, " n"]:
+    """Which points are in any of these classes.
+
+    >>> members(Labeling(np.array([0, 1, -1]), ("a", "b")), np.array([False, True])).tolist()
+    [False, True, False]
+    """
+    if isinstance(labeling, Memberships):
+        return labeling.table[:, classes].any(axis=1)
+    return np.isin(labeling.codes, np.flatnonzero(classes))
+
+
+def exclusive(labelings: Mapping[str, AnyLabeling]) -> dict[str, Labeling]:
+    """Those of which each point has one class at most."""
+    return {name: one for name, one in labelings.items() if isinstance(one, Labeling)}
+
+
+def sizes(labeling: AnyLabeling) -> Int[np.ndarray, " c"]:
+    """The number of points of each class."""
+    if isinstance(labeling, Memberships):
+        return labeling.table.sum(axis=0)
+    return np.bincount(labeling.codes + 1, minlength=len(labeling.classes) + 1)[1:]
+
+
+def taken(labeling: AnyLabeling, rows: Any) -> Any:
+    """The labeling of some of the points."""
+    of_points, classes = labeling
+    return type(labeling)(of_points[rows], classes)
+
+
+def strata(labeling: AnyLabeling) -> Int[np.ndarray, " n"]:
+    """What samples are stratified by: the class of each point, or which concepts it is in together.
+
+    >>> strata(Memberships(np.array([[True, True], [False, True], [True, True]]), ("a", "b"))).tolist()
+    [1, 0, 1]
+    """
+    if isinstance(labeling, Memberships):
+        return np.unique(np.packbits(labeling.table, axis=1), axis=0, return_inverse=True)[1].ravel()
+    return labeling.codes
 
 
 def stratified_sample(codes: Int[np.ndarray, " n"], size: int, key: PRNGKeyArray) -> Int[np.ndarray, " m"]:

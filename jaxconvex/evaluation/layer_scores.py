@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from jaxconvex._internal.checks import as_points, local_values, one_of
 from jaxconvex._internal.devices import outside_meshes
 from jaxconvex._internal.streams import in_background
-from jaxconvex.evaluation.labelings import Labeling
+from jaxconvex.evaluation.labelings import AnyLabeling, Labeling, Memberships, exclusive, sizes, taken
 from jaxconvex.evaluation.report import Row
 from jaxconvex.evaluation.score_rows import Without, score_rows
 from jaxconvex.evaluation.settings import Settings
@@ -22,8 +22,10 @@ from jaxconvex.neighbors.knn import KNNGraph, knn_graph
 from jaxconvex.paths.graph import PackedGraph
 from jaxconvex.paths.layout import pack
 from jaxconvex.scores.aggregates import ConvexityScore, EuclideanScore
+from jaxconvex.scores.concepts import concept_convexity
 from jaxconvex.scores.euclidean import euclidean_segments, summarise_segments
 from jaxconvex.scores.packed import check_packing, compile_ahead, packed_scores, places_in_class
+from jaxconvex.statistics.concept_errors import concept_null
 from jaxconvex.statistics.left_out import leave_group_out_graphs, spare_neighbors
 from jaxconvex.statistics.measures import hubness, occurrences, random_label_score
 from jaxconvex.statistics.permutation import permutation_null
@@ -41,7 +43,7 @@ class Sampled(NamedTuple):
 class Shared(NamedTuple):
     """What all layers of an evaluation share: the classes of the points, how these were sampled, and what is asked."""
 
-    labelings: Mapping[str, Labeling]
+    labelings: Mapping[str, AnyLabeling]
     sampled: Sampled
     settings: Settings
     key: PRNGKeyArray
@@ -51,7 +53,7 @@ class Seen(NamedTuple):
     """One graph that is scored: of which points, by which labelings."""
 
     points: Any  # [n d]
-    labelings: Mapping[str, Labeling]
+    labelings: Mapping[str, AnyLabeling]
     k: int
     nearest: KNNGraph
     packed: PackedGraph
@@ -90,10 +92,7 @@ def graph_rows(
     search: dict[str, Any] = {"mesh": settings.mesh, "memory": settings.memory}
     widest = max(settings.k)
     width = spare_neighbors(widest, len(points)) if settings.jackknife else min(widest + 1, len(points) - 1)
-    kind = KNNGraph, (((len(points), widest), np.dtype(np.int32)), ((len(points), widest), np.dtype(points.dtype)))
-    classes = max(len(labeling.classes) for labeling in labelings.values())
-    drawn = settings.max_sources is not None or settings.tolerance is not None
-    with in_background(compile_ahead, *kind, len(labelings), classes, drawn):
+    with in_background(_compile_ahead, points, shared):
         knn = knn_graph(features, k=width, metric=settings.metric, **search)
     angles = None
     if settings.cosine and np.all(np.any(np.asarray(points) != 0, axis=1)):  # 0 has no direction
@@ -124,36 +123,55 @@ def graph_rows(
     return rows
 
 
+def _compile_ahead(points: Any, shared: Shared) -> None:
+    """Compile the search of the layer's graphs, where points have one class each."""
+    shape, settings = (len(points), max(shared.settings.k)), shared.settings
+    sizes = [len(each.classes) for each in exclusive(shared.labelings).values()]
+    drawn = settings.max_sources is not None or settings.tolerance is not None
+    if sizes:
+        parts = (shape, np.dtype(np.int32)), (shape, np.dtype(points.dtype))
+        compile_ahead(KNNGraph, parts, len(sizes), max(sizes), drawn)
+
+
 def _packed(settings: Settings, knn: KNNGraph) -> PackedGraph:
     check_packing(knn, settings.memory)
     return pack(knn, mode=settings.graph, duplicates=settings.duplicates)
 
 
 def _scores(shared: Shared, packed: PackedGraph, kept: np.ndarray | bool = True) -> dict[str, ConvexityScore]:
-    """The scores of all labelings, which share the paths; of the points that are kept."""
+    """The scores of all labelings, which share the paths but for concepts that overlap; of the points that are kept."""
     labelings, _, settings, key = shared
-    scores = packed_scores(
-        packed,
-        [np.where(kept, labeling.codes, -1) for labeling in labelings.values()],
-        [len(labeling.classes) for labeling in labelings.values()],
-        max_pairs=settings.max_pairs,
-        max_sources=settings.max_sources,
-        tolerance=settings.tolerance,
-        key=key,
-        devices=None if settings.mesh is None else list(settings.mesh.devices.flat),
-        memory=settings.memory,
-    )
-    return dict(zip(labelings, scores, strict=True))
+    one_class, found = exclusive(labelings), dict[str, ConvexityScore]()
+    if one_class:
+        scores = packed_scores(
+            packed,
+            [np.where(kept, labeling.codes, -1) for labeling in one_class.values()],
+            [len(labeling.classes) for labeling in one_class.values()],
+            max_pairs=settings.max_pairs,
+            max_sources=settings.max_sources,
+            tolerance=settings.tolerance,
+            key=key,
+            devices=None if settings.mesh is None else list(settings.mesh.devices.flat),
+            memory=settings.memory,
+        )
+        found |= zip(one_class, scores, strict=True)
+    for name, one in labelings.items():
+        if isinstance(one, Memberships):
+            score = concept_convexity(packed, one.table & np.reshape(kept, (-1, 1)))
+            found[name] = jax.tree.map(np.asarray, score)
+    return {name: found[name] for name in labelings}
 
 
-def _random_labels(shared: Shared, packed: PackedGraph, labeling: Labeling) -> dict[str, Any]:
+def _random_labels(shared: Shared, packed: PackedGraph, labeling: AnyLabeling) -> dict[str, Any]:
     """What random labels give: the permutation null if it was asked for, otherwise the closed form of its mean."""
     number, settings = len(labeling.classes), shared.settings
     if settings.permutations:
         options: dict[str, Any] = {"num_permutations": settings.permutations, "confidence": settings.confidence}
-        codes = jnp.asarray(labeling.codes)
-        return {"null": permutation_null(packed, codes, num_classes=number, key=shared.key, **options)}
-    if (labeling.codes >= 0).all():  # with background the closed form would take another search of paths
+        options["key"] = shared.key
+        if isinstance(labeling, Memberships):
+            return {"null": concept_null(packed, labeling.table, **options)}
+        return {"null": permutation_null(packed, jnp.asarray(labeling.codes), num_classes=number, **options)}
+    if isinstance(labeling, Labeling) and (labeling.codes >= 0).all():  # else it would take another search of paths
         return {"expected": random_label_score(packed, labeling.codes, num_classes=number)}
     return {}
 
@@ -172,20 +190,19 @@ def rows_of_equal_classes(
     """
     labelings, sampled, settings, key = shared
     rows: list[Row] = []
-    for own, labeling in labelings.items():
+    for own, labeling in exclusive(labelings).items():
         number, size = len(labeling.classes), settings.class_size or 0
         places = np.asarray(places_in_class(jnp.asarray(labeling.codes), key, number))
-        sizes = np.bincount(labeling.codes + 1, minlength=number + 1)[1:]
-        taken = (labeling.codes >= 0) & (places < size) & (sizes >= size)[labeling.codes]
-        if taken.sum() <= max(settings.k):
+        of_classes = sizes(labeling)
+        kept = (labeling.codes >= 0) & (places < size) & (of_classes >= size)[labeling.codes]
+        if kept.sum() <= max(settings.k):
             raise ValueError(
-                f"class_size={size} leaves {taken.sum()} points of labeling {own!r}, whose classes have {sizes.tolist()} "
-                f"points; k={max(settings.k)} needs more. Take a smaller class_size or k."
+                f"class_size={size} leaves {kept.sum()} points of labeling {own!r}, whose classes have "
+                f"{of_classes.tolist()} points; k={max(settings.k)} needs more. Take a smaller class_size or k."
             )
-        parts = np.unique(sampled.parts[taken], return_inverse=True)[1]
-        some = {own: labeling._replace(codes=labeling.codes[taken])}
-        of_taken = shared._replace(labelings=some, sampled=Sampled(parts, sampled.units[taken]))
-        rows += graph_rows(features[taken], of_taken, name, partial(_see_some, see, np.flatnonzero(taken)))
+        parts = np.unique(sampled.parts[kept], return_inverse=True)[1]
+        of_kept = shared._replace(labelings={own: taken(labeling, kept)}, sampled=Sampled(parts, sampled.units[kept]))
+        rows += graph_rows(features[kept], of_kept, name, partial(_see_some, see, np.flatnonzero(kept)))
     return rows
 
 
@@ -215,9 +232,9 @@ def segment_rows(head: Callable[[Any], Array], points: Any, shared: Shared) -> l
     rows: list[Row] = []
     main = next(iter(labelings))
     for name in dict.fromkeys((main, "predicted")):
-        if name not in labelings:
+        labeling = exclusive(labelings).get(name)
+        if labeling is None:
             continue
-        labeling = labelings[name]
         columns = np.array(columns_of(labeling.classes, settings.classes))
         codes = np.where(labeling.codes < 0, -1, columns[labeling.codes])
         number = int(columns.max()) + 1

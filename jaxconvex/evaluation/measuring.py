@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxconvex._internal.checks import one_of
-from jaxconvex.evaluation.labelings import Labeling
+from jaxconvex.evaluation.labelings import Labeling, exclusive
 from jaxconvex.evaluation.layer_scores import Seen
 from jaxconvex.evaluation.measure_rows import MEASURES, MeasureRow
 from jaxconvex.evaluation.settings import Settings
@@ -52,10 +52,11 @@ def measured(measures: Sequence[str], seen: Seen, settings: Settings, before: An
         before: the points of the layer before, the same ones; None for the first layer.
     """
     rows: list[MeasureRow] = []
-    first, alone = seen.k == settings.k[0], next(iter(seen.labelings)) if seen.taken is not None else None
+    labelings = exclusive(seen.labelings)
+    first, alone = seen.k == settings.k[0], next(iter(labelings), None) if seen.taken is not None else None
     for name in measures:
         if name in OF_NEIGHBOURS:
-            for labeling, own in seen.labelings.items():
+            for labeling, own in labelings.items():
                 rows += _of_points(OF_NEIGHBOURS[name](seen.nearest, own.codes), own, (labeling, seen.k, name))
         elif name == "mutual_knn" and before is not None:
             shared = mutual_knn(seen.nearest, knn_graph(before, k=seen.k, metric=settings.metric))
@@ -67,7 +68,7 @@ def measured(measures: Sequence[str], seen: Seen, settings: Settings, before: An
             found = intrinsic_dimension(nearest, confidence=settings.confidence)
             rows.append(_row((alone, None, name), *map(float, (found.estimate, found.lower, found.upper))))
         elif name not in BETWEEN and first:
-            for labeling, own in seen.labelings.items():
+            for labeling, own in labelings.items():
                 rows += _of_layer(name, seen, own, (labeling, None, name))
     return rows
 

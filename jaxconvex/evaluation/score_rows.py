@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxconvex.evaluation.labelings import Labeling, recall
+from jaxconvex.evaluation.labelings import AnyLabeling, exclusive, members, recall
 from jaxconvex.evaluation.rows import FEWEST_UNITS, Row, too_few
 from jaxconvex.scores.aggregates import ConvexityScore, Score
 from jaxconvex.statistics.intervals import Interval
@@ -27,7 +27,7 @@ ERRORS = ("sem_paper", "se_pairs", "se_sources")
 def score_rows(
     score: Score,
     without: Without,
-    labelings: Mapping[str, Labeling],
+    labelings: Mapping[str, AnyLabeling],
     common: Mapping[str, Any],
     *,
     units: Int[np.ndarray, " n"],
@@ -58,7 +58,7 @@ def score_rows(
     number = len(labeling.classes)
 
     def units_of(classes: np.ndarray) -> int:
-        return len(np.unique(units[np.isin(labeling.codes, np.flatnonzero(classes))]))
+        return len(np.unique(units[members(labeling, classes)]))
 
     num_units = np.array([units_of(np.arange(number) == c) for c in range(number)])
     singly, joint = (stacked(part, score) for part in without)
@@ -99,7 +99,8 @@ def score_rows(
         whole = units_of(classes)
         fields = _interval(getattr(found, level), whole) | _null(of_level, mean) | {"recall": hit, "cosine": angle}
         fields["cut_off"] = np.max(per_class["cut_off"][classes], initial=0) if without[0] else np.nan
-        rows.append(_aggregate(score, classes, common, fields, level, num_units=whole, **_replicates(found, level)))
+        sizes = {"num_units": whole, "num_points": int(members(labeling, classes).sum())}
+        rows.append(_aggregate(score, classes, common, fields, level, **sizes, **_replicates(found, level)))
     return rows
 
 
@@ -125,7 +126,6 @@ def _aggregate(
         means | fields,
         level=level,
         label=None,
-        num_points=int(score.num_points[classes].sum()),
         num_pairs=int(pairs.sum()),
         num_sources=int(_field(score, "num_sources", 0)[classes].sum()),
         **more,
@@ -161,12 +161,12 @@ def _null(null: Null | None, expected: Any, *shape: int) -> dict[str, Any]:
     return dict(zip(("null_mean", "null_lower", "null_upper", "p_value"), values, strict=True))
 
 
-def _recalls(labelings: Mapping[str, Labeling], name: str) -> tuple[np.ndarray, float]:
+def _recalls(labelings: Mapping[str, AnyLabeling], name: str) -> tuple[np.ndarray, float]:
     """Recall of each class and accuracy, for the main labeling and its predictions; nan for others."""
     main = next(iter(labelings))
-    if main == "predicted" or "predicted" not in labelings or name not in (main, "predicted"):
+    truth, predicted = (exclusive(labelings).get(each) for each in (main, "predicted"))
+    if main == "predicted" or truth is None or predicted is None or name not in (main, "predicted"):
         return np.full(len(labelings[name].classes), np.nan), np.nan
-    truth, predicted = labelings[main], labelings["predicted"]
     known = truth.codes >= 0
     return recall(truth, predicted), float(np.mean(truth.codes[known] == predicted.codes[known]))
 

@@ -125,6 +125,8 @@ def _notes(report: Any, shown: Sequence[Row], failing: dict, columns: Iterable[s
     if any(not math.isnan(row.lower) for row in shown):
         what = "interval of the jackknife of whole groups" if report.settings.get("groups") else "jackknife interval"
         parts.append(f"in brackets the {100 * report.settings.get('confidence', 0.95):g}% {what}")
+    if {row.labeling for row in shown} & set(report.settings.get("overlapping", ())):
+        parts.append("a point may have several of these labels or none, so that classes share points")
     if any(failing.get(row_key(row), FEW_FAILING) < FEW_FAILING for row in shown):
         parts.append(f"below {FEW_FAILING} failing pairs their count beside it")
     if report.settings.get("class_size"):

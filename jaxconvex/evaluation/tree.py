@@ -42,6 +42,11 @@ def parents_of(labelings: Mapping[str, Any], levels: Sequence[str]) -> list[dict
                 f"parents must name labelings beside {chain[0]!r}, each once: there is {others}; got {parent!r}."
             )
         (codes, classes), (above, names) = labelings[child], labelings[parent]
+        if codes.ndim > 1 or above.ndim > 1:
+            raise ValueError(
+                f"levels are of points of one class each; in {child!r} or {parent!r} a point may have several. Leave "
+                "parents out: all are scored on their own."
+            )
         of = []
         for code, label in enumerate(classes):
             held = np.unique(above[codes == code])

@@ -29,6 +29,7 @@ from jaxconvex.scores.aggregates import FEW, UNIT, ConvexityScore, PairSums, of_
 from jaxconvex.scores.path_sums import fractions_of_sums, sum_blocks, sums_over_blocks
 
 __all__ = [
+    "EXACT",
     "check_packing",
     "check_sampling",
     "compile_ahead",

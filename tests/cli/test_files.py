@@ -501,7 +501,7 @@ def test_lengths_must_agree(saved, tmp_path):
         (LABELS + 0.5, "float64: for whole numbers save labels.astype(int)"),
         (LABELS.astype(np.float32), "labels.astype(int)"),
         (np.where(LABELS == 1, np.nan, 0), "4 of 12 are missing (rows 1, 4, 7, 10)"),
-        (np.eye(3)[LABELS], "got shape (12, 3)"),
+        (np.eye(3)[LABELS] * 2, "got shape (12, 3)"),
         (LABELS.astype(complex), "complex128"),
         (LABELS.astype("datetime64[D]"), "datetime64"),
     ],

@@ -246,3 +246,46 @@ def test_formulas_are_escaped_and_read_back(read, tmp_path):
 
 def test_a_column_with_bare_formulas_is_left_as_it_is():
     assert unescaped(["=1", "'=1"]) == ["=1", "'=1"]
+
+
+# Several labels a point -----------------------------------------------------------------------------------------------
+
+TAGS = [["sea", "sky"], [], ["sea"], ["sky"]] * 3
+FLAGS = {tag: [int(tag in own) for own in TAGS] for tag in ("sea", "sky")}
+
+
+def test_labels_parted_by_a_separator(read, refused):
+    content = lines(*X.T.tolist(), [" ; ".join(own) for own in TAGS])
+    data = read(content, separator=";")
+    assert [list(own) for own in data.labels["label"]] == TAGS
+    assert list(data.layers) == ["layer"] and data.layers["layer"].shape == (N, 2)
+    assert any("a point may have several" in note for note in data.notes)
+    refused(PLAIN, "hold the separator '/'", separator="/")
+    refused(content, "3 of 12 are missing")
+
+
+def test_columns_that_wildcards_name(read, refused):
+    content = lines(*X.T.tolist(), FLAGS["sea"], FLAGS["sky"], names="x,y,is_sea,is_sky")
+    data = read(content, labels=["is_*"])
+    assert [list(own) for own in data.labels["is"]] == TAGS
+    assert data.layers["layer"].shape == (N, 2)
+    assert [list(own) for own in read(content, labels=["is_s??"]).labels["is_s"]] == [
+        [f"is_{tag}" for tag in own] for own in TAGS
+    ]
+    refused(content, "must hold 1 and 0", "'x'", labels=["*"])
+    refused(content, "no 'was_*'", labels=["was_*"])
+    assert read(content, labels=["is_sea"]).labels["is_sea"].tolist() == FLAGS["sea"]
+
+
+def test_tables_and_lists_in_other_files(tmp_path):
+    table = np.array([FLAGS["sea"], FLAGS["sky"]]).T
+    np.savez(tmp_path / "a.npz", layer=X, label=table)
+    np.testing.assert_array_equal(read_representations(tmp_path / "a.npz").labels["label"], table)
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"layer": list(X), "tags": TAGS, "flags": table.tolist()})
+    frame.to_parquet(tmp_path / "a.parquet")
+    data = read_representations(tmp_path / "a.parquet", labels=["tags", "flags"])
+    assert [list(own) for own in data.labels["tags"]] == TAGS
+    np.testing.assert_array_equal(data.labels["flags"], table)
+    assert list(data.layers) == ["layer"]

@@ -6,7 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxconvex.evaluation.labelings import check_background, encode, encode_all, recall, stratified_sample
+from jaxconvex.evaluation.labelings import (
+    check_background,
+    encode,
+    encode_all,
+    encode_lists,
+    recall,
+    strata,
+    stratified_sample,
+)
 
 
 @pytest.mark.parametrize(
@@ -187,3 +195,68 @@ def test_stratified_sample_keeps_shares():
     assert len(np.unique(chosen)) == 100 and np.all(np.diff(chosen) > 0)
     assert np.abs(np.bincount(codes[chosen]) - [60, 30, 10]).max() <= 1
     assert not np.array_equal(chosen, stratified_sample(codes, 100, jax.random.key(1)))
+
+
+# Points of several labels ---------------------------------------------------------------------------------------------
+
+TABLE = np.array([[True, True, False], [False, False, False], [False, True, True]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([["sea", "sky"], [], ("sky", "tree")], ("sea", "sky", "tree")),
+        ([{3, 7}, [], np.array([7, 9, 9])], (3, 7, 9)),
+        (np.array([("b", "c"), (), ("c", "d")], dtype=object), ("b", "c", "d")),
+        (TABLE, (0, 1, 2)),
+        (TABLE.astype(np.float32), (0, 1, 2)),
+    ],
+)
+def test_several_labels_a_point(labels, classes):
+    found = encode_lists(labels)
+    assert found.classes == classes
+    np.testing.assert_array_equal(found.table, TABLE)
+
+
+def test_a_frame_names_its_columns_and_background_is_none():
+    pandas = pytest.importorskip("pandas")
+    found = encode_lists(pandas.DataFrame(TABLE.astype(int), columns=["sea", "sky", "tree"]), background="sky")
+    assert found.classes == ("sea", "tree")
+    np.testing.assert_array_equal(found.table, TABLE[:, [0, 2]])
+    assert encode_lists([["none"], ["a", "none"], ["a"]], background="none").table.ravel().tolist() == [
+        False,
+        True,
+        True,
+    ]
+    check_background({"tags": [["none"], ["a"]]}, "none")
+    with pytest.raises(ValueError, match="background must be one of"):
+        check_background({"tags": [["none"], ["a"]]}, "b")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([["a"], None, ["b"]], "row 1 holds None"),
+        ([["a"], "b"], "row 1 holds b"),
+        ([["a"], ["b", None]], "row 1 holds"),
+        ([["a"], [1]], "mixed values"),
+        ([[0.5], [1.0]], "float"),
+        (2 * TABLE.astype(int), "a column of true and false"),
+        (TABLE[None], "a column of true and false"),
+        ([["1"], ["1", "1.0"], [1]], "mixed values"),
+    ],
+)
+def test_errors_of_several_labels(labels, message):
+    with pytest.raises(ValueError, match=message):
+        encode_lists(labels, name="tags")
+
+
+def test_strata_are_the_sets_of_concepts():
+    labels = [["a", "b"], ["a"], [], ["b", "a"], ["a"]]
+    codes = strata(encode_lists(labels)).tolist()
+    assert codes[0] == codes[3] and codes[1] == codes[4] and len(set(codes)) == 3
+    with pytest.raises(ValueError, match="no class with two points"):
+        encode_all({"tags": [["a"], ["b"], []]}, None, background=None, classes=None)
+    for options in ({"predictions": ["a"] * 5, "classes": None}, {"predictions": None, "classes": ["a", "b"]}):
+        with pytest.raises(ValueError, match="one class each"):
+            encode_all({"tags": labels}, background=None, **options)
