@@ -17,9 +17,10 @@ from jaxconvex.evaluation.report import Report
 from jaxconvex.reporting.figures import Figure
 from jaxconvex.reporting.inline import inline_figure
 
-__all__ = ["Captioned", "Section", "facts", "write_page"]
+__all__ = ["Captioned", "Gallery", "Section", "facts", "write_page"]
 
 IMAGE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+ITEM_TYPES = IMAGE_TYPES | {".wav": "audio/wav", ".txt": "text/plain"}
 HASH = re.compile(r"[0-9a-f]{12,}(-[0-9a-f]{12,})*")
 
 
@@ -27,8 +28,8 @@ class Section(NamedTuple):
     """A heading and what stands below it, in order.
 
     An item is text (blank lines part paragraphs), a matplotlib Figure, a path to a .png or .svg file, a Table, a Report
-    or Comparison (its tables), a pandas DataFrame, a list of NamedTuples or mappings (a table), or one of these
-    `Captioned`.
+    or Comparison (its tables), a pandas DataFrame, a list of NamedTuples or mappings (a table), one of these
+    `Captioned`, or a `Gallery`.
     """
 
     title: str
@@ -40,6 +41,13 @@ class Captioned(NamedTuple):
 
     item: Any
     caption: str
+
+
+class Gallery(NamedTuple):
+    """Small things side by side: paths to .png, .svg, .wav or .txt files, each `Captioned`, and what they are."""
+
+    title: str
+    items: Sequence[Captioned]
 
 
 def write_page(
@@ -130,17 +138,28 @@ def _blocks(item: Any, caption: str = "") -> list[dict[str, Any]]:
         return [{"kind": "text", "paragraphs": _paragraphs(item)}]
     if isinstance(item, Figure):
         return [{"kind": "figure", "figure": item, "caption": caption}]
+    if isinstance(item, Gallery):
+        shown = [_embedded(one.item, ITEM_TYPES) | {"caption": name_text(one.caption)} for one in item.items]
+        return [{"kind": "gallery", "title": item.title, "items": shown}]
     if isinstance(item, os.PathLike):
-        suffix = Path(item).suffix.lower()
-        if suffix not in IMAGE_TYPES:
-            raise ValueError(f"a figure file must be {' or '.join(IMAGE_TYPES)}; got {os.fspath(item)}.")
-        content = base64.b64encode(Path(item).read_bytes()).decode("ascii")
-        return [{"kind": "figure", "source": f"data:{IMAGE_TYPES[suffix]};base64,{content}", "caption": caption}]
+        return [{"kind": "figure", "caption": caption} | _embedded(item, IMAGE_TYPES)]
     tables = item.tables() if isinstance(item, (Report, Comparison)) else [_table(item)]
     if caption:
         several = len(tables) > 1
         tables = [table._replace(title=f"{caption}: {table.title}" if several else caption) for table in tables]
     return [{"kind": "table", "table": table} for table in tables]
+
+
+def _embedded(path: Any, types: Mapping[str, str]) -> dict[str, str]:
+    """What a file holds: text, or sound or a picture as the page can hold them."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in types:
+        raise ValueError(f"a file in a page must be {' or '.join(types)}; got {os.fspath(path)}.")
+    content = Path(path).read_bytes()
+    if types[suffix] == "text/plain":
+        return {"text": content.decode("utf-8")}
+    source = f"data:{types[suffix]};base64,{base64.b64encode(content).decode('ascii')}"
+    return {"sound" if types[suffix].startswith("audio") else "source": source}
 
 
 def _table(item: Any) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +28,12 @@ from jaxconvex.study.domains import Domain
 from jaxconvex.study.failures import sound
 from jaxconvex.study.gathering import changes, classes, labels_of, scores
 from jaxconvex.study.material import Material, prepare
-from jaxconvex.study.networks import Network, fine_tuned, layers_of, network_name, pretrained
+from jaxconvex.study.networks import Network, fine_tuned, layers_of, pretrained
 from jaxconvex.study.progress import Plan, Work, clock_text
 from jaxconvex.study.pruning import pruned
-from jaxconvex.study.results import PREDICTED, MeasureRow, Study, VariantRow, write_study
+from jaxconvex.study.results import PREDICTED, MeasureRow, Study, VariantRow, network_name, write_study
 from jaxconvex.study.steps import kept, kept_rows
+from jaxconvex.study.why import WHY, write_why
 
 __all__ = ["WORK", "run_study"]
 
@@ -98,6 +100,8 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
             if domain.variants:
                 variants += _variants(domain, material, network, features, work, keys[3], plan.of("variants"))
             measures += _measures(domain, material, network, features, work, plan.of("measures"))
+        for number in compared:
+            _explain(domain, material, networks[number], *scored[number], folder)
         plan.finish("variants")
         plan.finish("measures")
         cut = pruned(domain, material, networks, reports[0], work, plan.of("pruning")) if domain.pruning else []
@@ -180,7 +184,7 @@ def _score(
             classes=material.classes,
             key=key,
             cache=step / "layers",
-            why=False,  # no page of the study shows it
+            why=False,  # of the layer that pages show it is told later on
             progress=done,
             **settings,
         )
@@ -252,6 +256,20 @@ def _measures(
 
     identity = [network.identity, material.identity, domain.pool, domain.k]
     return kept_rows(work, f"measures-{network_name(network.row)}", identity, MeasureRow, make)
+
+
+def _explain(
+    domain: Domain, material: Material, network: Network, report: Report, features: Activations, folder: Path
+) -> None:
+    """Tell in the network's folder what the classes of the data lose, and show the items to look at."""
+    name = network_name(network.row)
+    identity = [network.identity, material.identity, domain.pool, report.settings["k"], domain.metric, domain.protocol]
+
+    def make(step: Path) -> None:
+        write_why(material, report, features, domain.metric, step)
+
+    step = kept(folder / WORK, f"{WHY}-{name}", identity, make)
+    shutil.copytree(step, folder / name / WHY, dirs_exist_ok=True, ignore=shutil.ignore_patterns("step.json"))
 
 
 def _say(text: str) -> None:

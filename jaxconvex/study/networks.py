@@ -26,7 +26,7 @@ from jaxconvex.study.results import NetworkRow
 from jaxconvex.study.steps import kept
 from jaxconvex.study.training import fine_tune, load_state, logits, probe, save_state, with_classifier
 
-__all__ = ["PENALTY", "Network", "fine_tuned", "layers_of", "network_name", "pretrained", "probed"]
+__all__ = ["PENALTY", "Network", "fine_tuned", "layers_of", "pretrained", "probed"]
 
 TAKES: dict[str, Literal["mean", "first"]] = {"mean": "mean", "cls": "first"}
 # Of the probe's squared norm. With 0.001 the probe fits its training part nearly without error; there the gradient is noise,
@@ -46,11 +46,6 @@ class Network(NamedTuple):
     identity: str
     epoch_seconds: float  # the fastest epoch of its fine-tuning
     predicted: Int[np.ndarray, " n"]  # the class of each test point, by number
-
-
-def network_name(row: NetworkRow) -> str:
-    """The name of the network in folders and figures: "pretrained", "fine-tuned-0"."""
-    return row.network if row.seed is None else f"{row.network}-{row.seed}"
 
 
 def layers_of(encoder: Encoder, inputs: Any, *, pool: str, folder: Path | None = None) -> ModelSource:

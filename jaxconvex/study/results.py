@@ -11,7 +11,7 @@ from jaxconvex._internal.formats import csv_text, has_checksum, json_of_tables, 
 
 __all__ = [
     "LABELS_ONLY", "LAYERS_ONLY", "PREDICTED", "TABLES", "ChangeRow", "ClassRow", "MeasureRow", "NetworkRow", "PruningRow",
-    "ScoreRow", "Study", "VariantRow", "read_study", "write_study",
+    "ScoreRow", "Study", "VariantRow", "network_name", "read_study", "write_study",
 ]  # fmt: skip
 
 FORMAT, VERSION = "jaxconvex study", 1
@@ -34,6 +34,11 @@ class NetworkRow(NamedTuple):
     still_falling: float = (
         math.nan
     )  # share of the fall of the validation loss in the last epoch allowed; NaN: ended before
+
+
+def network_name(row: NetworkRow) -> str:
+    """The name of the network in folders and figures: "pretrained", "fine-tuned-0"."""
+    return row.network if row.seed is None else f"{row.network}-{row.seed}"
 
 
 class ScoreRow(NamedTuple):

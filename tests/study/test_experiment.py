@@ -106,6 +106,14 @@ def test_every_domain_has_all_tables_and_a_page(studied, name):
     assert "<svg" in page or "image/svg" in page
     assert page.count("<script>") == 1
     assert all((folder / f"{table}.csv").exists() for table in TABLES)
+    why = read_report(folder / "pretrained" / "why" / "why.json")
+    (layer,) = {row.layer for row in why.rows}
+    means = [row for row in study.scores if (row.network, row.kind, row.level) == ("pretrained", "graph", "macro")]
+    main = {row.layer: row.score for row in means if row.labeling == study.domain["labelings"][0]}
+    assert main[layer] == max(main.values())
+    shown = {"images": "<img src", "medical": "<img src", "speech": "<audio", "text": "<blockquote"}
+    if why.points:
+        assert "Why, pretrained" in page and shown.get(name, "Why") in page
 
 
 @pytest.mark.long

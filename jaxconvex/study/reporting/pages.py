@@ -15,6 +15,7 @@ from jaxconvex.study.claims.layers import withheld
 from jaxconvex.study.failures import alarm
 from jaxconvex.study.reporting.figures import study_figures
 from jaxconvex.study.reporting.summary import SummaryRow, study_findings, summary_row, summary_rows, summary_table
+from jaxconvex.study.reporting.why import why_sections
 from jaxconvex.study.results import Study
 from jaxconvex.study.statements import (
     Statement,
@@ -82,7 +83,10 @@ def write_domain_page(study: Study, folder: str | os.PathLike[str]) -> list[Path
     said = [*_told(claims), *missing_parts([study])]
     done = [_described_one(study), METHOD, *_facts([study])]
     title = f"Convexity in {study.domain.get('title', study.name)}"
-    return _write(folder, title, [study], claims, _domain_tables(study), [Section("What the numbers say", said)], done)
+    why = why_sections(study, folder)
+    return _write(
+        folder, title, [study], claims, _domain_tables(study), [Section("What the numbers say", said)], done, why
+    )
 
 
 def write_joint_page(studies: Sequence[Study], folder: str | os.PathLike[str]) -> list[Path]:
@@ -114,6 +118,7 @@ def _write(
     tables: dict[str, list[Any]],
     start: Sequence[Section],
     done: Sequence[Any],
+    why: Sequence[Section] = (),
 ) -> list[Path]:
     """Write the page: its start, the sections of the figures, every statement, how it was done; and the figures as files."""
     root = Path(folder)
@@ -122,7 +127,7 @@ def _write(
     first = next((name for name in drawn if name.startswith("profiles")), None)
     shown = {name: Captioned(figure, CAPTIONS[name]) for name, figure in drawn.items()}
     lead = shown.pop(first) if first else None
-    sections = [*start, *_figure_sections(shown, tables)]
+    sections = [*start, *_figure_sections(shown, tables), *why]
     sections += [Section("Statements", [_statement_table(claims)]), Section("Errors and settings", done)]
     said, warnings = ("\n\n".join(parts) for parts in study_findings(studies, claims))
     failed = withheld(studies, "all" if len(studies) > 1 else studies[0].name)
