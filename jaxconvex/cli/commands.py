@@ -55,6 +55,7 @@ Examples
   jaxconvex score embeddings.npz --labels species --predictions predicted
   jaxconvex score embeddings.npz --labels species --labels genus --k 5 --k 10
   jaxconvex score embeddings.npz --labels species --parents genus   # as a tree
+  jaxconvex score photos.csv --labels tags --separator ";"           # several a point
   jaxconvex score embeddings.npy --labels labels.csv --max-points 5000
   jaxconvex score embeddings.npz --names texts      # who intrudes, by name
   jaxconvex score embeddings.npz --measures linear_probe,intrinsic_dimension

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ class Material(NamedTuple):
     identity: str  # hashes of inputs and labels
     options: dict[str, Any]  # of preprocessing
     notes: tuple[str, ...]  # what was not read, left out, cut or scaled, copies and groups, in sentences
-    shown: Sequence[Any] | np.ndarray = ()  # the test part as it was read, to look at
+    shown: Dataset | None = None  # the test part as it was read, to look at
 
 
 def prepare(domain: Domain, key: jax.Array) -> Material:
@@ -107,7 +107,7 @@ def prepare(domain: Domain, key: jax.Array) -> Material:
     hashes = [*map(array_hash, arrays), hashlib.sha256(json.dumps(said).encode()).hexdigest()]
     identity = "-".join(digest[:12] for digest in hashes)
     train, validation, test = prepared
-    shared = (encoder, dataset.source, parts.left_out, identity, options, tuple(notes), taken[2].inputs)
+    shared = (encoder, dataset.source, parts.left_out, identity, options, tuple(notes), taken[2])
     return Material(train, validation, test, unlabelled, names, *shared)
 
 

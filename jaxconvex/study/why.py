@@ -36,10 +36,10 @@ def write_why(material: Material, report: Report, features: Activations, metric:
     """
     main = next(iter(material.test.labelings))
     means = [row for row in select(report, kind="graph", labeling=main, level="macro") if not math.isnan(row.score)]
-    if not means:
+    if not means or material.shown is None:
         return
     best = max(means, key=lambda row: row.score)
-    shown = material.shown
+    shown = material.shown.inputs
     asked = {name: report.settings[name] for name in ("graph", "duplicates")}
     told = evaluate(
         {best.layer: np.asarray(features[best.layer])},
@@ -53,7 +53,7 @@ def write_why(material: Material, report: Report, features: Activations, metric:
         **asked,
     )
     told.to_json(folder / f"{WHY}.json")
-    rate = int(material.options.get("rate", 0))
+    rate = int(material.shown.options.get("rate", 0))
     for row in (row for what in ("intruder", "outlier") for row in foremost(told, what)):
         write_item(shown[row.point], folder / str(row.point), rate)
 
