@@ -144,8 +144,9 @@ def evaluate(
         memory: bytes that either search may take beyond the layer, on each device: see `knn_graph`, `graph_convexity`.
         why: whether to tell what the scores are lost to, for about the cost of scoring each layer once more without the
             jackknife: what each class loses to which others (`Report.intrusions`), and of each layer the twenty points that
-            others lose most to and the twenty worst outliers (`Report.points`). It is about all pairs. By default up to
-            20,000 points where all pairs are scored, but for graphs of very long paths and not with a protocol.
+            others lose most to, the twenty worst outliers and the twenty largest pieces torn off (`Report.points`). It is
+            about all pairs. By default up to 20,000 points where all pairs are scored, but for graphs of very long paths
+            and not with a protocol.
         names: what the points are called: ids, texts, names of files; integers or strings, one a point.
         measures: other measures of each layer, by the names of their functions, in `Report.measures` and tables: silhouette,
             knn_accuracy, label_overlap, linear_probe (of five folds, groups whole), neural_collapse, intrinsic_dimension;

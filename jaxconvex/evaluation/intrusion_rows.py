@@ -34,17 +34,20 @@ class IntrusionRow(NamedTuple):
 
 
 class PointRow(NamedTuple):
-    """A point to look at: one that many paths of other classes run through, or an outlier of its own class."""
+    """A point to look at: one that many paths of other classes run through, an outlier of its own class, or the first point
+    of a piece, which no edges between points of the class join to its largest piece."""
 
     layer: str
     layer_index: int
     labeling: str
     k: int
-    what: str  # "intruder" or "outlier"
+    what: str  # "intruder", "outlier" or "piece"
     point: int  # the row in the data
     name: str | None
     label: int | str | None  # None for background
-    value: float  # of an intruder what other classes lose to it, in all; of an outlier its mean score with its partners
+    # Of an intruder what other classes lose to it, in all; of an outlier its mean score with its partners; of a piece its
+    # share of the points of the class.
+    value: float
 
 
 def rows_of_intrusions(
@@ -74,12 +77,24 @@ def rows_of_intrusions(
         ]
         lost += [IntrusionRow(**where, label=label, what=what, intruder=intruder, lost=float(share))
                  for what, intruder, share in entries if share > 0]  # fmt: skip
-    load, scores = (np.asarray(part, np.float64) for part in (found.of_points, found.point_scores))
-    there, own_classes = ("intruder", load, -load, load > 0), [*classes, None]
+    load, scores, shares = (
+        np.asarray(part, np.float64) for part in (found.of_points, found.point_scores, _pieces(found, codes))
+    )
+    own_classes = [*classes, None]
     points = [
         PointRow(**where, what=what, point=int(rows[i]), name=None if names is None else str(names[rows[i]]),
                  label=own_classes[codes[i]], value=float(values[i]))
-        for what, values, rank, known in (there, ("outlier", scores, scores, scores < 1))
+        for what, values, rank, known in (("intruder", load, -load, load > 0), ("outlier", scores, scores, scores < 1),
+                                          ("piece", shares, -shares, shares > 0))
         for i in sorted(np.flatnonzero(known).tolist(), key=rank.__getitem__)[:TOLD]
     ]  # fmt: skip
     return lost, points
+
+
+def _pieces(found: Any, codes: np.ndarray) -> np.ndarray:
+    """At the first point of each piece its share of the class; 0 elsewhere, of the largest pieces, and of single points."""
+    piece, size = np.asarray(found.piece_of), np.asarray(found.piece_sizes)
+    first = np.zeros(len(codes), bool)
+    first[np.unique(np.stack([codes, piece]), axis=1, return_index=True)[1]] = True
+    of_class = np.bincount(codes + 1)[codes + 1]
+    return np.where(first & (piece > 0) & (size > 1), size / of_class, 0)

@@ -91,7 +91,7 @@ def losses_words(rows: Iterable[IntrusionRow]) -> str:
 
 
 def why_tables(report: Any, labeling: str, k: int, *, short: bool = False) -> list[Table]:
-    """What classes lose, where over the layers, the points that others lose most to, and the worst outliers.
+    """What classes lose, where over the layers, the points that others lose most to, the worst outliers, and pieces.
 
     Args:
         report: a Report.
@@ -110,7 +110,7 @@ def why_tables(report: Any, labeling: str, k: int, *, short: bool = False) -> li
     points = [row for row in report.points if (row.layer, row.labeling, row.k) == (layer, labeling, k)]
     return tables + [
         table
-        for what in ("intruder", "outlier")
+        for what in ("intruder", "outlier", "piece")
         if (table := _of_points(points, what, layer, FOREMOST if short else TOLD))
     ]
 
@@ -200,10 +200,12 @@ def _of_points(points: Sequence[Any], what: str, layer: str, most: int) -> Table
     named = any(row.name is not None for row in rows)
     body = tuple(
         (*([name_text(row.name)] if named else []), "background" if row.label is None else name_text(row.label),
-         str(row.point), percent_text(row.value, 1 if what == "outlier" else 2))
+         str(row.point), percent_text(row.value, 2 if what == "intruder" else 1))
         for row in rows
     )  # fmt: skip
     value, title, unit, note = {
+        "piece": ("size", "Pieces torn off their classes", "% of class", "A piece hangs together, but no edges between "
+                  "points of its class join it to the largest one; its first point stands for it. Single points are left out."),
         "intruder": ("taken", "Points that other classes lose most to", "points",
                      "What all other classes together lose to the point, in percentage points of their scores."),
         "outlier": ("score", "The worst outliers of their classes", "%", "The mean score of the point with all others of "

@@ -19,9 +19,11 @@ WHERE = {"layer": "a", "layer_index": 1, "labeling": "animal", "k": 4}
 
 def test_rows_by_hand():
     by_class = np.array([[0, 0.1, 0.0004, 0.2], [0, 0, 0, 0], [np.nan] * 4])
-    of_points, scores = np.array([0, 0.25, 0, 0.05]), np.array([0.5, np.nan, 1, 0.25])
-    found = Intrusions(by_class, of_points, scores, np.array([0.3, 0, np.nan]), *[np.zeros(3)] * 3)
-    codes, rows = np.array([0, -1, 0, 1]), np.array([10, 12, 13, 14])
+    of_points, scores = np.array([0, 0.25, 0, 0.05, 0, 0, 0]), np.array([0.5, np.nan, 1, 0.25, 1, 1, 1])
+    # Points 0, 4 and 6 of the cats are one piece, 2 and 5 another; the dog stands alone.
+    pieces = np.array([2, 1, 0]), np.array([0, -1, 1, 0, 0, 1, 0]), np.array([3, 0, 2, 1, 3, 2, 3])
+    found = Intrusions(by_class, of_points, scores, np.array([0.3, 0, np.nan]), *pieces)
+    codes, rows = np.array([0, -1, 0, 1, 0, 0, 0]), np.array([10, 12, 13, 14, 15, 16, 17])
     names = np.array([f"n{i}" for i in range(20)])
     lost, points = rows_of_intrusions(found, codes, ("cat", "dog", 7), rows, names, WHERE)
     assert [(row.label, row.what, row.intruder, round(row.lost, 6)) for row in lost] == [
@@ -35,6 +37,7 @@ def test_rows_by_hand():
         ("intruder", 14, "n14", "dog", 0.05),
         ("outlier", 14, "n14", "dog", 0.25),
         ("outlier", 10, "n10", "cat", 0.5),
+        ("piece", 13, "n13", "cat", 0.4),
     ]
 
 
@@ -81,7 +84,9 @@ def test_a_report_says_what_its_scores_are_lost_to(made, tmp_path):
     for row in found.points:
         assert row.name == f"item {row.point}"
         assert (row.label or "none") == labels[row.point]
-    assert {(row.layer, row.what) for row in found.points} == {(x, y) for x in "ab" for y in ("intruder", "outlier")}
+    assert {(row.layer, row.what) for row in found.points} == {
+        (x, y) for x in "ab" for y in ("intruder", "outlier", "piece")
+    }
     again = read_report(found.to_json(tmp_path / "report.json"))
     assert (again.intrusions, again.points) == (found.intrusions, found.points)
     for table in ("rows", "intrusions", "points"):
