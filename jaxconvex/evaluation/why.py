@@ -205,7 +205,7 @@ def _of_points(points: Sequence[Any], what: str, layer: str, most: int) -> Table
     )  # fmt: skip
     value, title, unit, note = {
         "piece": ("size", "Pieces torn off their classes", "% of class", "A piece hangs together, but no edges between "
-                  "points of its class join it to the largest one; its first point stands for it. Single points are left out."),
+                  "points of its class join it to the largest one; its first point stands for it. Single points have none."),
         "intruder": ("taken", "Points that other classes lose most to", "points",
                      "What all other classes together lose to the point, in percentage points of their scores."),
         "outlier": ("score", "The worst outliers of their classes", "%", "The mean score of the point with all others of "

@@ -39,7 +39,7 @@ __all__ = ["Members", "sum_concepts", "words_of"]
 
 UNROLLED = 8  # parts of a chunk of rows that are summed in registers
 LIMB = 15  # of the bits of a part, of which there are 30
-SUMMED = 64  # rows of a chunk on a processor's core
+SUMMED = 2**13  # rows times concepts of a chunk on a processor's core
 STRETCH = 16  # chunks from which sums do not overflow
 
 
@@ -210,7 +210,7 @@ def _sum_rows(outside: Array, parts: Int[Array, " rows"]) -> tuple[Array, ...]:
     written before they are read, since XLA would compute them again for each sum.
     """
     total, width = outside.shape
-    chunk = SUMMED if jax.default_backend() == "cpu" else math.gcd(total, WIDE_CHUNK)
+    chunk = math.gcd(total, max(UNROLLED, SUMMED // width) if jax.default_backend() == "cpu" else WIDE_CHUNK)
     size = chunk // UNROLLED
     limbs = [part.astype(jnp.float32)[:, None] for part in (parts >> LIMB, parts & (2**LIMB - 1), parts / UNIT)]
     outside, *limbs = jax.lax.optimization_barrier([outside, *limbs])
