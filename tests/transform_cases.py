@@ -81,6 +81,10 @@ ARRAYS = {
     "graph_convexity": lambda x, y: (
         jaxconvex.graph_convexity(jaxconvex.knn_graph(x, k=K), y, num_classes=CLASSES).per_class
     ),
+    "graph_intrusions": lambda x, y: jaxconvex.graph_intrusions(jaxconvex.knn_graph(x, k=K), y, num_classes=CLASSES),
+    "concept_convexity": lambda x, y: (
+        jaxconvex.concept_convexity(jaxconvex.knn_graph(x, k=K), jnp.stack([x[:, 0] > 0, y == 1], axis=1)).per_class
+    ),
     "shortest_path_lengths, packed": lambda x, y: jaxconvex.shortest_path_lengths(
         jaxconvex.pack(jaxconvex.knn_graph(x, k=K)), jnp.arange(3)
     ),

@@ -29,6 +29,7 @@ __all__ += [
     "fraction_of",
     "macro_mean",
     "micro_mean",
+    "or_nan",
     "of_drawn_sources",
     "parts_of",
     "parts_of_pairs",
@@ -108,14 +109,14 @@ def micro_mean(per_class: Float[Any, "*batch c"], num_pairs: Any) -> Float[Any, 
     """The mean over all pairs, from the means of the classes."""
     xp, dtype = _module_of(per_class)
     weighted = xp.where(num_pairs > 0, per_class, 0) * num_pairs.astype(dtype)
-    return weighted.sum(-1) / _or_nan(xp, num_pairs.sum(-1), dtype)
+    return weighted.sum(-1) / or_nan(xp, num_pairs.sum(-1), dtype)
 
 
 def macro_mean(per_class: Float[Any, "*batch c"], counted: Any) -> Float[Any, " *batch"]:
     """The mean of the classes that count: those with pairs, if `counted` is their number."""
     xp, dtype = _module_of(per_class)
     classes = counted > 0
-    return xp.where(classes, per_class, 0).sum(-1) / _or_nan(xp, classes.sum(-1), dtype)
+    return xp.where(classes, per_class, 0).sum(-1) / or_nan(xp, classes.sum(-1), dtype)
 
 
 def _module_of(per_class: Any) -> tuple[Any, Any]:
@@ -206,26 +207,26 @@ def summarise(
     deficit = deficit / unit
     pairs = total(sums.partners) // times
     real = deficit.dtype
-    some = _or_nan(xp, pairs, real)
+    some = or_nan(xp, pairs, real)
     mean = deficit / some
-    variance = xp.maximum(squared - deficit * mean, 0) / _or_nan(xp, pairs - 1, real)
+    variance = xp.maximum(squared - deficit * mean, 0) / or_nan(xp, pairs - 1, real)
     # The mean deficit of each point, and its spread over the points of the class.
     own = sums.deficit / unit / xp.maximum(sums.partners, 1).astype(real)
-    centre = total(own) / _or_nan(xp, points, real)
+    centre = total(own) / or_nan(xp, points, real)
     away = xp.where(labels < 0, 0, own - centre[xp.minimum(index, num_classes - 1)])
-    spread = xp.sqrt(total(away**2) / _or_nan(xp, points - 1, real))
-    factor = 2 * (points - 1).astype(real) / _or_nan(xp, points - 2, real)
-    se_pairs = spread * factor / xp.sqrt(_or_nan(xp, points, real))
+    spread = xp.sqrt(total(away**2) / or_nan(xp, points - 1, real))
+    factor = 2 * (points - 1).astype(real) / or_nan(xp, points - 2, real)
+    se_pairs = spread * factor / xp.sqrt(or_nan(xp, points, real))
     return ConvexityScore(
         per_class=1 - mean,
         num_pairs=xp.rint(pairs).astype(xp.int64 if xp is np else xp.int32),
         num_points=xp.rint(points).astype(xp.int64 if xp is np else xp.int32),
-        sem_paper=xp.sqrt(variance / _or_nan(xp, points, real)),
+        sem_paper=xp.sqrt(variance / or_nan(xp, points, real)),
         se_pairs=xp.where(complete & (spread > ROUNDING), se_pairs, xp.nan),
         adjacent=adjacent / some,
         disconnected=disconnected / some,
         inside=inside / some,
-        nonadjacent=1 - deficit / _or_nan(xp, pairs.astype(real) - adjacent, real),
+        nonadjacent=1 - deficit / or_nan(xp, pairs.astype(real) - adjacent, real),
         num_sources=xp.rint(xp.where(complete, points, 0)).astype(xp.int64 if xp is np else xp.int32),
         se_sources=xp.where(complete & (pairs > 0), 0.0, xp.nan).astype(mean.dtype),
     )
@@ -247,7 +248,7 @@ def of_drawn_sources(
     own = xp.where(sums.partners > 0, sums.deficit / unit / xp.maximum(sums.partners, 1).astype(real), 0)
     away = xp.where((labels >= 0) & (sums.partners > 0), own - (1 - score.per_class)[xp.maximum(labels, 0)], 0)
     squares = by_class(xp, away**2, labels, num_classes)
-    spread = xp.sqrt(squares / _or_nan(xp, drawn - 1, real))
+    spread = xp.sqrt(squares / or_nan(xp, drawn - 1, real))
     least = xp.maximum(score.per_class, 1 - score.per_class) / xp.maximum(drawn, FEW)
     error = xp.sqrt(spread**2 / xp.maximum(drawn, 1) + least**2)
     error = error * xp.sqrt(xp.maximum(1 - drawn / xp.maximum(points, 1), 0))
@@ -260,7 +261,7 @@ def of_drawn_sources(
     )
 
 
-def _or_nan(xp: Any, count: Any, dtype: Any) -> Any:
+def or_nan(xp: Any, count: Any, dtype: Any) -> Any:
     """The count as a number to divide by: nan where it is none."""
     return xp.where(count > 0, count.astype(dtype), xp.nan)
 

@@ -189,7 +189,10 @@ def _common(concepts: UInt32[Array, "w words"], rows: Bool[Array, " rows"]) -> I
 
 
 def _inside(table: Array, parents: Int[Array, " rows"], most: Array) -> Array:
-    """How many rows strictly between each row and its root are in each concept: `most` rows at most, the root in none."""
+    """How many rows strictly between each row and its root are in each concept: at most `most` rows.
+
+    True where the root is in none of the concepts, as the source is here; of rows with a tie on the way nothing is asked.
+    """
 
     def double(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         inside, ancestor, walked = state
@@ -237,7 +240,9 @@ def _sum_rows(outside: Array, parts: Int[Array, " rows"]) -> tuple[Array, ...]:
         spare, units = FINE_BITS - LIMB, square * (SQUARE / 2**FINE_BITS)
         whole = units.astype(jnp.int32)
         deficit = carried(totals[0] + (coarse >> spare), totals[1] + ((coarse & (2**spare - 1)) << LIMB) + fine)
-        squared = carried(totals[2] + whole, totals[3] + ((units - whole) * 2**FINE_BITS).astype(jnp.int32))
+        squared = carried(
+            totals[2] + whole, totals[3] + ((units - whole.astype(units.dtype)) * 2**FINE_BITS).astype(jnp.int32)
+        )
         return *deficit, *squared, totals[4] + away
 
     found = fori_loop(0, -(-total // (chunk * STRETCH)), stretch, (zero,) * 5)

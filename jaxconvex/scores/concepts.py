@@ -87,7 +87,7 @@ def concept_convexity(
 @sequential_vmap
 def _static_score(graph: KNNGraph | Graph | PackedGraph, table: Array) -> ConvexityScore:
     packed = graph if isinstance(graph, PackedGraph) else pack(graph)
-    inside, (n, m) = table != 0, table.shape
+    inside, (n, m) = table.astype(bool), table.shape
     lanes = most_lanes(n)
     order, asked = _plan(packed, jnp.any(inside, axis=1), lanes)
     by_rank = inside[packed.order[order.rows]] & (jnp.arange(len(order.rows)) < order.number)[:, None]
@@ -100,7 +100,7 @@ def _static_score(graph: KNNGraph | Graph | PackedGraph, table: Array) -> Convex
     sums = fractions_of_sums(pair_sums(totals.T), packed.quantum.dtype)
     labels = jnp.where(members.concepts < m, members.concepts, -1)
     score = summarise(sums, labels, m, ordered=True, complete=jnp.ones(m, bool), xp=jnp)
-    return _typed(score, packed, jnp.any((table != 0) & (table != 1)), jnp)
+    return _typed(score, packed, jnp.any(table != inside.astype(table.dtype)), jnp)
 
 
 def _typed(score: ConvexityScore, packed: PackedGraph, broken: Any, xp: Any) -> ConvexityScore:

@@ -19,7 +19,7 @@ from jaxconvex.paths.graph import Graph, PackedGraph, as_graph
 from jaxconvex.paths.layout import components_of, pack
 from jaxconvex.paths.order import labels_of_rows, most_lanes, plan
 from jaxconvex.paths.search import rows_of
-from jaxconvex.scores.aggregates import UNIT, PairSums, by_class
+from jaxconvex.scores.aggregates import UNIT, PairSums, by_class, or_nan
 from jaxconvex.scores.euclidean import euclidean_segments
 from jaxconvex.scores.loads import Loads, fraction_of_load
 from jaxconvex.scores.path_sums import compiled, fractions_of_sums, loads_over_blocks, sum_blocks
@@ -133,14 +133,14 @@ def _static_form(num_classes: int) -> Any:
 def _summarised(
     sums: PairSums, loads: Loads, pieces: Any, labels: Any, num_classes: int, *, xp: Any, unit: int
 ) -> Intrusions:
-    own = xp.where(sums.partners > 0, sums.partners, xp.nan)
+    real = sums.deficit.dtype
     pairs = by_class(xp, sums.partners, labels, num_classes)
-    some = xp.where(pairs > 0, pairs, xp.nan)
+    apart = by_class(xp, sums.disconnected, labels, num_classes).astype(real)
     return Intrusions(
         xp.where((pairs > 0)[:, None], loads.by_class, xp.nan),
         loads.of_rows,
-        1 - sums.deficit / unit / own,
-        by_class(xp, sums.disconnected, labels, num_classes) / some,
+        1 - sums.deficit / unit / or_nan(xp, sums.partners, real),
+        apart / or_nan(xp, pairs, real),
         *pieces,
     )
 
@@ -161,7 +161,7 @@ def _pieces(packed: PackedGraph, labels: Int[Array, " n"], *, num_classes: int) 
     own = jnp.where(labels < 0, num_classes, labels)
     begins = first == jnp.arange(n)
     order = jnp.lexsort((jnp.arange(n), -sizes, ~begins, own))  # the pieces of a class, largest first
-    number = jnp.zeros(num_classes + 1, jnp.int32).at[own].add(begins)[:num_classes]
+    number = jnp.zeros(num_classes + 1, jnp.int32).at[own].add(begins.astype(jnp.int32))[:num_classes]
     points = jnp.bincount(own, length=num_classes + 1)
     place = jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32))
     place -= (jnp.cumsum(points) - points)[own].astype(jnp.int32)

@@ -46,7 +46,8 @@ def load_of_paths(
 ) -> Float[Array, "rows s"]:
     """The load with the paths of some pairs: 1 / (points inside) on each point outside the class; half of it where a pair
     is found from both ends."""
-    share = jnp.where(mirrored, 1, 0.5)[:, None].astype(load.dtype) / jnp.maximum(counts.interior[0], 1)
+    share = jnp.where(mirrored, 1, 0.5)[:, None].astype(load.dtype)
+    share = share / jnp.maximum(counts.interior[0], 1).astype(load.dtype)
 
     def visit(load: Array, rows: Array, outside: Array) -> Array:
         return load.at[rows, some.columns].add(jnp.where(outside, share, 0), mode="drop")
