@@ -1,5 +1,5 @@
 """The command line.
 
 main -> commands, study -> scoring -> writing        commands declare, scoring works, writing fills the output folder
-files -> features, sources                           what a user's files hold
+files -> labels, features, sources                   what a user's files hold
 """

@@ -1,5 +1,6 @@
 """From representations and labels to a report.
 
+label_values -> labelings                                                              labels of any kind
 labelings, layer_sources -> layer_scores -> score_rows -> report -> evaluation        all layers, all labelings
                                                        -> comparison -> sentences     two reports, and both in sentences
 scores.intrusions -> beside -> intrusion_rows -> why                                   why scores are not 1
