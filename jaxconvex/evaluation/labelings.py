@@ -100,6 +100,11 @@ def encode_lists(labels: Any, *, name: str = "labels", background: Any = None) -
                 f"{name} must hold one label a point, shape (n,), or for each label a column of true and false, or 1 and 0; "
                 f"got shape {given.shape} of type {given.dtype}, with other values or without."
             )
+        if given.shape[1] == 1 and not hasattr(labels, "columns"):
+            raise ValueError(
+                f"{name} must hold one label a point, shape (n,), or a column for each of several labels; got one column, "
+                f"shape {given.shape}. Take {name}[:, 0] for the classes 0 and 1."
+            )
         table = given != 0
     else:
         lists = lists_of(labels, name)

@@ -243,6 +243,7 @@ def test_a_frame_names_its_columns_and_background_is_none():
         ([[0.5], [1.0]], "float"),
         (2 * TABLE.astype(int), "a column of true and false"),
         (TABLE[None], "a column of true and false"),
+        (TABLE[:, :1], "one column"),
         ([["1"], ["1", "1.0"], [1]], "mixed values"),
     ],
 )
