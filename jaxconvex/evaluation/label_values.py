@@ -104,7 +104,7 @@ def is_overlapping(labels: Any) -> bool:
     >>> is_overlapping([["sea"], ["sea", "sky"]]), is_overlapping(["sea", "sky"]), is_overlapping(np.eye(2))
     (True, False, True)
     """
-    if np.ndim(labels) > 1 if hasattr(labels, "shape") else False:
+    if hasattr(labels, "shape") and np.ndim(labels) > 1:
         return True
     entries = labels if isinstance(labels, (list, tuple)) else getattr(labels, "tolist", list)()
     return any(isinstance(entry, LISTS) for entry in entries)

@@ -96,12 +96,11 @@ def run_study(domain: Domain, out: str | Path, *, seed: int = 0, progress: bool 
         measures: list[MeasureRow] = []
         # Other ways of measuring: of the pretrained network and the first fine-tuned one that did not fail.
         compared = [0, *(1 + seed for seed, good in enumerate(fine) if good)][:2]
-        for network, (_, features) in ((networks[number], scored[number]) for number in compared):
+        for network, (report, features) in ((networks[number], scored[number]) for number in compared):
             if domain.variants:
                 variants += _variants(domain, material, network, features, work, keys[3], plan.of("variants"))
             measures += _measures(domain, material, network, features, work, plan.of("measures"))
-        for number in compared:
-            _explain(domain, material, networks[number], *scored[number], folder)
+            _explain(domain, material, network, report, features, folder)
         plan.finish("variants")
         plan.finish("measures")
         cut = pruned(domain, material, networks, reports[0], work, plan.of("pruning")) if domain.pruning else []
